@@ -1,0 +1,74 @@
+# What a person types, and what CI runs. `make help` lists it.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+PORT ?= 7860
+PY := .venv/bin/python
+SETUP := .venv/.complete
+OFFLINE := HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 GRADIO_ANALYTICS_ENABLED=False CUDA_VISIBLE_DEVICES=
+
+.PHONY: help setup demo test check format smoke data results lock clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo "  TORCH_BACKEND=cpu make setup   spares the CUDA libraries"
+
+setup: $(SETUP)  ## .venv with every version of requirements.lock (needs Python 3.11 or newer)
+
+# A name on the PATH is no interpreter yet (version managers leave stubs), so each candidate has to run.
+$(SETUP): requirements.lock
+	@set -eu; python=; \
+	for name in $${PYTHON:-} .venv/bin/python python3 python3.12 python3.13 python3.11 python3.14 python; do \
+	  if "$$name" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' >/dev/null 2>&1; \
+	  then python=$$name; break; fi; \
+	done; \
+	if [ -z "$$python" ]; then \
+	  echo "make setup needs Python 3.11 to 3.14 and found none on the PATH." >&2; \
+	  echo "Install one (Debian: apt install python3 python3-venv) or name it: make setup PYTHON=/path/to/python3.12" >&2; \
+	  exit 1; \
+	fi; \
+	if uv --version >/dev/null 2>&1; then \
+	  uv=uv; \
+	  [ "$$python" = .venv/bin/python ] || uv venv --quiet --allow-existing --python "$$(command -v "$$python")" .venv; \
+	else \
+	  uv=.venv/bin/uv; \
+	  if ! $$uv --version >/dev/null 2>&1; then \
+	    "$$python" -m venv .venv || { echo "Python's venv module is missing (Debian: apt install python3-venv)" >&2; exit 1; }; \
+	    $(PY) -m pip install --quiet --disable-pip-version-check uv; \
+	  fi; \
+	fi; \
+	echo "installing requirements.lock into .venv with $$($$uv --version)"; \
+	$$uv pip install --quiet --python $(PY) -r requirements.lock $(if $(TORCH_BACKEND),--torch-backend $(TORCH_BACKEND))
+	@touch $@
+
+demo: setup  ## the gallery of all demos on http://127.0.0.1:7860 (PORT=)
+	$(PY) -m apps.gallery --port $(PORT)
+
+test: setup  ## the whole suite, offline and on the CPU (ARGS= goes to pytest)
+	$(OFFLINE) $(PY) -m pytest $(ARGS)
+
+check: setup  ## format, lint, import rules
+	$(PY) -m ruff format --check .
+	$(PY) -m ruff check .
+	$(OFFLINE) $(PY) -m pytest -q tests/test_house.py -k rules
+
+format: setup  ## put the code into the house's format
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+smoke: setup  ## every training script on its tiny preset: 2 steps, killed, resumed, evaluated, exported, loaded
+	$(OFFLINE) $(PY) -m pytest -m smoke $(ARGS)
+
+data: setup  ## the emoji data set and its unseen-style test set, into build/data (needs npm)
+	$(PY) -m training.data.emoji --output_dir build/data/emoji
+	$(PY) -m training.data.emoji --output_dir build/data/emoji-unseen --styles openmoji
+
+results: setup  ## the tables of README.md and docs/RESULTS.md, from the results.json beside the weights
+	$(PY) -m training.results
+
+lock:  ## compile requirements.lock from pyproject.toml again
+	uv pip compile --universal --python-version 3.11 --all-extras --no-emit-index-url --no-annotate --no-header \
+	  pyproject.toml -o requirements.lock
+
+clean:  ## remove what make made: .venv, build, caches (runs/ stays)
+	rm -rf .venv build .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,278 @@
+"""What a ViT and a Swin take a picture for, side by side, and two maps of where they looked.
+
+python -m apps.classifier [--model vit --model swin] [--port 7860]
+"""
+
+import argparse
+import html
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import gradio as gr
+import numpy as np
+from PIL import Image
+
+from apps import ui
+from hub_models import classifier
+from hub_models.classifier import Classifier
+from hub_models.store import CheckpointError
+
+STEM = "classifier"
+TITLE = "What do you see?"
+SUMMARY = "A ViT and a Swin name what is in your picture. Then see where they looked."
+MODELS = ("vit", "swin")
+EXAMPLES = Path(__file__).parent / "examples" / STEM
+
+TOP_K = 5
+TOP_ANSWER = "top answer"
+PATCH_PX, STRIDE_PX, BATCH = 8, 4, 25  # 225 places in 9 steps at 64 px; larger inputs keep these proportions
+MAP_PX = 448
+
+AMBER = np.array([(255, 255, 255), (253, 224, 71), (249, 115, 22), (153, 27, 27)], np.float32)
+RED, BLUE = np.array([(220, 38, 38), (37, 99, 235)], np.float32)
+
+
+def load_models(names: Sequence[str] = ()) -> dict[str, Classifier | CheckpointError]:
+    """The named models (default MODELS), each loaded, or the error that says why it could not be."""
+    models = {}
+    for name in names or MODELS:
+        try:
+            models[name] = classifier.load(name)
+        except CheckpointError as error:
+            models[name] = error
+    return models
+
+
+# ---- what the handlers compute ----------------------------------------------------------------------------------------
+
+
+def answer(model: Classifier, image: Image.Image) -> tuple[dict[str, float], str]:
+    """The top labels with their probabilities, and the facts below them as HTML."""
+    start = time.perf_counter()
+    [top] = model.predict([image], TOP_K)
+    milliseconds = (time.perf_counter() - start) * 1000
+    return dict(top), card(model, milliseconds)
+
+
+def card(model: Classifier, milliseconds: float | None = None) -> str:
+    """HTML: parameters, weights hash, device, and the measured time of a prediction."""
+    return ui.facts(
+        {
+            "Answered in": "no picture yet" if milliseconds is None else f"{milliseconds:.0f} ms",
+            "Parameters": f"{model.parameters / 1e6:.1f} M",
+            "Weights": model.weights_sha256[:12],
+            "Device": ui.device_line({model.name: model}),
+        }
+    )
+
+
+def rollout_overlay(model: Classifier, image: Image.Image) -> Image.Image:
+    """The framed picture under the model's attention rollout: white for least, through amber, to dark red for most."""
+    amount = _enlarge(model.attention_rollout(image))  # (MAP_PX, MAP_PX) in [0, 1]
+    colour = np.stack([np.interp(amount, np.linspace(0, 1, len(AMBER)), channel) for channel in AMBER.T], -1)
+    return _blend(image, colour, 0.15 + 0.5 * amount)
+
+
+def occlusion_overlay(image: Image.Image, drop: np.ndarray) -> Image.Image:
+    """The framed picture under a map (h, w): red where covering it lowers the label, blue where it raises it."""
+    amount = _enlarge(drop / max(np.abs(drop).max(), 1e-6))  # (MAP_PX, MAP_PX) in [-1, 1]
+    colour = np.where(amount[..., None] > 0, RED, BLUE)
+    return _blend(image, colour, 0.75 * np.abs(amount))
+
+
+def occlusion(
+    model: Classifier, image: Image.Image, label: str = TOP_ANSWER
+) -> Iterator[tuple[Image.Image | None, str]]:
+    """The occlusion map of `label` as it fills, as pairs of overlay and status HTML; close the iterator to stop."""
+    [[(top, _)]] = model.predict([image], 1)
+    label = top if label == TOP_ANSWER else ui.choice(label, "Label", model.label_names)
+    whole = float(model.logits([image]).softmax(-1)[0, model.label_names.index(label)])
+    scale = max(1, model.resolution_px // 64)
+    patch_px, stride_px = PATCH_PX * scale, STRIDE_PX * scale
+    steps = model.occlusion_steps(image, label, patch_px=patch_px, stride_px=stride_px, batch_size=BATCH)
+    for step in steps:
+        spread = classifier.spread(step.drop, size_px=model.resolution_px, patch_px=patch_px, stride_px=stride_px)
+        text = f"{model.name}, “{label}” at {whole:.0%}: {step.done} of {step.total} places covered"
+        if step.done == step.total:
+            text = (
+                f"{model.name} says “{label}” at {whole:.0%}. Covering one {patch_px} × {patch_px} px place "
+                f"moves that to between {whole - step.drop.max():.0%} and {whole - step.drop.min():.0%}."
+            )
+        yield occlusion_overlay(image, spread), status(text, step.done / step.total)
+
+
+def status(text: str, fraction: float | None = None) -> str:
+    """HTML of a line that screen readers announce, with a bar while the fraction is below 1."""
+    bar = "" if fraction is None or fraction >= 1 else f'<progress max="1" value="{fraction:.3f}"></progress>'
+    return f'<div class="v-status" role="status"><span>{html.escape(text)}</span>{bar}</div>'
+
+
+def _enlarge(values: np.ndarray) -> np.ndarray:
+    """The map (h, w) at MAP_PX a side, smooth between its cells, inside the range it had."""
+    image = Image.fromarray(values.astype(np.float32)).resize((MAP_PX, MAP_PX), Image.Resampling.BICUBIC)
+    return np.asarray(image).clip(values.min(), values.max())
+
+
+def _blend(image: Image.Image, colour: np.ndarray, alpha: np.ndarray) -> Image.Image:
+    """The picture, a little greyed so that the colours speak, under `colour` (H, W, 3) at strength `alpha` (H, W)."""
+    framed = classifier.frame(image, MAP_PX)
+    ground = 0.5 * np.asarray(framed, np.float32) + 0.5 * np.asarray(framed.convert("L"), np.float32)[..., None]
+    return Image.fromarray((ground + alpha[..., None] * (colour - ground)).round().clip(0, 255).astype(np.uint8))
+
+
+# ---- the page ---------------------------------------------------------------------------------------------------------
+
+WAITING = "Choose a picture above first."
+LEGEND = "Red: covering this lowers the answer. Blue: it raises it."
+
+
+def build(models: dict[str, Classifier | CheckpointError]) -> gr.Blocks:
+    """The page over these models; a CheckpointError in a model's place becomes a card that names the cause."""
+    ready = {name: model for name, model in models.items() if not isinstance(model, Exception)}
+    with_attention = {name: model for name, model in ready.items() if model.has_attention}
+    examples = sorted(str(path) for path in EXAMPLES.glob("*.png"))
+
+    with ui.blocks("What do you see? · Vitrail") as page:
+        ui.heading(TITLE, SUMMARY)
+        if not ready:
+            for name, error in models.items():
+                ui.degraded(name, error)
+            return page
+
+        with gr.Row(elem_classes="v-columns"):
+            with gr.Column(scale=5, min_width=320):
+                box = ui.picture_input("Your picture", height=320, elem_id="classifier-picture")
+                if examples:
+                    gr.Examples(
+                        [[path] for path in examples],
+                        box,
+                        label="Or one of these; no model was trained on them",
+                        examples_per_page=24,
+                        elem_id="classifier-examples",
+                        api_name="classifier_example",
+                        api_visibility="private",
+                    )
+            with gr.Column(scale=7, min_width=320):
+                answers: list[gr.components.Component] = []
+                with gr.Row(equal_height=False):
+                    for name, model in models.items():
+                        with gr.Column(min_width=240, elem_classes="v-card"):
+                            if name not in ready:
+                                ui.degraded(name, model)
+                                continue
+                            ui.subheading(name, type(model.model).__name__)
+                            answers.append(gr.Label(num_top_classes=TOP_K, label=f"{name} says", show_label=False))
+                            answers.append(gr.HTML(card(model), padding=False))
+
+        ui.section(
+            "Where did they look?", "Both maps lie on the picture as the models get it: whole, in a white square."
+        )
+        with gr.Row(elem_classes="v-columns"):
+            with gr.Column(min_width=320, elem_classes="v-card"):
+                ui.subheading("Attention rollout", "What flows into the ViT's answer, through all of its layers")
+                if with_attention:
+                    attention_model = gr.Radio(
+                        list(with_attention),
+                        value=next(iter(with_attention)),
+                        label="Model",
+                        visible=len(with_attention) > 1,
+                    )
+                    rollout_map = ui.picture_output("Attention rollout")
+                    rollout_note = gr.HTML(status(WAITING), padding=False)
+                else:
+                    gr.HTML(status("Needs a ViT: none of the models above is a plain one."), padding=False)
+            with gr.Column(min_width=320, elem_classes="v-card"):
+                ui.subheading("Occlusion", "What the answer loses when a grey patch covers each place in turn")
+                with gr.Row():
+                    model_name = gr.Radio(list(ready), value=next(iter(ready)), label="Model", min_width=140)
+                    labels = list(dict.fromkeys(label for model in ready.values() for label in model.label_names))
+                    label_name = gr.Dropdown([TOP_ANSWER, *labels], value=TOP_ANSWER, label="Label", min_width=140)
+                with gr.Row():
+                    draw = gr.Button("Draw the map", variant="primary", min_width=120)
+                    stop = gr.Button("Stop", variant="stop", min_width=80, interactive=False)
+                occlusion_map = ui.picture_output("Occlusion map")
+                occlusion_note = gr.HTML(status(WAITING), padding=False)
+
+        # What the page does when its picture changes, and the same under a name for the API.
+        def predict(path):
+            image = ui.read_picture(path)
+            return [part for model in ready.values() for part in answer(model, image)]
+
+        def rollout(path, name):
+            image = ui.read_picture(path)
+            model = with_attention[ui.choice(name, "Model", with_attention)]
+            return rollout_overlay(model, image), status(f"{model.name}: dark red is what counts most.")
+
+        def occlude(path, name, label):
+            image = ui.read_picture(path)
+            yield from occlusion(ready[ui.choice(name, "Model", ready)], image, label)
+
+        def emptied():
+            parts = [part for model in ready.values() for part in (None, card(model))]
+            return [*parts, *([None, status(WAITING)] if with_attention else []), None, status(WAITING)]
+
+        def look(path, *attention):
+            if path is None:
+                return emptied()
+            parts = predict(path)
+            parts += rollout(path, *attention) if attention else []
+            return [*parts, None, status("Draw the map to see it.")]
+
+        maps = [rollout_map, rollout_note] if with_attention else []
+        attention_in = [attention_model] if with_attention else []
+        everything = [*answers, *maps, occlusion_map, occlusion_note]
+        one = dict(concurrency_id=STEM, concurrency_limit=1)
+        quiet = dict(api_visibility="private", show_progress="hidden")
+
+        drawn = draw.click(
+            lambda: [gr.Button(interactive=False), gr.Button(interactive=True)],
+            None,
+            [draw, stop],
+            queue=False,
+            **quiet,
+        ).then(
+            occlude,
+            [box, model_name, label_name],
+            [occlusion_map, occlusion_note],
+            api_name="classifier_occlusion",
+            show_progress="hidden",
+            **one,
+        )
+        rest = dict(fn=lambda: [gr.Button(interactive=True), gr.Button(interactive=False)], outputs=[draw, stop])
+        drawn.then(**rest, queue=False, **quiet)
+        stop.click(lambda: status("Stopped."), None, occlusion_note, cancels=drawn, queue=False, **quiet).then(
+            **rest, queue=False, **quiet
+        )
+        seen = box.change(
+            look, [box, *attention_in], everything, cancels=drawn, trigger_mode="always_last", **one, **quiet
+        )
+        seen.failure(emptied, None, everything, queue=False, **quiet)
+
+        gr.Button("Predict", visible=False).click(predict, box, answers, api_name="classifier_predict", **one)
+        if with_attention:
+            gr.Button("Rollout", visible=False).click(
+                rollout, [box, attention_model], maps, api_name="classifier_rollout", **one
+            )
+            attention_model.change(
+                lambda path, name: rollout(path, name) if path else [None, status(WAITING)],
+                [box, attention_model],
+                maps,
+                **one,
+                **quiet,
+            )
+    return page
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", action="append", default=[], help="variant, folder or org/repo; may be repeated")
+    parser.add_argument("--port", type=int)
+    parser.add_argument("--host", help="default 127.0.0.1; 0.0.0.0 lets others in")
+    args = parser.parse_args()
+    models = load_models(args.model)
+    ui.launch(build(models), port=args.port, host=args.host, models=models)
+
+
+if __name__ == "__main__":
+    main()

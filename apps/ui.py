@@ -1,0 +1,361 @@
+"""What every page shares: the look, the launch, the one picture intake, and errors people can act on."""
+
+import html
+import math
+import os
+import secrets
+import socket
+from pathlib import Path
+
+import gradio as gr
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+
+MAX_PIXELS = 16_000_000
+MAX_ASPECT = 50
+MAX_UPLOAD = "20mb"
+FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "AVIF")  # no EPS, no PDF: those start other programs
+READABLE = "Use a PNG, JPEG, WebP, GIF, BMP, TIFF or AVIF picture."
+
+
+class PictureError(gr.Error):
+    """A picture that cannot be used, said in a sentence that reaches the page and the API caller. Is a ValueError."""
+
+    def __init__(self, message: str):
+        super().__init__(message, title="Picture", print_exception=False)
+
+
+class InputError(gr.Error):
+    """A parameter that cannot be used, with the values that can. Is a ValueError."""
+
+    def __init__(self, message: str):
+        super().__init__(message, title="Input", print_exception=False)
+
+
+# ---- pictures ---------------------------------------------------------------------------------------------------------
+
+
+def read_picture(path: str | None, *, ground: tuple[int, int, int] = (255, 255, 255)) -> Image.Image:
+    """The picture in the file as RGB: upright, first frame, transparency laid on `ground`, no metadata.
+
+    The size is checked on the header, before a pixel is decoded.
+
+    Raises:
+        PictureError: nothing chosen, not a file here, not a readable image, an SVG, above MAX_PIXELS or MAX_ASPECT.
+    """
+    if path is None or path == "":
+        raise PictureError("Upload a picture first, paste one, or choose an example.")
+    if not isinstance(path, str | Path) or "://" in str(path) or "\0" in str(path) or not Path(path).is_file():
+        raise PictureError(
+            "There is no such picture on this machine. Upload the file itself; addresses are not fetched."
+        )
+    name = html.escape(Path(path).name[-60:])
+    with open(path, "rb") as file:
+        head = file.read(1024)
+    if not head:
+        raise PictureError(f"{name} is not a readable image: the file is empty. {READABLE}")
+    if b"<svg" in head.lower() or Path(path).suffix.lower() in (".svg", ".svgz"):
+        raise PictureError(
+            f"{name} is an SVG, a drawing program rather than a picture. Export it as PNG and try again."
+        )
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            _check_size(name, *image.size)
+            image.seek(0)
+            image.load()
+            return _flatten(ImageOps.exif_transpose(image), ground)
+    except PictureError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise PictureError(f"{name} is too large: at most {MAX_PIXELS // 10**6} megapixels. Scale it down.") from None
+    except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, EOFError, …
+        raise PictureError(
+            f"{name} is not a readable image: the file is damaged or something else. {READABLE}"
+        ) from error
+
+
+def _check_size(name: str, width_px: int, height_px: int) -> None:
+    if width_px * height_px > MAX_PIXELS:
+        raise PictureError(
+            f"{name} is too large: {width_px} × {height_px} pixels, at most {MAX_PIXELS // 10**6} megapixels. Scale it down."
+        )
+    if max(width_px, height_px) > MAX_ASPECT * min(width_px, height_px):
+        raise PictureError(
+            f"{name} is too narrow: {width_px} × {height_px} pixels, one side at most {MAX_ASPECT} times the other. Crop it."
+        )
+
+
+def _flatten(image: Image.Image, ground: tuple[int, int, int]) -> Image.Image:
+    """A new RGB picture of any mode: 16-bit and float greys scaled, transparency laid on the ground, info dropped."""
+    if image.mode.startswith("I") or image.mode == "F":
+        grey = np.nan_to_num(np.asarray(image, dtype=np.float64))  # (H, W)
+        top = 1.0 if grey.max() <= 1 and image.mode == "F" else 255.0 if grey.max() <= 255 else max(65535.0, grey.max())
+        image = Image.fromarray((grey.clip(0, top) / top * 255).round().astype(np.uint8))
+    flat = Image.new("RGB", image.size, ground)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        flat.paste(image, mask=image.getchannel("A"))
+    else:
+        flat.paste(image.convert("RGB"))
+    return flat
+
+
+def picture_input(label: str = "Picture", *, height: int | str = 300, **options) -> gr.Image:
+    """The upload, clipboard and webcam box whose value reaches the handler as a path to the untouched file.
+
+    gr.Image opens the file itself before the handler runs, and an unreadable one then ends in an error without a
+    reason; here the path goes through as it is, for `read_picture` to judge. Addresses are refused, not fetched.
+    (Set on the instance: a subclass of a gradio component writes a .pyi file beside its module.)
+    """
+    box = gr.Image(label=label, type="filepath", image_mode=None, height=height, buttons=["fullscreen"], **options)
+    to_cache = box.async_move_resource_to_block_cache
+
+    async def refuse_addresses(path):
+        if path is not None and "://" in str(path):
+            raise PictureError("Upload the picture itself; addresses are not fetched.")
+        return await to_cache(path)
+
+    def path_only(payload):
+        if payload is None:
+            return None
+        if not payload.path:
+            raise PictureError("Send the picture as an uploaded file, not inside the request.")
+        return payload.path
+
+    box.async_move_resource_to_block_cache = refuse_addresses
+    box.preprocess = path_only
+    return box
+
+
+def picture_output(label: str, *, height: int | str = 320, **options) -> gr.Image:
+    """A box that shows and hands out a PNG, text chunks and all; the label is its text for screen readers too."""
+    return gr.Image(
+        label=label,
+        alt_text=label,
+        format="png",
+        interactive=False,
+        height=height,
+        show_label=False,
+        buttons=["download", "fullscreen"],
+        **options,
+    )
+
+
+def png_with_text(image: Image.Image, text: dict[str, str]) -> Image.Image:
+    """A copy of the picture that carries `text` as PNG text once saved: gr.Image(format="png") writes it, webp drops it."""
+    copy = image.copy()
+    copy.info = {str(key): str(value) for key, value in text.items()}
+    return copy
+
+
+def read_png_text(path: str | None) -> dict[str, str]:
+    """The text chunks of a PNG file, {} where it has none.
+
+    Raises:
+        PictureError: no file, not a readable PNG, above MAX_PIXELS.
+    """
+    if path is None or not Path(path).is_file():
+        raise PictureError("Upload a PNG first.")
+    name = html.escape(Path(path).name[-60:])
+    try:
+        with Image.open(path, formats=("PNG",)) as image:
+            _check_size(name, *image.size)
+            image.load()  # text may stand behind the pixels
+            return dict(image.text)
+    except PictureError:
+        raise
+    except Exception as error:
+        raise PictureError(f"{name} is not a readable PNG. Use the file as it was downloaded.") from error
+
+
+# ---- parameters -------------------------------------------------------------------------------------------------------
+
+
+def number(value, name: str, low: float, high: float, *, integer: bool = False) -> float | int:
+    """The value, if it is a finite number in [low, high] (and whole, for `integer`).
+
+    Raises:
+        InputError: anything else; names the range.
+    """
+    kind = "a whole number" if integer else "a number"
+    wanted = f"{name} must be {kind} from {low:g} to {high:g}"
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise InputError(f"{wanted}.")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise InputError(f"{wanted}, not {value}.")
+    if integer and value != int(value):
+        raise InputError(f"{wanted}, not {value:g}.")
+    if not low <= value <= high:
+        raise InputError(f"{wanted}, not {str(value)[:20]}.")
+    return int(value) if integer else float(value)
+
+
+def seed(value) -> int:
+    """The seed to use, in [0, 2**63): a fresh one for None and -1, else the value reduced modulo 2**63.
+
+    Show the returned one: it is what draws the same picture again.
+
+    Raises:
+        InputError: not a whole number.
+    """
+    if value is None or (value == -1 and not isinstance(value, bool)):
+        return secrets.randbelow(2**31)
+    whole = isinstance(value, int) or (isinstance(value, float) and math.isfinite(value) and value == int(value))
+    if isinstance(value, bool) or not whole:
+        raise InputError("Seed must be a whole number, or -1 for a fresh one.")
+    return int(value) % 2**63
+
+
+def choice(value, name: str, options) -> str:
+    """The value, if it is one of the options.
+
+    Raises:
+        InputError: anything else; names the options.
+    """
+    options = [str(option) for option in options]
+    if isinstance(value, str) and value in options:
+        return value
+    raise InputError(f"{name} must be one of: {', '.join(map(html.escape, options))}.")
+
+
+# ---- look -------------------------------------------------------------------------------------------------------------
+
+SANS = ("ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "sans-serif")
+MONO = ("ui-monospace", "SF Mono", "Menlo", "Consolas", "Liberation Mono", "monospace")
+
+
+def theme() -> gr.Theme:
+    """The house theme: stone greys, one teal, fonts of the system alone (nothing is fetched)."""
+    return gr.themes.Base(
+        primary_hue="teal", secondary_hue="teal", neutral_hue="stone", radius_size="lg", font=SANS, font_mono=MONO
+    )
+
+
+CSS = """
+.gradio-container { max-width: 1180px !important; margin: 0 auto !important; padding: 1.25rem 1.25rem 3rem !important; }
+.v-heading h1 { font-size: 1.9rem; line-height: 1.2; font-weight: 650; letter-spacing: -0.02em; margin: 0.5rem 0 0.25rem; }
+.v-heading p { font-size: 1.05rem; color: var(--body-text-color-subdued); margin: 0 0 0.5rem; }
+.v-section { margin-top: 1.25rem; }
+.v-section h2 { font-size: 1.3rem; font-weight: 600; letter-spacing: -0.01em; margin: 0; }
+.v-section p, .v-sub p { color: var(--body-text-color-subdued); margin: 0.15rem 0 0; }
+.v-sub h3 { font-size: 1.05rem; font-weight: 600; margin: 0; }
+.v-sub p { font-size: 0.9rem; }
+.v-card { border: 1px solid var(--border-color-primary); border-radius: var(--radius-xl); padding: 1rem;
+  background: var(--block-background-fill); }
+.v-facts { display: grid; grid-template-columns: max-content 1fr; gap: 0.2rem 0.9rem; margin: 0; font-size: 0.85rem; }
+.v-facts dt { color: var(--body-text-color-subdued); }
+.v-facts dd { margin: 0; text-align: right; font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
+.v-status { font-size: 0.9rem; color: var(--body-text-color-subdued); min-height: 1.5em; }
+.v-status progress { display: block; width: 100%; height: 6px; margin-top: 0.4rem; accent-color: var(--primary-500); }
+.v-degraded { border-left: 4px solid var(--error-icon-color); border-radius: var(--radius-md); padding: 0.75rem 1rem;
+  background: var(--error-background-fill); color: var(--body-text-color); overflow-wrap: anywhere; }
+.v-degraded p { margin: 0.35rem 0 0; }
+:focus-visible { outline: 2px solid var(--primary-500) !important; outline-offset: 2px; }
+@media (max-width: 640px) {
+  .gradio-container { padding: 0.75rem 0.75rem 2rem !important; }
+  .v-heading h1 { font-size: 1.5rem; }
+}
+@media (prefers-reduced-motion: reduce) { * { animation-duration: 0.01ms !important; transition: none !important; } }
+"""
+
+
+def blocks(title: str) -> gr.Blocks:
+    """An empty page of the house: no analytics, no version check, uploads deleted after an hour."""
+    return gr.Blocks(title=title, analytics_enabled=False, delete_cache=(3600, 3600))
+
+
+def heading(title: str, text: str) -> gr.HTML:
+    """The head of a page: its title and one sentence (plain text both)."""
+    return gr.HTML(f"<h1>{html.escape(title)}</h1><p>{html.escape(text)}</p>", elem_classes="v-heading", padding=False)
+
+
+def section(title: str, text: str) -> gr.HTML:
+    """The head of a part of the page: its title and one sentence (plain text both)."""
+    return gr.HTML(f"<h2>{html.escape(title)}</h2><p>{html.escape(text)}</p>", elem_classes="v-section", padding=False)
+
+
+def subheading(title: str, text: str) -> gr.HTML:
+    """The head of a card: its title and a few words (plain text both)."""
+    return gr.HTML(f"<h3>{html.escape(title)}</h3><p>{html.escape(text)}</p>", elem_classes="v-sub", padding=False)
+
+
+def facts(rows: dict[str, str]) -> str:
+    """HTML of a small table of name and value, for `gr.HTML`: parameters, hash, device, milliseconds."""
+    cells = "".join(f"<dt>{html.escape(str(k))}</dt><dd>{html.escape(str(v))}</dd>" for k, v in rows.items())
+    return f'<dl class="v-facts">{cells}</dl>'
+
+
+def degraded(name: str, error: Exception) -> gr.HTML:
+    """The card that stands in a model's place when its checkpoint cannot be used: the cause, and what to do."""
+    body = f"<strong>{html.escape(name)} could not be loaded</strong><p>{html.escape(str(error))}</p>"
+    return gr.HTML(f'<div class="v-degraded" role="alert">{body}</div>', padding=False)
+
+
+# ---- launch -----------------------------------------------------------------------------------------------------------
+
+
+def device_line(models: dict) -> str:
+    """One line on where the models run: "cpu, 2 threads" or "cuda, NVIDIA H200"."""
+    device = next((torch.device(model.device) for model in models.values() if hasattr(model, "device")), None)
+    if device is None:
+        return "no model loaded"
+    if device.type == "cuda":
+        return f"{device}, {torch.cuda.get_device_name(device)}"
+    return f"{device}, {torch.get_num_threads()} threads"
+
+
+def model_line(name: str, model) -> str:
+    """One line on a model: parameters and the head of its weights' hash, or why it is not there."""
+    if isinstance(model, Exception):
+        return f"{name}: not loaded. {model}"
+    return f"{name}: {model.parameters:,} parameters, weights {model.weights_sha256[:12]}"
+
+
+def launch(
+    demo: gr.Blocks, *, port: int | None = None, host: str | None = None, models: dict | None = None, block: bool = True
+) -> str:
+    """The address of the running app; prints device, models and address, then waits for ctrl-c unless `block` is False.
+
+    One prediction at a time and at most 32 waiting (the next gets 503); no analytics, no share link, no run history,
+    no server-side rendering, uploads up to MAX_UPLOAD (then 413), exception texts stay in the server's log.
+    """
+    models = models or {}
+    host = host or os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1")
+    if port is not None:
+        _check_port(host, port)
+    demo.queue(max_size=32, default_concurrency_limit=1)
+    _, address, _ = demo.launch(
+        server_name=host,
+        server_port=port,
+        theme=theme(),
+        css=CSS,
+        prevent_thread_lock=True,
+        quiet=True,
+        share=False,
+        inbrowser=False,
+        show_error=False,
+        run_history=False,
+        enable_monitoring=False,
+        ssr_mode=False,
+        pwa=False,
+        mcp_server=False,
+        max_file_size=MAX_UPLOAD,
+        footer_links=["api", "settings"],
+    )
+    print(f"Device  {device_line(models)}")
+    for name, model in models.items():
+        print(f"Model   {model_line(name, model)}")
+    print(f"Open    {address}", flush=True)
+    if block:
+        demo.block_thread()
+    return address
+
+
+def _check_port(host: str, port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise SystemExit(f"Cannot listen on {host}:{port} ({error.strerror}). Choose another --port.") from None

@@ -1,0 +1,300 @@
+"""A model card written from a run and its results, and a lint that refuses offline what the Hub would refuse.
+
+Every number in a card comes from the run's manifest or from results.json; what was not recorded says so.
+"""
+
+import math
+import re
+from pathlib import Path
+
+import yaml
+
+KEYS = {
+    *("language", "license", "license_name", "license_link", "library_name", "tags", "datasets", "metrics"),
+    *("base_model", "base_model_relation", "pipeline_tag", "new_version", "widget", "instance_prompt", "inference"),
+    *("thumbnail", "model-index"),
+}
+RELATIONS = {"adapter", "merge", "quantized", "finetune"}
+PIPELINE_TAGS = set(
+    """any-to-any audio-classification audio-text-to-text audio-to-audio automatic-speech-recognition depth-estimation
+    document-question-answering feature-extraction fill-mask graph-ml image-classification image-feature-extraction
+    image-segmentation image-text-to-text image-to-3d image-to-image image-to-text image-to-video keypoint-detection
+    mask-generation object-detection other question-answering reinforcement-learning robotics sentence-similarity
+    summarization table-question-answering tabular-classification tabular-regression text-classification
+    text-generation text-ranking text-to-3d text-to-audio text-to-image text-to-speech text-to-video
+    time-series-forecasting token-classification translation unconditional-image-generation video-classification
+    video-text-to-text visual-document-retrieval visual-question-answering voice-activity-detection
+    zero-shot-classification zero-shot-image-classification zero-shot-object-detection""".split()
+)
+LICENSES = set(
+    """afl-3.0 agpl-3.0 apache-2.0 apple-amlr apple-ascl artistic-2.0 bigcode-openrail-m bigscience-bloom-rail-1.0
+    bigscience-openrail-m bsd bsd-2-clause bsd-3-clause bsd-3-clause-clear bsl-1.0 c-uda cc cc-by-2.0 cc-by-2.5
+    cc-by-3.0 cc-by-4.0 cc-by-nc-2.0 cc-by-nc-3.0 cc-by-nc-4.0 cc-by-nc-nd-3.0 cc-by-nc-nd-4.0 cc-by-nc-sa-2.0
+    cc-by-nc-sa-3.0 cc-by-nc-sa-4.0 cc-by-nd-4.0 cc-by-sa-3.0 cc-by-sa-4.0 cc0-1.0 cdla-permissive-1.0
+    cdla-permissive-2.0 cdla-sharing-1.0 creativeml-openrail-m deepfloyd-if-license ecl-2.0 epl-1.0 epl-2.0
+    etalab-2.0 eupl-1.1 eupl-1.2 gemma gfdl gpl gpl-2.0 gpl-3.0 h-research intel-research isc lgpl lgpl-2.1 lgpl-3.0
+    lgpl-lr llama2 llama3 llama3.1 llama3.2 llama3.3 llama4 lppl-1.3c mit mpl-2.0 ms-pl ncsa odbl odc-by ofl-1.1
+    openrail openrail++ osl-3.0 other pddl postgresql unknown unlicense wtfpl zlib""".split()
+)
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+METRIC_TYPES = {"top1": "accuracy", "top5": "top-5 accuracy"}
+SHARES = re.compile(r"top\d+|accuracy|.*_accuracy|recall@\d+|miou|.*_iou")  # numbers in [0, 1] that read better in %
+UNKNOWN = "not recorded"
+
+
+def format_number(name: str, value: float | None) -> str:
+    """A metric as people read it: shares in %, counts with thousands, else four significant digits; "–" for none."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    if SHARES.fullmatch(name.rsplit("/", 1)[-1]) and 0 <= value <= 1:
+        return f"{100 * value:.1f} %"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+
+
+def metric_table(results: dict) -> list[str]:
+    """The lines of a Markdown table of a results.json: each metric, and the baseline where it has the same name."""
+    metrics, baseline = results.get("metrics", {}), results.get("baseline") or {}
+    beside = [name for name in metrics if name in baseline]
+    title = results.get("baseline_name", "baseline")
+    lines = (
+        [f"| metric | measured | {title} |", "|---|---:|---:|"] if beside else ["| metric | measured |", "|---|---:|"]
+    )
+    for name, value in metrics.items():
+        cells = [f"`{name}`", format_number(name, value)]
+        if beside:
+            cells.append(format_number(name, baseline[name]) if name in baseline else "")
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def class_table(results: dict) -> list[str]:
+    """The lines of a Markdown table of the per-class numbers of a results.json, a column per set; none without them."""
+    sets = {name: row for name, row in (results.get("per_class") or {}).items() if isinstance(row, dict)}
+    if not sets:
+        return []
+    labels = list(dict.fromkeys(label for row in sets.values() for label in row))
+    lines = [f"| class | {' | '.join(sets)} |", "|---|" + "---:|" * len(sets)]
+    for label in labels:
+        cells = [format_number("accuracy", row.get(label)) for row in sets.values()]
+        lines.append(f"| {label} | {' | '.join(cells)} |")
+    return lines
+
+
+def write_card(run: dict, results: dict | None) -> str:
+    """A model card in Markdown with YAML front matter.
+
+    run: stem, name, title, summary, library_name, pipeline_tag, tags, license, datasets, base_model, command, hardware,
+    hours, steps, images_seen, seed, config, parameters, attributions, usage, limits, pictures; any may be absent.
+    results: the results.json, or None before the evaluation. Raises ValueError where Twemoji art would lose its licence.
+    """
+    attributions = list(run.get("attributions") or [])
+    if any("twemoji" in text.lower() for text in attributions) and run.get("license") not in (
+        "cc-by-4.0",
+        "cc-by-sa-4.0",
+    ):
+        raise ValueError(
+            f"weights trained with Twemoji art need license cc-by-4.0, the run says {run.get('license')}: "
+            "set it in the script's run description"
+        )
+    front = yaml.safe_dump(_front_matter(run, results), sort_keys=False, allow_unicode=True, width=120)
+    parts = [f"---\n{front}---", f"# {run.get('title') or run.get('name', 'Model')}", run.get("summary", "")]
+    parts += [f"![{Path(name).stem.replace('_', ' ')}]({name})" for name in run.get("pictures") or []]
+    parts += ["## What was measured", *_measured(results)]
+    parts += ["## Use it", f"```python\n{run['usage'].rstrip()}\n```"] if run.get("usage") else []
+    parts += ["## How it was trained", *_training(run)]
+    parts += ["## Data and licences", *_licences(run, attributions)]
+    limits = list(run.get("limits") or [])
+    parts += ["## Limits", "\n".join(f"- {text}" for text in limits) or UNKNOWN.capitalize() + "."]
+    parts += ["## Cite", _citation(run)]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _front_matter(run: dict, results: dict | None) -> dict:
+    """The YAML of the card; keys without a value are left out, never null."""
+    datasets = [d for d in run.get("datasets") or [] if "/" in str(d) and not _is_local(d)]
+    base = run.get("base_model")
+    base = base if base and not _is_local(base) else None
+    front = {
+        "license": run.get("license"),
+        "license_name": run.get("license_name"),
+        "license_link": run.get("license_link"),
+        "library_name": run.get("library_name"),
+        "pipeline_tag": run.get("pipeline_tag"),
+        "tags": list(dict.fromkeys([*(run.get("tags") or []), "vitrail"])),
+        "datasets": datasets,
+        "base_model": base,
+        "base_model_relation": "finetune" if base else None,
+        "model-index": _model_index(run, results),
+    }
+    return {key: value for key, value in front.items() if value not in (None, [], "")}
+
+
+def _model_index(run: dict, results: dict | None) -> list[dict] | None:
+    """The Hub's table of results: one entry per set that was measured."""
+    by_set: dict[str, list[dict]] = {}
+    for name, value in ((results or {}).get("metrics") or {}).items():
+        split, _, metric = name.rpartition("/")
+        if isinstance(value, int | float) and math.isfinite(value):
+            entry = {"type": METRIC_TYPES.get(metric, metric), "name": name, "value": float(f"{value:.6g}")}
+            by_set.setdefault(split, []).append(entry)
+    if not by_set:
+        return None
+    kind = Path(str(results["dataset"])).name
+    entries = []
+    for split, metrics in by_set.items():
+        dataset = {"type": kind, "name": f"{kind} ({split})" if split else kind} | ({"split": split} if split else {})
+        entries.append({"task": {"type": run.get("pipeline_tag") or "other"}, "dataset": dataset, "metrics": metrics})
+    return [{"name": str(run.get("name") or run["stem"]), "results": entries}]
+
+
+def _measured(results: dict | None) -> list[str]:
+    if not results:
+        return ["Not measured yet: `python -m training.evaluate` fills this in."]
+    stem, kind = results.get("stem"), Path(str(results.get("dataset"))).name
+    parts = [f"By `python -m training.evaluate {stem}` on `{kind}`.", "\n".join(metric_table(results))]
+    if table := class_table(results):
+        parts += ["Per class:", "\n".join(table)]
+    return parts
+
+
+def _training(run: dict) -> list[str]:
+    number = {key: run.get(key) for key in ("hours", "steps", "images_seen", "seed", "parameters", "skipped_steps")}
+    said = {key: UNKNOWN if value is None else f"{value:,}" for key, value in number.items()}
+    said["seed"] = UNKNOWN if number["seed"] is None else str(number["seed"])
+    rows = {
+        "hardware": run.get("hardware") or UNKNOWN,
+        "hours": said["hours"],
+        "optimiser steps": said["steps"],
+        "pictures seen": said["images_seen"],
+        "seed": said["seed"],
+        "parameters": said["parameters"],
+    }
+    if number["skipped_steps"]:
+        rows["steps skipped (loss or gradient not finite)"] = said["skipped_steps"]
+    if run.get("base_model"):
+        rows["fine-tuned from"] = (
+            f"`{Path(run['base_model']).name if _is_local(run['base_model']) else run['base_model']}`"
+        )
+    if run.get("data_hash"):
+        rows["training data, sha256"] = f"`{run['data_hash'][:16]}…`"
+    parts = [f"```\n{run['command']}\n```"] if run.get("command") else [f"Command: {UNKNOWN}."]
+    parts.append("\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())]))
+    return parts
+
+
+def _licences(run: dict, attributions: list[str]) -> list[str]:
+    licence = (
+        f"These weights: `{run['license']}`." if run.get("license") else "No licence is stated for these weights yet."
+    )
+    parts = [licence]
+    if attributions:
+        parts += ["Trained on the work of, with thanks:", "\n".join(f"- {text}" for text in attributions)]
+    return parts
+
+
+def _citation(run: dict) -> str:
+    title = run.get("title") or run.get("name", "Model")
+    return f"```bibtex\n@misc{{vitrail,\n  title = {{{title}}},\n  note  = {{Vitrail, training.{run.get('stem')}}}\n}}\n```"
+
+
+def _is_local(name: str) -> bool:
+    """Whether a data set or base model is a path rather than a Hub id, as far as one can tell offline."""
+    return not HUB_ID.fullmatch(str(name)) or (Path(str(name)).exists() and "/" in str(name))
+
+
+def lint(text: str) -> list[str]:
+    """What the Hub would refuse in a model card, one line each; empty if nothing. Asks no network."""
+    match = re.match(r"---\r?\n(.*?)\r?\n---\s*(\r?\n|$)", text, re.DOTALL)
+    if not match:
+        return ["the card has no front matter between two lines of ---"]
+    try:
+        front = yaml.safe_load(match[1])
+    except yaml.YAMLError as error:
+        return [f"the front matter is not YAML: {' '.join(str(error).split())}"]
+    if not isinstance(front, dict):
+        return ["the front matter is not a mapping of keys to values"]
+    problems = [f"{key}: no such key in a model card" for key in front if key not in KEYS]
+    problems += [f"{where} is null: leave the key out" for where in _nulls(front)]
+    problems += _lint_license(front)
+    for key in ("datasets", "base_model"):
+        for value in _as_list(front.get(key)):
+            if value is not None and (not isinstance(value, str) or _is_local(value)):
+                problems.append(f"{key}: {value!r} is no Hub id (a local path?)")
+    if not front.get("library_name"):
+        problems.append("library_name is missing: the Hub no longer guesses it")
+    if "pipeline_tag" in front and front["pipeline_tag"] not in PIPELINE_TAGS:
+        problems.append(f"pipeline_tag: {front['pipeline_tag']!r} is no task of the Hub")
+    if "base_model_relation" in front and front["base_model_relation"] not in RELATIONS:
+        problems.append(
+            f"base_model_relation: {front['base_model_relation']!r} is none of {', '.join(sorted(RELATIONS))}"
+        )
+    for key in ("tags", "metrics"):
+        if key in front and not (isinstance(front[key], list) and all(isinstance(v, str) for v in front[key])):
+            problems.append(f"{key} must be a list of strings")
+    return problems + _lint_model_index(front)
+
+
+def _lint_license(front: dict) -> list[str]:
+    licence = front.get("license")
+    problems = [
+        f"license: {value!r} is no licence id of the Hub (use `other` with license_name and license_link)"
+        for value in _as_list(licence)
+        if value is not None and value not in LICENSES
+    ]
+    if "other" in _as_list(licence):
+        problems += [f"license: other needs {key}" for key in ("license_name", "license_link") if not front.get(key)]
+    return problems
+
+
+def _lint_model_index(front: dict) -> list[str]:
+    """model-index needs: name; results[] with task.type, dataset.type, dataset.name, metrics[].type and .value."""
+    if "model-index" not in front:
+        return []
+    index, problems = front["model-index"], []
+
+    def need(holder: object, key: str, where: str) -> object:
+        value = holder.get(key) if isinstance(holder, dict) else None
+        if value in (None, "", [], {}):
+            problems.append(f"{where}.{key} is missing")
+        return value
+
+    if not isinstance(index, list) or not index:
+        return ["model-index must be a list of models"]
+    for i, model in enumerate(index):
+        where = f"model-index[{i}]"
+        need(model, "name", where)
+        for j, result in enumerate(_as_list(need(model, "results", where))):
+            here = f"{where}.results[{j}]"
+            need(need(result, "task", here), "type", f"{here}.task")
+            dataset = need(result, "dataset", here)
+            for key in ("type", "name"):
+                need(dataset, key, f"{here}.dataset")
+            if isinstance(dataset, dict) and _is_path(dataset.get("type")):
+                problems.append(f"{here}.dataset.type: {dataset['type']!r} is a local path")
+            for k, metric in enumerate(_as_list(need(result, "metrics", here))):
+                need(metric, "type", f"{here}.metrics[{k}]")
+                value = need(metric, "value", f"{here}.metrics[{k}]")
+                if isinstance(value, float) and not math.isfinite(value):
+                    problems.append(f"{here}.metrics[{k}].value is not finite")
+            if isinstance(result, dict) and "source" in result:
+                need(result["source"], "url", f"{here}.source")
+    return problems
+
+
+def _is_path(value: object) -> bool:
+    return isinstance(value, str) and (value.startswith(("/", ".", "~")) or value.count("/") > 1 or "\\" in value)
+
+
+def _nulls(value: object, where: str = "") -> list[str]:
+    """Where in the front matter a null stands, as dotted paths."""
+    if value is None:
+        return [where]
+    if isinstance(value, dict):
+        return [hit for key, inner in value.items() for hit in _nulls(inner, f"{where}.{key}" if where else str(key))]
+    if isinstance(value, list):
+        return [hit for i, inner in enumerate(value) for hit in _nulls(inner, f"{where}[{i}]")]
+    return []
+
+
+def _as_list(value: object) -> list:
+    return value if isinstance(value, list) else [] if value is None else [value]

@@ -1,0 +1,237 @@
+"""What is in a picture: any timm classifier, its top labels, and two maps of where it looked.
+
+A model folder is timm's own: config.json (architecture, num_classes, label_names, model_args, pretrained_cfg) and
+model.safetensors; `timm.create_model("local-dir:…", pretrained=True)` opens it. Nothing is added to it.
+
+Letters: B pictures, R pixels a side, K labels, D features, N tokens of which the last P are patches, (h, w) cells of a map.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import timm
+import torch
+from PIL import Image
+from timm.data import ImageNetInfo, infer_imagenet_subset, resolve_model_data_config
+from timm.layers.attention import Attention
+from timm.models.vision_transformer import VisionTransformer
+
+from hub_models import store
+from hub_models.store import CheckpointError
+
+GROUND = (255, 255, 255)  # transparency and the borders of a picture that is not square: white, as in training
+
+
+@dataclass(frozen=True)
+class Occlusion:
+    """An occlusion map as far as it is drawn. Positions still to come are 0."""
+
+    done: int  # positions tried so far
+    total: int
+    drop: np.ndarray  # (h, w) float32: probability of the label without the patch minus with it, per position
+
+
+class Classifier:
+    """A timm model with its labels and its pre-processing. Build it with `load`."""
+
+    def __init__(self, model: torch.nn.Module, label_names: Sequence[str], *, name: str, weights_sha256: str):
+        data = resolve_model_data_config(model)
+        self.model = model
+        self.label_names = list(label_names)
+        self.name = name
+        self.weights_sha256 = weights_sha256
+        self.resolution_px: int = data["input_size"][-1]
+        self.parameters = sum(p.numel() for p in model.parameters())
+        self.device = next(model.parameters()).device
+        self.mean = torch.tensor(data["mean"]).view(3, 1, 1)
+        self.std = torch.tensor(data["std"]).view(3, 1, 1)
+
+    @property
+    def has_attention(self) -> bool:
+        """Whether `attention_rollout` works: a plain ViT whose patches all attend to each other."""
+        return (
+            isinstance(self.model, VisionTransformer)
+            and self.model.attn_pool is None
+            and all(type(getattr(block, "attn", None)) is Attention for block in self.model.blocks)
+        )
+
+    def preprocess(self, images: Sequence[Image.Image]) -> torch.Tensor:
+        """The pictures as the model wants them, (B, 3, R, R): framed (see `frame`), then (x - mean) / std."""
+        pixels = np.stack([np.asarray(frame(image, self.resolution_px)) for image in images])  # (B, R, R, 3)
+        x = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255  # (B, 3, R, R)
+        return ((x - self.mean) / self.std).to(self.device)
+
+    @torch.inference_mode()
+    def logits(self, images: Sequence[Image.Image]) -> torch.Tensor:
+        """Scores before the softmax, (B, K), on the CPU."""
+        return self.model(self.preprocess(images)).float().cpu()
+
+    def predict(self, images: Sequence[Image.Image], top_k: int = 5) -> list[list[tuple[str, float]]]:
+        """The `top_k` most probable labels of each picture with their probabilities, best first."""
+        probabilities, indices = self.logits(images).softmax(-1).topk(min(top_k, len(self.label_names)))  # (B, k)
+        return [
+            [(self.label_names[i], p) for i, p in zip(row_i, row_p, strict=True)]
+            for row_i, row_p in zip(indices.tolist(), probabilities.tolist(), strict=True)
+        ]
+
+    @torch.inference_mode()
+    def features(self, images: Sequence[Image.Image]) -> torch.Tensor:
+        """What the last layer is given, pooled: (B, D), on the CPU."""
+        x = self.model.forward_features(self.preprocess(images))
+        return self.model.forward_head(x, pre_logits=True).float().cpu()
+
+    @torch.inference_mode()
+    def attention_rollout(self, image: Image.Image) -> np.ndarray:
+        """How much each patch flows into the answer by attention, (h, w) float32 stretched to [0, 1]; ViT only.
+
+        The product over the layers of (A + I) / 2, A being the attention averaged over heads, read at the class token,
+        or averaged over the patches where the model pools those. Abnar & Zuidema 2020, eq. 1.
+        Raises ValueError where `has_attention` is False.
+        """
+        if not self.has_attention:
+            raise ValueError(f"{self.name} has no global attention to roll out: choose a plain ViT")
+        vit = self.model
+        x = vit.norm_pre(vit.patch_drop(vit._pos_embed(vit.patch_embed(self.preprocess([image])))))  # (1, N, D)
+        rollout = torch.eye(x.shape[1], device=x.device)  # (N, N)
+        for block in vit.blocks:
+            attention = _attention(block.attn, block.norm1(x)).mean(1)[0]  # (N, N), rows sum to 1
+            rollout = (attention + torch.eye(len(attention), device=x.device)) / 2 @ rollout
+            x = block(x)
+        prefix = vit.num_prefix_tokens
+        row = rollout[0] if vit.global_pool == "token" else rollout[prefix:].mean(0)  # (N,)
+        return _stretch(row[prefix:].reshape(vit.patch_embed.grid_size).cpu().numpy())
+
+    def occlusion_steps(
+        self, image: Image.Image, label: str, *, patch_px: int = 8, stride_px: int = 4, batch_size: int = 32
+    ) -> Iterator[Occlusion]:
+        """The map of `occlusion` as it fills, one batch at a time. Close the iterator to stop.
+
+        Raises ValueError: unknown label; patch or stride that does not fit the picture.
+        """
+        if label not in self.label_names:
+            raise ValueError(f"{label!r} is not a label of {self.name}: one of {', '.join(self.label_names[:20])}")
+        if not (1 <= patch_px <= self.resolution_px and 1 <= stride_px and batch_size >= 1):
+            raise ValueError(f"patch_px must be from 1 to {self.resolution_px}, stride_px and batch_size at least 1")
+        return self._occlude(image, self.label_names.index(label), patch_px, stride_px, batch_size)
+
+    def _occlude(self, image, index, patch_px, stride_px, batch_size) -> Iterator[Occlusion]:
+        x = self.preprocess([image])  # (1, 3, R, R)
+        whole = self._probability(x, index)[0]
+        corners = range(0, self.resolution_px - patch_px + 1, stride_px)
+        positions = [(top, left) for top in corners for left in corners]
+        drop = np.zeros(len(positions), np.float32)
+        for start in range(0, len(positions), batch_size):
+            batch = positions[start : start + batch_size]
+            covered = x.repeat(len(batch), 1, 1, 1)
+            for row, (top, left) in zip(covered, batch, strict=True):
+                row[:, top : top + patch_px, left : left + patch_px] = 0  # the mean colour, after normalising
+            drop[start : start + len(batch)] = (whole - self._probability(covered, index)).numpy()
+            yield Occlusion(start + len(batch), len(positions), drop.reshape(len(corners), -1).copy())
+
+    @torch.inference_mode()
+    def _probability(self, x: torch.Tensor, index: int) -> torch.Tensor:
+        return self.model(x).float().softmax(-1)[:, index].cpu()  # (B,)
+
+    def occlusion(
+        self, image: Image.Image, label: str, *, patch_px: int = 8, stride_px: int = 4, batch_size: int = 32
+    ) -> np.ndarray:
+        """How far the probability of `label` drops when a grey patch covers each place, (h, w) float32 in [-1, 1].
+
+        Cell (i, j) is the patch with its corner at (i, j) · stride_px of the framed picture. Zeiler & Fergus 2014, §4.2.
+        Raises ValueError as `occlusion_steps`.
+        """
+        steps = self.occlusion_steps(image, label, patch_px=patch_px, stride_px=stride_px, batch_size=batch_size)
+        return list(steps)[-1].drop
+
+
+def frame(image: Image.Image, size_px: int) -> Image.Image:
+    """The whole picture in a white square of size_px, centred, aspect kept, bicubic: RGB, transparency on white."""
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+    scale = size_px / max(image.size)
+    width_px, height_px = (max(1, round(side * scale)) for side in image.size)
+    if image.mode == "RGBA":  # laid on the ground before it is resized: RGB under clear pixels must not bleed in
+        ground = Image.new("RGBA", image.size, GROUND)
+        image = Image.alpha_composite(ground, image)
+    image = image.convert("RGB").resize((width_px, height_px), Image.Resampling.BICUBIC)
+    square = Image.new("RGB", (size_px, size_px), GROUND)
+    square.paste(image, ((size_px - width_px) // 2, (size_px - height_px) // 2))
+    return square
+
+
+def spread(drop: np.ndarray, *, size_px: int, patch_px: int, stride_px: int) -> np.ndarray:
+    """An occlusion map (h, w) laid out over its picture, (size_px, size_px): at each pixel the mean of the patches on it."""
+    total, count = np.zeros((2, size_px, size_px), np.float32)
+    for (i, j), value in np.ndenumerate(drop):
+        window = np.s_[i * stride_px : i * stride_px + patch_px, j * stride_px : j * stride_px + patch_px]
+        total[window] += value
+        count[window] += 1
+    return total / np.maximum(count, 1)
+
+
+def _attention(layer: Attention, x: torch.Tensor) -> torch.Tensor:
+    """The attention probabilities of a timm layer for its input, (B, heads, N, N); fused kernels never hand them out."""
+    B, N, _ = x.shape
+    q, k, _ = layer.qkv(x).reshape(B, N, 3, layer.num_heads, layer.head_dim).permute(2, 0, 3, 1, 4)  # (B, heads, N, d)
+    q, k = layer.q_norm(q), layer.k_norm(k)
+    return (q * layer.scale @ k.transpose(-2, -1)).softmax(-1)
+
+
+def _stretch(values: np.ndarray) -> np.ndarray:
+    low, high = values.min(), values.max()
+    return ((values - low) / (high - low if high > low else 1)).astype(np.float32)
+
+
+def load(name: str = "swin", device: str | torch.device | None = None) -> Classifier:
+    """The classifier of a bundled variant, a folder or a Hub repo of a timm model ("org/repo[@revision]"); fp32, eval.
+
+    Raises store.CheckpointError, which names the file at fault.
+    """
+    folder = store.resolve("classifier", name)
+    for file in ("config.json", "model.safetensors"):  # beside other names timm would prefer a pickle
+        if not (folder / file).is_file():
+            raise CheckpointError(f"{folder} has no {file}: a timm model is config.json and model.safetensors")
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    if not isinstance(config, dict) or "architecture" not in config:
+        raise CheckpointError(f"{folder}/config.json names no timm architecture: this page needs a timm classifier")
+    try:
+        model = timm.create_model(f"local-dir:{folder}", pretrained=True)
+    except Exception as error:  # whatever a foreign architecture, its arguments or its shapes raise
+        raise CheckpointError(
+            f"{folder}: timm cannot open this as {str(config['architecture'])[:60]} ({store.one_line(error)}); "
+            "export it again with timm.models.save_for_hf"
+        ) from error
+    size = resolve_model_data_config(model)["input_size"]
+    if model.num_classes < 2 or size[0] != 3 or size[1] != size[2]:
+        raise CheckpointError(
+            f"{folder}: {model.num_classes} labels on input {tuple(size)}; this page needs two or more labels on square RGB"
+        )
+    model = model.float().eval().requires_grad_(False)
+    names = _label_names(model, folder)
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    return Classifier(model.to(device), names, name=str(name), weights_sha256=store.weights_sha256(folder))
+
+
+def _label_names(model: torch.nn.Module, folder) -> list[str]:
+    """The names in config.json; for ImageNet heads without names timm's own list; else numbers."""
+    names = model.pretrained_cfg.get("label_names")
+    if names:
+        described = model.pretrained_cfg.get("label_descriptions") or {}  # timm's ImageNet models: synset → words
+        names = [described.get(name, name) for name in (names.values() if isinstance(names, dict) else names)]
+        if len(names) != model.num_classes or not all(isinstance(name, str) for name in names):
+            raise CheckpointError(f"{folder}/config.json: label_names must be {model.num_classes} strings, one a class")
+        return _distinct(names)
+    subset = infer_imagenet_subset(model)
+    if subset:
+        info = ImageNetInfo(subset)
+        return _distinct([info.index_to_description(i) for i in range(model.num_classes)])
+    return [f"class {i}" for i in range(model.num_classes)]
+
+
+def _distinct(names: list[str]) -> list[str]:
+    """The names, those that occur twice with their index: ImageNet has two cranes."""
+    counts = Counter(names)
+    return [name if counts[name] == 1 else f"{name} ({i})" for i, name in enumerate(names)]

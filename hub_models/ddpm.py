@@ -1,0 +1,429 @@
+"""Pictures out of noise: a U-Net diffusion model on pixels, class-conditional or not.
+
+A model folder is what stock diffusers writes for a `DDPMPipeline`, plus one file for what has no place in a stock config:
+
+    model_index.json  unet/  scheduler/  preprocessor_config.json {"label_names", "null_label", "resolution_px",
+                                                                   "guidance_scale", "ground"}
+
+Letters: B pictures, R pixels a side, K labels. Pictures are float in [-1, 1] inside and PIL at the edges.
+t counts the scheduler's timesteps, 0 … T-1; alpha_bar_t is `scheduler.alphas_cumprod[t]`.
+"""
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import diffusers
+import numpy as np
+import torch
+from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler, DPMSolverMultistepScheduler, UNet2DModel
+from diffusers.utils.torch_utils import randn_tensor
+from PIL import Image
+
+from hub_models import store
+
+SAMPLERS = ("ddpm", "ddim", "dpm++")
+MAX_SEED = 2**63 - 1
+RECEIPT_KEY = "vitrail"  # the PNG text chunk our receipts live in
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one step of sampling left behind. In the last one x_t is the picture."""
+
+    index: int  # 0 … total - 1
+    total: int
+    timestep: int  # the noise level the model was asked at
+    x_t: torch.Tensor  # (B, 3, R, R) after this step, on its way to the next timestep
+    x0: torch.Tensor  # (B, 3, R, R) the model's guess of the clean picture at this step, in [-1, 1]
+
+
+def predict_x0(output: torch.Tensor, x_t: torch.Tensor, alpha_bar: torch.Tensor, prediction_type: str) -> torch.Tensor:
+    """The clean picture that a model output implies; all of (B, 3, R, R).
+
+    ε: Ho et al. 2020, eq. 15. v = sqrt(ᾱ) ε - sqrt(1-ᾱ) x0: Salimans & Ho 2022, appendix D.
+    """
+    if prediction_type == "epsilon":
+        return (x_t - (1 - alpha_bar).sqrt() * output) / alpha_bar.sqrt()
+    if prediction_type == "v_prediction":
+        return alpha_bar.sqrt() * x_t - (1 - alpha_bar).sqrt() * output
+    if prediction_type == "sample":
+        return output
+    raise ValueError(f"prediction_type {prediction_type!r} is not one of epsilon, v_prediction, sample")
+
+
+def guide(null: torch.Tensor, label: torch.Tensor, scale: float) -> torch.Tensor:
+    """Classifier-free guidance: null + scale (label - null). Ho & Salimans 2022, with scale = 1 + their w."""
+    return null + scale * (label - null)
+
+
+def trailing_timesteps(num_train_timesteps: int, num_inference_steps: int) -> list[int]:
+    """Timesteps from T-1 down, evenly spaced; the first is always pure noise. Lin et al. 2024, table 2."""
+    return [
+        round(num_train_timesteps * (num_inference_steps - i) / num_inference_steps) - 1
+        for i in range(num_inference_steps)
+    ]
+
+
+class DDPM:
+    """A loaded model. Made by `load`, or from parts that are being trained."""
+
+    def __init__(
+        self,
+        unet: UNet2DModel,
+        scheduler: DDPMScheduler,
+        *,
+        label_names: Sequence[str] = (),
+        null_label: int | None = None,
+        resolution_px: int | None = None,
+        guidance_scale: float = 1.0,
+        ground: Sequence[int] = (255, 255, 255),
+        name: str = "",
+        weights_sha256: str = "",
+    ):
+        self.unet = unet
+        self.scheduler = scheduler
+        self.label_names = list(label_names)
+        self.null_label = null_label
+        self.resolution_px = resolution_px or unet.config.sample_size
+        self.default_guidance = guidance_scale
+        self.ground = tuple(ground)
+        self.name = name
+        self.weights_sha256 = weights_sha256
+
+    @property
+    def device(self) -> torch.device:
+        return self.unet.device
+
+    @property
+    def parameters(self) -> int:
+        return sum(p.numel() for p in self.unet.parameters())
+
+    @property
+    def num_train_timesteps(self) -> int:
+        return self.scheduler.config.num_train_timesteps
+
+    def label_index(self, label: int | str | None) -> int | None:
+        """The class embedding's row of a label's name or number; the null label's for None and "any".
+
+        Raises ValueError that lists the labels.
+        """
+        if label is None or label == "any":
+            if self.label_names and self.null_label is None:
+                raise ValueError(f"this model has no null label: choose one of {', '.join(self.label_names)}")
+            return self.null_label
+        if not self.label_names:
+            raise ValueError(f"this model is unconditional and knows no label {label!r}: pass None")
+        if label in self.label_names:
+            return self.label_names.index(label)
+        if isinstance(label, int | np.integer) and not isinstance(label, bool) and 0 <= label < len(self.label_names):
+            return int(label)
+        raise ValueError(
+            f"label {label!r} is unknown: choose a number from 0 to {len(self.label_names) - 1}, "
+            f"or one of {', '.join(self.label_names)}, any"
+        )
+
+    def initial_noise(self, seeds: Sequence[int]) -> torch.Tensor:
+        """The noise that sampling starts from, (B, 3, R, R). Picture k's depends on seed k alone."""
+        return self._noise([torch.Generator().manual_seed(seed) for seed in seeds])
+
+    def _noise(self, generators: list[torch.Generator]) -> torch.Tensor:
+        shape = (len(generators), 3, self.resolution_px, self.resolution_px)
+        return randn_tensor(shape, generator=generators, device=self.device, dtype=torch.float32)  # (B, 3, R, R)
+
+    def generate(
+        self,
+        labels: Sequence[int | str | None],
+        seeds: Sequence[int],
+        *,
+        num_inference_steps: int = 50,
+        guidance_scale: float | None = None,
+        sampler: str = "ddim",
+    ) -> Iterator[Step]:
+        """One `Step` for every step of sampling; the last one's x_t is the pictures. Close it to stop at once.
+
+        labels: one for each picture, its number or name; None or "any" leaves the class to the model.
+        seeds: one for each picture, 0 … 2**63 - 1. A picture depends on its own seed and label alone: in a batch and
+            by itself it comes out the same within 1/255 (floating point sums differ), on every device alike.
+        num_inference_steps: 1 … T. guidance_scale: 1 means none and costs half; None means the model's own.
+        sampler: "ddpm" (Ho et al. 2020; timesteps as the saved scheduler spaces them, as DDPMPipeline does),
+            "ddim" (Song et al. 2021, η = 0), "dpm++" (DPM-Solver++ 2M, Lu et al. 2022).
+        Raises ValueError, here and not at the first step, for anything out of these ranges.
+        """
+        scale = self.default_guidance if guidance_scale is None else guidance_scale
+        if len(labels) != len(seeds) or not len(labels):
+            raise ValueError(f"{len(labels)} labels for {len(seeds)} seeds: give one label and one seed a picture")
+        for seed in seeds:
+            if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed <= MAX_SEED:
+                raise ValueError(f"seed {seed!r} is not an integer from 0 to 2**63 - 1")
+        steps, last = num_inference_steps, self.num_train_timesteps
+        if isinstance(steps, bool) or not isinstance(steps, int | np.integer) or not 1 <= steps <= last:
+            raise ValueError(f"num_inference_steps {steps!r} is not an integer from 1 to {last}")
+        if sampler not in SAMPLERS:
+            raise ValueError(f"sampler {sampler!r} is unknown: choose one of {', '.join(SAMPLERS)}")
+        if not math.isfinite(scale):
+            raise ValueError(f"guidance_scale {scale} is not a finite number: 1 to 10 is usual")
+        rows = [self.label_index(label) for label in labels]
+        if scale != 1 and self.null_label is None:
+            if guidance_scale is not None:
+                raise ValueError("guidance needs a null label, and this model has none: set guidance_scale to 1")
+            scale = 1.0
+        return self._steps(rows, [int(seed) for seed in seeds], int(steps), float(scale), sampler)
+
+    @torch.no_grad()
+    def _steps(self, rows, seeds, num_inference_steps, scale, sampler) -> Iterator[Step]:
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        alphas_cumprod = self.scheduler.alphas_cumprod.to(self.device)  # (T,)
+        timesteps, advance = self._solver(sampler, num_inference_steps, generators)
+        x = self._noise(generators)  # (B, 3, R, R)
+        for index, t in enumerate(timesteps):
+            output = self._evaluate(x, t, rows, scale)  # (B, 3, R, R)
+            x0 = self._clip(predict_x0(output, x, alphas_cumprod[t], self.scheduler.config.prediction_type))
+            x = advance(index, t, output, x)
+            yield Step(index, len(timesteps), t, x, x0)
+
+    def _solver(self, sampler: str, num_inference_steps: int, generators: list[torch.Generator]):
+        """Timesteps, and a function (index, t, model output, x_t) -> the next x_t; all state is in its closure."""
+        config = dict(self.scheduler.config)
+        config.pop("_use_default_values", None)  # with it, from_config resets whatever was passed by position
+        if sampler == "ddpm":
+            solver = DDPMScheduler.from_config(config)
+            solver.set_timesteps(num_inference_steps)
+
+            def step(index, t, output, x):
+                return solver.step(output, t, x, generator=generators).prev_sample
+
+            return [int(t) for t in solver.timesteps], step
+        timesteps = trailing_timesteps(self.num_train_timesteps, num_inference_steps)
+        if sampler == "dpm++":
+            # sample_max_value 1 makes of its dynamic thresholding the clipping that the other two call clip_sample.
+            clip = {"thresholding": config["clip_sample"], "sample_max_value": 1.0}
+            solver = DPMSolverMultistepScheduler.from_config(config, **clip)
+            solver.set_timesteps(timesteps=timesteps)
+            solver.set_begin_index(0)
+            return timesteps, lambda i, t, output, x: solver.step(output, t, x).prev_sample
+        # DDIMScheduler takes every step to be T // steps long, which is wrong wherever steps does not divide T. On the
+        # betas of the chosen timesteps alone (Nichol & Dhariwal 2021, §4) each of its steps is the next index.
+        alphas = self.scheduler.alphas_cumprod[timesteps[::-1]].double().cpu()  # (steps,)
+        betas = 1 - alphas / torch.cat([torch.ones(1, dtype=torch.float64), alphas[:-1]])
+        solver = DDIMScheduler.from_config(
+            config,
+            num_train_timesteps=num_inference_steps,
+            trained_betas=betas.tolist(),
+            rescale_betas_zero_snr=False,  # these betas have it already
+            timestep_spacing="leading",
+            steps_offset=0,
+        )
+        solver.set_timesteps(num_inference_steps)
+
+        def step(index, t, output, x):  # the clipped x0 also decides ε, as in guided-diffusion: guidance stays stable
+            clip = bool(config["clip_sample"])
+            return solver.step(output, num_inference_steps - 1 - index, x, use_clipped_model_output=clip).prev_sample
+
+        return timesteps, step
+
+    def _evaluate(self, x: torch.Tensor, t: int, rows: list[int | None], scale: float) -> torch.Tensor:
+        """The model's output at x (B, 3, R, R), guided: one forward pass, of 2 B where guidance needs both."""
+        if not self.unet.config.num_class_embeds:
+            return self.unet(x, t).sample  # (B, 3, R, R)
+        label = torch.tensor(rows, device=x.device)  # (B,)
+        if scale == 1 or all(row == self.null_label for row in rows):
+            return self.unet(x, t, class_labels=label).sample
+        null = torch.full_like(label, self.null_label)
+        both = self.unet(torch.cat([x, x]), t, class_labels=torch.cat([null, label])).sample  # (2 B, 3, R, R)
+        return guide(*both.chunk(2), scale)
+
+    def _clip(self, x0: torch.Tensor) -> torch.Tensor:
+        return x0.clamp(-1, 1) if self.scheduler.config.clip_sample else x0
+
+    @torch.no_grad()
+    def forward_process(
+        self, image: Image.Image, t: int, seed: int, label: int | str | None = None
+    ) -> tuple[Image.Image, Image.Image]:
+        """(x_t, predicted x0), both R × R: the picture t steps into the noise, and the model's guess of what it was.
+
+        q(x_t | x_0) = N(sqrt(ᾱ_t) x_0, 1 - ᾱ_t): Ho et al. 2020, eq. 4. t is 0 … T-1; ValueError outside.
+        """
+        if isinstance(t, bool) or not isinstance(t, int | np.integer) or not 0 <= t < self.num_train_timesteps:
+            raise ValueError(f"t {t!r} is not an integer from 0 to {self.num_train_timesteps - 1}")
+        rows = [self.label_index(label)]
+        alpha_bar = self.scheduler.alphas_cumprod[t].to(self.device)
+        x_0 = self.to_tensor(image).to(self.device)  # (1, 3, R, R)
+        x_t = alpha_bar.sqrt() * x_0 + (1 - alpha_bar).sqrt() * self.initial_noise([seed])  # (1, 3, R, R)
+        output = self._evaluate(x_t, int(t), rows, 1.0)
+        x0 = self._clip(predict_x0(output, x_t, alpha_bar, self.scheduler.config.prediction_type))
+        return self.to_pil(x_t)[0], self.to_pil(x0)[0]
+
+    def to_tensor(self, image: Image.Image) -> torch.Tensor:
+        """(1, 3, R, R) in [-1, 1]: alpha composited on the ground, padded to a square with it, resized."""
+        image = image.convert("RGBA")
+        side = max(image.size)
+        square = Image.new("RGBA", (side, side), (*self.ground, 255))
+        square.alpha_composite(image, ((side - image.width) // 2, (side - image.height) // 2))
+        square = square.convert("RGB").resize((self.resolution_px, self.resolution_px), Image.Resampling.BICUBIC)
+        pixels = torch.from_numpy(np.array(square)).permute(2, 0, 1)  # (3, R, R) uint8
+        return pixels[None].float() / 127.5 - 1
+
+    def to_pil(self, x: torch.Tensor) -> list[Image.Image]:
+        """One RGB picture for each row of x (B, 3, R, R) in [-1, 1]; what lies outside is clipped."""
+        return [Image.fromarray(pixels) for pixels in to_uint8(x)]
+
+    def receipt(
+        self, labels: Sequence, seeds: Sequence[int], *, num_inference_steps: int, guidance_scale: float, sampler: str
+    ) -> dict:
+        """Everything that draws these pictures again, for JSON. Seeds are text: JSON readers round big integers."""
+        names = ["any" if (row := self.label_index(label)) in (None, self.null_label) else self.label_names[row]
+                 for label in labels]  # fmt: skip
+        return {
+            "model": self.name,
+            "weights_sha256": self.weights_sha256,
+            "labels": names,
+            "seeds": [str(seed) for seed in seeds],
+            "num_inference_steps": num_inference_steps,
+            "guidance_scale": guidance_scale,
+            "sampler": sampler,
+            "versions": {"diffusers": diffusers.__version__, "torch": torch.__version__},
+        }
+
+
+def to_uint8(x: torch.Tensor) -> np.ndarray:
+    """Bytes (B, R, R, 3) of x (B, 3, R, R) in [-1, 1], rounded as DDPMPipeline rounds."""
+    return ((x / 2 + 0.5).clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+
+
+def default_device() -> torch.device:
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def load(name: str = "emoji-32", device: str | torch.device | None = None) -> DDPM:
+    """The model of a bundled variant, a folder or a Hub repo ("org/repo[@revision]"), in fp32 and eval mode.
+
+    A stock DDPMPipeline folder without preprocessor_config.json loads too, with numbers for label names.
+    Raises store.CheckpointError, which names the file at fault.
+    """
+    folder = store.resolve("ddpm", name)
+    index = _read_json(folder / "model_index.json")
+    if index.get("_class_name") != "DDPMPipeline":
+        raise store.CheckpointError(
+            f"{folder}/model_index.json is of a {index.get('_class_name')}: this page needs a DDPMPipeline folder, "
+            "such as training/ddpm.py exports"
+        )
+    try:
+        unet, info = UNet2DModel.from_pretrained(
+            folder, subfolder="unet", use_safetensors=True, low_cpu_mem_usage=False, output_loading_info=True
+        )
+        # Whatever sampler the folder names, its noise schedule is what we read.
+        scheduler = DDPMScheduler.from_pretrained(folder, subfolder="scheduler")
+    except Exception as error:  # diffusers raises anything from OSError to AttributeError on a config it cannot read
+        raise store.CheckpointError(
+            f"{folder}: diffusers cannot read the unet or the scheduler "
+            f"({type(error).__name__}: {' '.join(str(error).split())[:200]}); export it again"
+        ) from error
+    if info["missing_keys"] or info["unexpected_keys"]:
+        key = (info["missing_keys"] or info["unexpected_keys"])[0]
+        raise store.CheckpointError(f"{folder}/unet: weights and config.json disagree, first at {key!r}; export again")
+    config = unet.config
+    if (config.in_channels, config.out_channels) != (3, 3) or not isinstance(config.sample_size, int):
+        raise store.CheckpointError(
+            f"{folder}/unet/config.json: {config.in_channels} channels in, {config.out_channels} out, sample_size "
+            f"{config.sample_size}; only square RGB models with a fixed variance (3 in, 3 out) can be served"
+        )
+    if scheduler.config.prediction_type not in ("epsilon", "v_prediction", "sample"):
+        raise store.CheckpointError(
+            f"{folder}/scheduler: prediction_type {scheduler.config.prediction_type!r} is not epsilon, v_prediction "
+            "or sample"
+        )
+    extra = _read_preprocessor(folder / "preprocessor_config.json", unet)
+    model = DDPM(
+        unet.float().eval().to(device or default_device()),
+        scheduler,
+        name=name,
+        weights_sha256=store.weights_sha256(folder),
+        **extra,
+    )
+    model.unet.requires_grad_(False)
+    return model
+
+
+def save_folder(
+    folder: Path | str,
+    unet: UNet2DModel,
+    scheduler: DDPMScheduler,
+    *,
+    label_names: Sequence[str],
+    null_label: int | None,
+    resolution_px: int,
+    guidance_scale: float,
+    ground: Sequence[int] = (255, 255, 255),
+) -> None:
+    """Write the folder that `load` reads, weights in the precision they have (`store.to_half` halves them).
+
+    Raises ValueError where labels and embedding disagree.
+    """
+    extra = {
+        "label_names": list(label_names),
+        "null_label": null_label,
+        "resolution_px": resolution_px,
+        "guidance_scale": guidance_scale,
+        "ground": list(ground),
+    }
+    if problem := _disagreement(extra, unet):
+        raise ValueError(f"not saved: {problem}")
+    folder = Path(folder)
+    DDPMPipeline(unet, scheduler).save_pretrained(folder, safe_serialization=True)
+    (folder / "preprocessor_config.json").write_text(json.dumps(extra, indent=2) + "\n", encoding="utf-8")
+
+
+def _read_json(path: Path) -> dict:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise store.CheckpointError(
+            f"{path} is missing: a model folder of diffusers has one; export it again"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise store.CheckpointError(f"{path} is not readable JSON ({error}); export it again") from error
+    if not isinstance(value, dict):
+        raise store.CheckpointError(f"{path} holds a {type(value).__name__} where an object belongs; export it again")
+    return value
+
+
+def _read_preprocessor(path: Path, unet: UNet2DModel) -> dict:
+    """label_names, null_label, resolution_px, guidance_scale, ground: from the file, checked against the U-Net."""
+    rows = unet.config.num_class_embeds or 0
+    extra = {
+        "label_names": [str(row) for row in range(rows)],
+        "null_label": None,
+        "resolution_px": unet.config.sample_size,
+        "guidance_scale": 1.0,
+        "ground": [255, 255, 255],
+    }
+    if path.exists():
+        saved = _read_json(path)
+        extra |= {key: saved[key] for key in extra if key in saved}
+    if problem := _disagreement(extra, unet):
+        raise store.CheckpointError(f"{path}: {problem}; correct it or export again")
+    return extra
+
+
+def _disagreement(extra: dict, unet: UNet2DModel) -> str | None:
+    names, null, rows = extra["label_names"], extra["null_label"], unet.config.num_class_embeds or 0
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        return "label_names is not a list of text"
+    if len(names) > rows or (rows and not names):
+        return f"{len(names)} label_names for {rows} class embeddings"
+    if null is not None and (isinstance(null, bool) or not isinstance(null, int) or not 0 <= null < rows):
+        return f"null_label {null!r} is not one of the {rows} class embeddings"
+    if extra["resolution_px"] != unet.config.sample_size:
+        return f"resolution_px {extra['resolution_px']!r} is not the U-Net's sample_size {unet.config.sample_size}"
+    scale = extra["guidance_scale"]
+    if isinstance(scale, bool) or not isinstance(scale, int | float) or not math.isfinite(scale):
+        return f"guidance_scale {scale!r} is not a finite number"
+    ground = extra["ground"]
+    if not isinstance(ground, list) or len(ground) != 3 or not all(isinstance(c, int) and 0 <= c < 256 for c in ground):
+        return f"ground {ground!r} is not three numbers from 0 to 255"
+    return None

@@ -1,0 +1,366 @@
+"""Where a checkpoint is, whether it is sound, and how it gets to the Hub and back.
+
+A checkpoint is a folder that a stock class loads: JSON, text and safetensors. Nothing else is read, and nothing is ever
+unpickled. `manifest.json` in it holds size and sha256 of every file, because the Hub client compares sizes only and
+safetensors loads flipped bytes and NaN without complaint.
+"""
+
+import difflib
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
+
+WEIGHTS = Path(__file__).parent / "weights"
+MANIFEST = "manifest.json"
+
+READ = (".safetensors", ".json", ".txt")  # what a model is made of: pulled, and held to the manifest
+PUSHED = {
+    "model": (*READ, ".md", ".png"),
+    "dataset": (".parquet", ".json", ".jsonl", ".csv", ".txt", ".md", ".png", ".jpg"),
+    "space": (*READ, ".md", ".png", ".py"),
+}
+PICKLED = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".msgpack", ".h5", ".npz")
+REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
+
+# Safetensors dtype → the unsigned integer of the same width, and the exponent bits that are all set in NaN and Inf only.
+FLOATS = {
+    "F16": ("<u2", 0x7C00),
+    "BF16": ("<u2", 0x7F80),
+    "F32": ("<u4", 0x7F80_0000),
+    "F64": ("<u8", 0x7FF0_0000_0000_0000),
+}
+
+
+class CheckpointError(RuntimeError):
+    """One sentence: what is wrong with which file, and what to do."""
+
+
+class PushError(CheckpointError):
+    """One sentence: why nothing (or not everything) reached the Hub, and the line that repeats it."""
+
+
+def variants(stem: str) -> list[str]:
+    """The names of the checkpoints that come with the repository, sorted."""
+    folder = WEIGHTS / stem
+    return sorted(p.name for p in folder.iterdir() if p.is_dir()) if folder.is_dir() else []
+
+
+def resolve(stem: str, name: str | Path) -> Path:
+    """The verified folder of a checkpoint: a bundled variant, else a folder, else "org/repo[@revision]" from the Hub.
+
+    A name without a slash never asks the Hub. What comes from there is cached, and the cache serves when the Hub doesn't.
+    Raises CheckpointError.
+    """
+    name = str(name)
+    bundled = variants(stem)
+    if name in bundled:
+        folder = WEIGHTS / stem / name
+    elif name and Path(name).expanduser().is_dir():
+        folder = Path(name).expanduser()
+    elif REPO_ID.fullmatch(name):
+        folder = _pull(*name.partition("@")[::2])
+    elif "/" in name or "\\" in name:
+        raise CheckpointError(f"{name} is no folder here and no Hub id of the form org/repo or org/repo@revision")
+    else:
+        guess = difflib.get_close_matches(name, bundled, n=1)
+        known = ", ".join(bundled) if bundled else "none yet"
+        raise CheckpointError(
+            f"no {stem} variant is called {name!r}"
+            + (f" (did you mean {guess[0]!r}?)" if guess else "")
+            + f": bundled are {known}; a folder or org/repo works too"
+        )
+    verify(folder)
+    return folder
+
+
+def _pull(repo_id: str, revision: str) -> Path:
+    try:
+        return Path(snapshot_download(repo_id, revision=revision or None, allow_patterns=[f"*{s}" for s in READ]))
+    except RepositoryNotFoundError as error:
+        reason = f"the Hub shows no model {repo_id} to you: check the spelling, and HF_TOKEN if it is private or gated"
+        raise CheckpointError(reason) from error
+    except RevisionNotFoundError as error:
+        raise CheckpointError(f"{repo_id} has no revision {revision!r}: leave @… off for the newest") from error
+    except LocalEntryNotFoundError as error:
+        reason = f"{repo_id} is neither a folder here nor in the Hub's cache, and the Hub can't be reached"
+        raise CheckpointError(f"{reason}: go online once, or name a bundled variant") from error
+    except Exception as error:  # the client's own errors, the transport's, a full disk: none of them may end an app
+        raise CheckpointError(f"{repo_id} could not be pulled ({one_line(error)}): try again") from error
+
+
+def verify(folder: str | Path, *, manifest_required: bool = False) -> None:
+    """Return if every file that a model is made of is there, whole, unaltered and finite.
+
+    Raises CheckpointError for: a missing file, an LFS pointer, an HTML page, a folder or file of pickles, a truncated or
+    foreign safetensors file, NaN or Inf among the weights, and, where there is a manifest, another size or sha256.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder} is missing: train it, or name a bundled variant or org/repo")
+    files = [p for p in sorted(folder.rglob("*")) if p.is_file()]
+    weights = [p for p in files if p.suffix == ".safetensors"]
+    if not weights:
+        pickles = [p.name for p in files if p.suffix in PICKLED]
+        reason = f"its weights are pickled ({', '.join(pickles[:3])}) and pickles are never opened" if pickles else ""
+        raise CheckpointError(
+            f"{folder} holds no .safetensors file{': ' + reason if reason else ''}; "
+            "save the model again with safe_serialization=True, or pick a repository that has safetensors"
+        )
+    for path in files:
+        if path.suffix in READ:
+            _check_kind(path)
+    _check_parts(folder)
+    _check_manifest(folder, required=manifest_required)
+    for path in weights:
+        _check_weights(path)
+
+
+def _check_kind(path: Path) -> None:
+    """Raise if the file is something else under this name: what a download that went wrong leaves."""
+    with path.open("rb") as file:
+        start = file.read(512)
+    if start.startswith(b"version https://git-lfs"):
+        raise CheckpointError(f"{path} is a git-lfs pointer, not the file: run `git lfs pull`, or download it again")
+    if start.lstrip().lower().startswith((b"<!doctype html", b"<html")):
+        raise CheckpointError(f"{path} is an HTML page saved under this name: download the file itself (…/resolve/…)")
+    if not start:
+        raise CheckpointError(f"{path} is empty: download or export it again")
+    if path.suffix == ".safetensors" and start.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x04", b"\x80\x05")):
+        raise CheckpointError(f"{path} is a pickle under another name and is not opened: save it as safetensors")
+    if path.suffix == ".json" and path.stat().st_size < 1 << 20:
+        _read_json(path)
+
+
+def _read_json(path: Path) -> dict:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # JSONDecodeError and UnicodeDecodeError are
+        raise CheckpointError(f"{path} is not JSON ({one_line(error)}): download or export it again") from error
+
+
+def _check_parts(folder: Path) -> None:
+    """Raise if a part that the folder's own index names is missing: a pipeline's component, a shard."""
+    if not (folder / "config.json").is_file() and not (folder / "model_index.json").is_file():
+        raise CheckpointError(f"{folder} has neither config.json nor model_index.json: it is no model folder")
+    if (folder / "model_index.json").is_file():
+        for part, kind in _read_json(folder / "model_index.json").items():
+            if isinstance(kind, list) and any(kind) and not (folder / part).is_dir():
+                raise CheckpointError(f"{folder / part} is missing, model_index.json names it: download it again")
+    for index in folder.rglob("*.safetensors.index.json"):
+        for shard in sorted(set(_read_json(index).get("weight_map", {}).values())):
+            if not (index.parent / shard).is_file():
+                raise CheckpointError(f"{index.parent / shard} is missing, {index.name} names it: download it again")
+
+
+def _check_manifest(folder: Path, *, required: bool) -> None:
+    path = folder / MANIFEST
+    if not path.is_file():
+        if required:
+            raise CheckpointError(f"{path} is missing: export the run again, it is written last")
+        return
+    files = _read_json(path).get("files")
+    if not isinstance(files, dict):
+        raise CheckpointError(f"{path} lists no files: export the run again")
+    for name, said in sorted(files.items()):
+        if Path(name).suffix not in READ:  # the card and its pictures may be edited on the Hub
+            continue
+        file = folder / name
+        if not file.is_file():
+            raise CheckpointError(f"{file} is missing, {MANIFEST} names it: download or export it again")
+        if file.stat().st_size != said["size"]:
+            size = f"{file.stat().st_size:,} bytes instead of {said['size']:,}"
+            raise CheckpointError(f"{file} has {size}: delete it and download or export it again")
+        if file_sha256(file) != said["sha256"]:
+            raise CheckpointError(
+                f"{file} is altered (its sha256 isn't the manifest's): delete it and download it again"
+            )
+
+
+def _check_weights(path: Path) -> None:
+    for name, dtype, _, raw in _tensors(path):
+        if dtype in FLOATS:
+            integer, exponent = FLOATS[dtype]
+            bits = raw.view(integer)
+            if ((bits & exponent) == exponent).any():
+                raise CheckpointError(
+                    f"{path} has NaN or Inf in {name!r}: the training diverged, take a checkpoint before"
+                )
+
+
+def _tensors(path: Path) -> Iterator[tuple[str, str, list[int], np.ndarray]]:
+    """(name, dtype, shape, bytes as uint8 (N,)) of each tensor, read in place. Raises CheckpointError on a broken file."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if size < 8 or length > min(size - 8, 100 << 20):
+            raise CheckpointError(f"{path} is cut short or no safetensors file: download or export it again")
+        try:
+            header = json.loads(file.read(length))
+            header.pop("__metadata__", None)
+            needed = 8 + length + max((entry["data_offsets"][1] for entry in header.values()), default=0)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CheckpointError(f"{path} is no safetensors file (its header is broken): download it again") from error
+    if size < needed:
+        raise CheckpointError(f"{path} is cut short: {size:,} of {needed:,} bytes; download or export it again")
+    try:
+        with safetensors.safe_open(path, "np"):  # the library's own rules: overlaps, gaps, bytes behind the end
+            pass
+    except safetensors.SafetensorError as error:
+        raise CheckpointError(f"{path} is broken ({one_line(error)}): download or export it again") from error
+    if not header:
+        raise CheckpointError(f"{path} holds no tensor: export it again")
+    data = np.memmap(path, np.uint8, "r", 8 + length) if size > 8 + length else np.zeros(0, np.uint8)
+    for name, entry in header.items():
+        start, stop = entry["data_offsets"]
+        yield name, entry["dtype"], entry["shape"], data[start:stop]
+
+
+def file_sha256(path: str | Path) -> str:
+    """The sha256 of a file, in hex."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def weights_sha256(folder: str | Path) -> str:
+    """One hash of all safetensors files of a folder: the sha256 of what `sha256sum` prints for their sorted paths."""
+    folder = Path(folder)
+    names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*.safetensors"))
+    return hashlib.sha256("".join(f"{file_sha256(folder / n)}  {n}\n" for n in names).encode()).hexdigest()
+
+
+def write_manifest(folder: str | Path) -> dict:
+    """Write manifest.json, {"files": {path: {"sha256", "size"}}} over all that a push takes; returns it. Write it last."""
+    folder = Path(folder)
+    names = [name for name in files_to_push(folder) if name != MANIFEST]
+    files = {n: {"sha256": file_sha256(folder / n), "size": (folder / n).stat().st_size} for n in names}
+    manifest = {"files": files}
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+    return manifest
+
+
+def files_to_push(folder: str | Path, *, repo_type: str = "model") -> list[str]:
+    """Sorted relative paths of what goes to the Hub: allowed suffixes only; no links, hidden files or checkpoints."""
+    return [name for name, is_link in _allowed(Path(folder), repo_type) if not is_link]
+
+
+def _allowed(folder: Path, repo_type: str) -> Iterator[tuple[str, bool]]:
+    """(relative path, whether it is a link), sorted, of what a push would take if links were taken."""
+    for path in sorted(folder.rglob("*")):
+        relative = path.relative_to(folder)
+        if any(part.startswith((".", "checkpoint-")) for part in relative.parts):
+            continue
+        if path.is_symlink():
+            if path.is_dir() or path.suffix in PUSHED[repo_type]:
+                yield relative.as_posix(), True
+        elif path.is_file() and path.suffix in PUSHED[repo_type]:
+            yield relative.as_posix(), False
+
+
+def to_half(folder: str | Path) -> None:
+    """Make every floating tensor of every safetensors file fp16, and have transformers load them as fp32.
+
+    Each config.json of transformers, nested configs too, gets "dtype": "float32": without it transformers loads halves.
+    Those of diffusers and timm stay as they are (both upcast by themselves). A manifest that is there is written anew.
+    Raises CheckpointError for a weight that fp16 can't hold.
+    """
+    folder = Path(folder)
+    for path in sorted(folder.rglob("*.safetensors")):
+        _halve(path)
+    for path in sorted(folder.rglob("config.json")):
+        config = _read_json(path)
+        if _say_float32(config):
+            path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    if (folder / MANIFEST).is_file():
+        write_manifest(folder)
+
+
+def _halve(path: Path) -> None:
+    tensors, changed = {}, False
+    for name, dtype, shape, raw in _tensors(path):
+        if dtype == "BF16":  # numpy knows no bfloat16: it is the upper half of a float32
+            values = (raw.view("<u2").astype("<u4") << 16).view("<f4")
+        elif dtype in ("F32", "F64"):
+            values = raw.view("<f4" if dtype == "F32" else "<f8")
+        else:
+            continue
+        with np.errstate(over="ignore"):
+            half = values.astype("<f2")
+        if np.isinf(half).any():
+            raise CheckpointError(f"{path} has a weight above 65504 in {name!r}, or Inf: fp16 can't hold it")
+        tensors[name], changed = half.reshape(shape), True
+    if not changed:
+        return
+    with safetensors.safe_open(path, "np") as file:
+        metadata = file.metadata()
+        kept = {name: file.get_tensor(name) for name in file.keys() if name not in tensors}  # noqa: SIM118
+    safetensors.numpy.save_file(kept | tensors, path, metadata=metadata)
+    path.chmod(0o644)  # safetensors leaves 0600, which other users of a container can't read
+
+
+def _say_float32(config: dict) -> bool:
+    """Put the dtype into a transformers config and the configs in it; whether there was one."""
+    found = False
+    if "model_type" in config:
+        config.pop("torch_dtype", None)
+        config["dtype"] = "float32"
+        found = True
+    for value in list(config.values()):
+        if isinstance(value, dict):
+            found |= _say_float32(value)
+    return found
+
+
+def push(
+    folder: str | Path, repo_id: str, *, private: bool = False, create_pr: bool = False, repo_type: str = "model"
+) -> str:
+    """Upload a verified folder in one commit, compare checksums with the Hub, and return the repository's address.
+
+    Only `files_to_push` go. An unchanged folder makes no second commit. Raises PushError, which never shows a token and
+    ends with the line that repeats the push; CheckpointError if the folder isn't sound.
+    """
+    folder = Path(folder)
+    if links := [name for name, is_link in _allowed(folder, repo_type) if is_link]:
+        raise PushError(f"{folder / links[0]} is a link and links are not pushed: put the file itself there")
+    names = files_to_push(folder, repo_type=repo_type)
+    if not names:
+        raise PushError(f"{folder} holds nothing to push: it needs {', '.join(PUSHED[repo_type])} files")
+    if repo_type == "model":
+        verify(folder)
+    again = f"python -m training.publish {folder} --repo_id {repo_id}"
+    again += " --private" * private + " --create_pr" * create_pr
+    api = HfApi()
+    try:
+        url = api.create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True)
+        commit = api.upload_folder(
+            repo_id=repo_id,
+            folder_path=folder,
+            repo_type=repo_type,
+            allow_patterns=names,
+            create_pr=create_pr,
+            commit_message="Upload by vitrail",
+        )
+        checked = api.verify_repo_checksums(
+            repo_id, repo_type=repo_type, local_dir=folder, revision=commit.pr_revision or commit.oid
+        )
+    except Exception as error:  # whatever fails on the way: the export lies on disk, and the line repeats it
+        raise PushError(f"{repo_id} was not pushed ({one_line(error)}); repeat with: {again}") from error
+    if missing := sorted(set(names) & set(checked.extra_paths)):
+        raise PushError(f"the Hub took {repo_id} without {missing[0]}; repeat with: {again}")
+    if checked.mismatches:
+        raise PushError(f"the Hub holds other bytes of {checked.mismatches[0]['path']}; repeat with: {again}")
+    return commit.pr_url or str(url)
+
+
+def one_line(error: BaseException) -> str:
+    """What an exception says in one line of at most 300 characters, with tokens masked."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    text = lines[0] if len(lines) == 1 else f"{lines[0]} {lines[-1]}"  # the Hub's own words stand in the last line
+    return re.sub(r"hf_[A-Za-z0-9]+", "hf_***", text)[:300]

@@ -1,0 +1,51 @@
+"""Real processes for tests, without paying for `import torch` in each: a fork server holds the imports.
+
+A child can be killed, signalled and starved of disk like any process, and nothing it does reaches the tests' own.
+"""
+
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+PRELOAD = ["pytest", "training.classifier", "training.ddpm", "training.loop"]
+
+
+@contextmanager
+def start(function: Callable, *args, log: Path) -> Iterator[multiprocessing.Process]:
+    """A process that runs function(*args) (of a module's top level), stdout and stderr going to `log`.
+
+    What is left of it and of its own children when the block ends is killed.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOAD)  # without effect once the server runs; modules not there are passed over
+    process = context.Process(target=_into, args=(log, function, args))
+    process.start()
+    try:
+        yield process
+    finally:
+        process.kill()
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.join()
+
+
+def run(function: Callable, *args, log: Path, timeout_s: float = 120) -> tuple[int, str]:
+    """(exit code, what it printed) of a process that runs function(*args); a signal's number is negative."""
+    with start(function, *args, log=log) as process:
+        process.join(timeout_s)
+        if process.exitcode is None:
+            raise TimeoutError(f"still running after {timeout_s} s; so far: {log.read_text()[-2000:]}")
+    return process.exitcode, log.read_text() if log.exists() else ""
+
+
+def _into(log: Path, function: Callable, args: tuple) -> None:
+    os.setsid()
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    sys.stdout, sys.stderr = open(1, "w", buffering=1, closefd=False), open(2, "w", buffering=1, closefd=False)
+    function(*args)

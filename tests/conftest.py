@@ -1,0 +1,97 @@
+"""Offline by construction, and two fixtures for pages: `serve(demo) -> url` and `page`, a browser that never leaves the machine."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is imported anywhere
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+
+import random
+import re
+import shutil
+import socket
+
+import numpy as np
+import pytest
+import torch
+
+CHROMIUM_FLAGS = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--disable-background-networking"]
+HERE = re.compile(r"^(data|blob|about):|^(https?|wss?)://(127\.0\.0\.1|localhost)(:\d+)?(/|$)")
+SKIPPED: list[str] = []
+
+
+@pytest.fixture(autouse=True)
+def _same_draws():
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture
+def serve():
+    """serve(demo) -> the address of the app, launched in this process on a free port as its users get it."""
+    from apps import ui
+
+    running = []
+
+    def start(demo) -> str:
+        running.append(demo)
+        return ui.launch(demo, port=free_port(), block=False).rstrip("/")
+
+    yield start
+    for demo in running:
+        demo.close(verbose=False)
+
+
+@pytest.fixture(scope="module")
+def browser(request):
+    """A headless chromium from $CHROMIUM or the path; without one the test skips, or fails under REQUIRE_BROWSER=1."""
+    program = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+    if program is None:
+        SKIPPED.append(request.module.__name__)
+        reason = "no chromium: install it, or point CHROMIUM at one"
+        pytest.fail(reason) if os.environ.get("REQUIRE_BROWSER") == "1" else pytest.skip(reason)
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=program, args=CHROMIUM_FLAGS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def page(browser):
+    """A fresh page; the test fails on any request that leaves this machine and on any error thrown in the page."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    context.set_default_timeout(20_000)
+    left, thrown = [], []
+
+    def only_here(route):
+        if HERE.match(route.request.url):
+            route.continue_()
+        else:
+            left.append(route.request.url)
+            route.abort()
+
+    context.route("**/*", only_here)
+    page = context.new_page()
+    page.on("websocket", lambda socket: None if HERE.match(socket.url) else left.append(socket.url))
+    page.on("pageerror", lambda error: thrown.append(str(error)))
+    yield page
+    context.close()
+    assert not left, f"requests left 127.0.0.1: {left}"
+    assert not thrown, f"errors in the page: {thrown}"
+
+
+def pytest_terminal_summary(terminalreporter):
+    if SKIPPED:
+        where = ", ".join(sorted(set(SKIPPED)))
+        terminalreporter.write_sep("!", "BROWSER TESTS SKIPPED: no chromium found", red=True, bold=True)
+        terminalreporter.write_line(
+            f"in {where}. Install chromium or set CHROMIUM=/path; REQUIRE_BROWSER=1 makes this an error."
+        )

@@ -1,0 +1,196 @@
+"""hub_models/card.py: a card says what was recorded and nothing else; the lint refuses what the Hub has refused."""
+
+import re
+
+import pytest
+import yaml
+
+from hub_models import card
+
+RUN = {
+    "stem": "classifier",
+    "name": "swin",
+    "title": "Swin classifier, 64 px",
+    "summary": "A small Swin.",
+    "library_name": "timm",
+    "pipeline_tag": "image-classification",
+    "tags": ["image-classification", "timm"],
+    "license": "cc-by-4.0",
+    "datasets": ["org/emoji", "emoji", "build/data/emoji"],
+    "command": "python -m training.classifier --preset swin",
+    "hardware": "2 CPU cores",
+    "hours": 1.25,
+    "steps": 6000,
+    "images_seen": 768000,
+    "seed": 0,
+    "parameters": 1234567,
+    "attributions": ["Twemoji, Twitter and other contributors, CC BY 4.0"],
+    "usage": "import timm",
+    "limits": ["It sees 64 pixels."],
+    "pictures": ["confusion.png"],
+}
+RESULTS = {
+    "stem": "classifier",
+    "model": "swin",
+    "dataset": "emoji",
+    "data_hash": "ab" * 32,
+    "seconds": 12.5,
+    "metrics": {
+        "validation/top1": 0.5678,
+        "heldout_pairs/top1": 0.71239,
+        "heldout_pairs/pictures": 1043,
+        "kid": 1.23456,
+    },
+    "baseline": {"heldout_pairs/top1": 0.3},
+    "baseline_name": "HOG nearest neighbour",
+    "per_class": {"validation": {"face": 0.25, "flag": None}},
+}
+
+
+def front_matter(text: str) -> dict:
+    return yaml.safe_load(text.split("---\n")[1])
+
+
+def lint_front(front: dict) -> str:
+    base = {"license": "mit", "library_name": "timm"}
+    return "\n".join(card.lint(f"---\n{yaml.safe_dump(base | front)}---\n# Model\n"))
+
+
+def test_card_says_what_was_measured_and_recorded():
+    text = card.write_card(RUN, RESULTS)
+    assert card.lint(text) == []
+    assert "| `heldout_pairs/top1` | 71.2 % | 30.0 % |" in text and "| `validation/top1` | 56.8 % |  |" in text
+    assert "HOG nearest neighbour" in text and "1,043" in text and "| `kid` | 1.235 |  |" in text
+    assert "| face | 25.0 % |" in text and "| flag | – |" in text
+    for said in [
+        "768,000",
+        "6,000",
+        "1.25",
+        "2 CPU cores",
+        "1,234,567",
+        RUN["command"],
+        "import timm",
+        "![confusion](confusion.png)",
+    ]:
+        assert said in text
+    front = front_matter(text)
+    assert front["datasets"] == ["org/emoji"], "only what is a Hub id may stand there"
+    results = {r["dataset"].get("split"): r for r in front["model-index"][0]["results"]}
+    assert results["heldout_pairs"]["metrics"][0] == {
+        "type": "accuracy",
+        "name": "heldout_pairs/top1",
+        "value": 0.71239,
+    }
+    assert results["validation"]["dataset"] == {"type": "emoji", "name": "emoji (validation)", "split": "validation"}
+    assert results[None]["metrics"] == [{"type": "kid", "name": "kid", "value": 1.23456}]
+
+
+def test_every_front_matter_agrees_with_huggingface_hub():
+    from huggingface_hub import ModelCard
+
+    data = ModelCard(card.write_card(RUN, RESULTS)).data
+    assert data.license == "cc-by-4.0" and data.library_name == "timm" and data.model_name == "swin"
+    assert {(r.dataset_split, r.metric_value) for r in data.eval_results} >= {
+        ("heldout_pairs", 0.71239),
+        ("validation", 0.5678),
+    }
+
+
+def test_what_was_not_recorded_is_not_invented():
+    bare = card.write_card({"stem": "ddpm", "name": "x", "library_name": "diffusers"}, None)
+    assert card.lint(bare) == []
+    assert bare.count("not recorded") >= 6 and "Not measured yet" in bare
+    assert not re.search(r"\bNone\b|null|nan", bare) and "model-index" not in front_matter(bare)
+    body = bare.split("---\n")[2]
+    assert not re.search(r"\d", body), "a number from nowhere"
+
+
+def test_numbers_that_are_none_are_left_out():
+    metrics = {"validation/top1": float("nan"), "kid": float("inf"), "heldout_pairs/top1": 0.5}
+    text = card.write_card(RUN, RESULTS | {"metrics": metrics})
+    assert card.lint(text) == []
+    assert [len(r["metrics"]) for r in front_matter(text)["model-index"][0]["results"]] == [1]
+
+
+def test_twemoji_keeps_its_licence():
+    for licence in ("apache-2.0", "mit", None):
+        with pytest.raises(ValueError, match="cc-by-4.0"):
+            card.write_card(RUN | {"license": licence}, None)
+
+
+def test_base_model_is_said_only_if_others_can_find_it():
+    front = front_matter(card.write_card(RUN | {"base_model": "timm/vit_small"}, None))
+    assert front["base_model"] == "timm/vit_small" and front["base_model_relation"] == "finetune"
+    local = card.write_card(RUN | {"base_model": "/home/somebody/runs/vit/export"}, None)
+    assert "base_model" not in front_matter(local) and "somebody" not in local
+
+
+@pytest.mark.parametrize(
+    ("front", "said"),
+    [
+        # Cards that the Hub has refused at the end of a training: nulls and local paths written by other trainers.
+        ({"datasets": [None]}, "datasets[0] is null"),
+        ({"base_model": None}, "base_model is null"),
+        ({"datasets": ["/data/pokemon"]}, "no Hub id"),
+        ({"datasets": ["./my pictures"]}, "no Hub id"),
+        ({"datasets": "build/data/emoji"}, "no Hub id"),
+        ({"base_model": "runs/vit/checkpoint-500"}, "no Hub id"),
+        ({"base_model": "C:\\models\\vit"}, "no Hub id"),
+        ({"license": "Apache 2.0"}, "no licence id"),
+        ({"license": "cc-by-4"}, "no licence id"),
+        ({"license": "other"}, "license_name"),
+        ({"license": "other", "license_name": "mine"}, "license_link"),
+        ({"pipeline_tag": "class-conditional-image-generation"}, "no task"),
+        ({"pipeline-tag": "image-classification"}, "no such key"),
+        ({"library_name": None}, "library_name"),
+        ({"tags": "one"}, "list of strings"),
+        ({"tags": [1]}, "list of strings"),
+        ({"base_model_relation": "child"}, "none of"),
+        ({"model-index": []}, "model-index"),
+        ({"model-index": [{"results": []}]}, "model-index[0].name"),
+    ],
+)
+def test_lint_refuses(front, said):
+    assert said in lint_front(front)
+
+
+@pytest.mark.parametrize("path", ["name", "task", "task.type", "dataset", "dataset.type", "dataset.name", "metrics", "metrics.type", "metrics.value"])  # fmt: skip
+def test_lint_misses_no_required_field_of_the_model_index(path):
+    result = {"task": {"type": "t"}, "dataset": {"type": "d", "name": "D"}, "metrics": [{"type": "m", "value": 0.0}]}
+    model = {"name": "n", "results": [result]}
+    assert lint_front({"model-index": [model]}) == ""
+    holder, _, key = path.rpartition(".")
+    target = model if path == "name" else result[holder] if holder else result
+    target = target[0] if isinstance(target, list) else target
+    del target[key]
+    assert path.split(".")[-1] in lint_front({"model-index": [model]})
+
+
+def test_lint_of_model_index_details():
+    metric = {"type": "m", "value": 1}
+    result = {"task": {"type": "t"}, "dataset": {"type": "/data/x", "name": "D", "config": None}, "metrics": [metric]}
+    said = lint_front({"model-index": [{"name": "n", "results": [result | {"source": {"name": "here"}}]}]})
+    assert "local path" in said and "dataset.config is null" in said and "source.url is missing" in said
+
+
+@pytest.mark.parametrize(
+    "text", ["# no front matter", "---\n: [\n---\n", "---\njust words\n---\n", "---\nlicense: mit\n"]
+)
+def test_lint_of_broken_front_matter(text):
+    assert len(card.lint(text)) == 1
+
+
+def test_lint_accepts_what_the_hub_accepts():
+    front = {
+        "language": ["en"], "license": "other", "license_name": "mine", "license_link": "LICENSE", "datasets": ["squad", "org/d.v1"],
+        "base_model": ["timm/vit_tiny"], "base_model_relation": "finetune", "pipeline_tag": "image-to-text", "tags": ["a"],
+        "widget": [{"text": "a cat", "output": {"url": "image_0.png"}}], "inference": False, "thumbnail": "https://x.example/a.png",
+    }  # fmt: skip
+    assert lint_front(front) == ""
+
+
+def test_numbers_are_formatted_once_and_alike():
+    assert card.format_number("unseen_style/top5", 1.0) == "100.0 %"
+    assert card.format_number("label_accuracy", 0.7049) == "70.5 %"
+    assert card.format_number("kid", 0.012345) == "0.01235" and card.format_number("pictures", 12345) == "12,345"
+    assert card.format_number("top1", None) == card.format_number("top1", float("nan")) == "–"

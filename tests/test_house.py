@@ -1,0 +1,309 @@
+"""The house rules: who may import whom, what an app needs, what is shipped, and that no number is stale."""
+
+import ast
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from safetensors import safe_open
+
+from hub_models import card, store
+
+ROOT = Path(__file__).parent.parent
+ROOMS = ("hub_models", "training", "apps", "spaces", "tests", "benchmarks", "docs", ".ci")
+STEMS = ("autoencoder", "clip", "text_to_image", "ddpm", "classifier", "segmentation", "captioning")
+DOORS = ("training.evaluate", "training.publish")  # they may know every stem
+BASE_ONLY_BLOCKED = ("accelerate", "datasets", "tyro", "matplotlib", "skimage", "resvg_py", "tensorboard")
+SHIPPED = [f"{stem}/{name}" for stem in STEMS for name in store.variants(stem)]
+MIB = 1 << 20
+
+
+def files(root: Path, *suffixes: str) -> list[Path]:
+    """What the repository holds with these suffixes; not what tools and runs leave beside it."""
+    found = [p for p in root.iterdir() if p.is_file()]
+    found += [p for room in ROOMS for p in (root / room).rglob("*") if p.is_file() and "__pycache__" not in p.parts]
+    return sorted(p for p in found if p.suffix in suffixes)
+
+
+def module_name(root: Path, path: Path) -> str:
+    return ".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__")
+
+
+def imports(root: Path, path: Path) -> set[str]:
+    """Dotted names of all that a file imports, at any depth of it; `from a import b` gives a and a.b."""
+    names, package = set(), module_name(root, path).split(".")[: None if path.name == "__init__.py" else -1]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), str(path))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*above, node.module] if node.module else above)
+            names |= {module} | {f"{module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Call) and getattr(node.func, "attr", getattr(node.func, "id", "")) in (
+            "import_module",
+            "__import__",
+        ):
+            names |= {a.value for a in node.args if isinstance(a, ast.Constant) and isinstance(a.value, str)}
+    return names
+
+
+def stem_of(name: str, room: str) -> str | None:
+    """The stem whose module in this room the dotted name lies in."""
+    parts = name.split(".")
+    return parts[1] if parts[0] == room and len(parts) > 1 and parts[1] in STEMS else None
+
+
+def broken_rules(root: Path) -> list[str]:
+    """training → hub_models ← apps, never sideways; one line for each import that goes elsewhere."""
+    broken = []
+    for path in files(root, ".py"):
+        name = module_name(root, path)
+        room, own = name.split(".")[0], stem_of(name, name.split(".")[0])
+        if room not in ("hub_models", "training", "apps"):
+            continue
+        for other in sorted(imports(root, path)):
+            there, stem = other.split(".")[0], stem_of(other, other.split(".")[0])
+            if there not in ("hub_models", "training", "apps", "spaces", "tests", "benchmarks"):
+                continue
+            if there != room and there != "hub_models":
+                broken.append(f"{name} imports {other}: only hub_models may be imported from another room")
+            elif room == "hub_models" and stem and stem != own and (own, stem) != ("text_to_image", "clip"):
+                broken.append(f"{name} imports {other}: stems of hub_models don't know each other")
+            elif room == there == "training" and stem and stem != own and name not in DOORS:
+                broken.append(f"{name} imports {other}: scripts meet in artefacts, not in imports")
+            elif (
+                room == there == "apps" and name != "apps.gallery" and (stem and stem != own or other == "apps.gallery")
+            ):
+                broken.append(f"{name} imports {other}: only the gallery knows the apps")
+    return broken
+
+
+def test_rules_of_imports_hold():
+    assert broken_rules(ROOT) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "source"),
+    [
+        ("hub_models/ddpm.py", "from training import metrics"),
+        ("hub_models/ddpm.py", "def f():\n    import apps.ui"),
+        ("hub_models/ddpm.py", "from hub_models import classifier"),
+        ("hub_models/ddpm.py", "from . import clip"),
+        ("hub_models/clip/model.py", "from hub_models.ddpm import load"),
+        ("hub_models/store.py", "from hub_models import ddpm"),
+        ("training/ddpm.py", "from training import classifier"),
+        ("training/ddpm.py", "import apps.ddpm"),
+        ("training/loop.py", "from training.ddpm import main"),
+        ("training/data/sources.py", "from ..classifier import main"),
+        ("apps/ddpm.py", "from apps.classifier import build"),
+        ("apps/ui.py", "from apps import ddpm"),
+        ("apps/ddpm.py", "from training.data.emoji import LABELS"),
+        ("apps/ddpm.py", "import importlib\nimportlib.import_module('training.metrics')"),
+    ],
+)
+def test_rules_see_each_kind_of_trespass(tmp_path, path, source):
+    (tmp_path / path).parent.mkdir(parents=True)
+    (tmp_path / path).write_text(source + "\n")
+    assert len(broken_rules(tmp_path)) == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "source"),
+    [
+        ("hub_models/text_to_image.py", "from hub_models import clip, store"),
+        ("hub_models/clip/__init__.py", "from .model import load"),
+        ("training/evaluate.py", "from training import ddpm, classifier"),
+        ("training/ddpm.py", "from hub_models import classifier, ddpm\nfrom training import loop"),
+        ("apps/gallery.py", "from apps import ddpm, classifier, ui"),
+        ("apps/ddpm.py", "from apps import ui\nfrom hub_models import ddpm"),
+        ("tests/test_x.py", "from training import ddpm"),
+    ],
+)
+def test_rules_allow_what_they_should(tmp_path, path, source):
+    (tmp_path / path).parent.mkdir(parents=True)
+    (tmp_path / path).write_text(source + "\n")
+    assert broken_rules(tmp_path) == []
+
+
+def test_rules_of_names():
+    vague = {"utils", "util", "helpers", "helper", "common", "misc", "manager"}
+    assert [p for p in files(ROOT, ".py") if p.stem in vague or p.parent.name in vague] == []
+    assert not (ROOT / "spaces" / "__init__.py").exists(), "it would shadow the package of ZeroGPU"
+    assert (ROOT / "hub_models" / "__init__.py").read_text() == "", "a Space takes one stem and leaves the others"
+
+
+def test_rules_of_what_no_code_may_do():
+    """Nothing is unpickled, no foreign code runs, nothing is shared to the outside, no address of an index is kept."""
+    own = ROOT / "tests" / "test_house.py"
+    for path in [p for p in files(ROOT, ".py") if p != own]:
+        tree, opens_pickles = ast.parse(path.read_text(encoding="utf-8")), path.parent != ROOT / "tests"
+        for node in ast.walk(tree):
+            where = f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 0)}"
+            if isinstance(node, ast.keyword) and node.arg in ("trust_remote_code", "share"):
+                assert not (isinstance(node.value, ast.Constant) and node.value.value is True), (
+                    f"{where} {node.arg}=True"
+                )
+            if opens_pickles and isinstance(node, ast.Import | ast.ImportFrom):
+                names = {alias.name for alias in node.names} | {getattr(node, "module", "")}
+                assert not names & {"pickle", "cloudpickle", "dill", "joblib"}, f"{where} imports a pickler"
+            if opens_pickles and isinstance(node, ast.Attribute) and node.attr == "load":
+                assert getattr(node.value, "id", "") != "torch", f"{where} torch.load"
+    addresses = re.compile(
+        r"pypi\.org/simple|pythonhosted\.org|download\.pytorch\.org|registry\.npmjs|--(extra-)?index-url|--find-links|file:///"
+    )
+    for path in files(ROOT, ".py", ".md", ".toml", ".lock", ".txt", ".json", ".yml", ".yaml", "", ".sh"):
+        if path != own:
+            assert not addresses.search(path.read_text(encoding="utf-8", errors="ignore")), (
+                f"an index address in {path}"
+            )
+
+
+def test_rules_of_the_lock():
+    """requirements.lock has every direct dependency, at a version that pyproject.toml allows, and no address."""
+    from packaging.requirements import Requirement
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"], *(r for extra in project["optional-dependencies"].values() for r in extra)]
+    text = (ROOT / "requirements.lock").read_text()
+    assert "://" not in text
+    locked: dict[str, list[str]] = {}
+    for line in text.splitlines():
+        requirement = Requirement(line)
+        locked.setdefault(requirement.name.lower().replace("_", "-"), []).append(str(requirement.specifier)[2:])
+    for requirement in map(Requirement, wanted):
+        versions = locked.get(requirement.name.lower().replace("_", "-"))
+        assert versions, f"{requirement.name} isn't locked: make lock"
+        assert all(requirement.specifier.contains(v) for v in versions), (
+            f"{requirement} is locked at {versions}: make lock"
+        )
+
+
+def test_base_install_is_enough_for_every_app():
+    """All of hub_models and apps in a process where what only training and tests need doesn't exist."""
+    modules = [
+        module_name(ROOT, p) for p in files(ROOT, ".py") if p.relative_to(ROOT).parts[0] in ("hub_models", "apps")
+    ]
+    assert {"hub_models.store", "apps.ui"} <= set(modules)
+    code = f"""
+import importlib, sys
+blocked = set({BASE_ONLY_BLOCKED!r})
+
+class Without:
+    def __init__(self, finder):
+        self.finder = finder
+    def find_spec(self, name, path=None, target=None):
+        return None if name.split(".")[0] in blocked else self.finder.find_spec(name, path, target)
+    def find_distributions(self, context):
+        found = getattr(self.finder, "find_distributions", lambda context: [])(context)
+        return (d for d in found if d.metadata["Name"] not in blocked)
+    def __getattr__(self, name):
+        return getattr(self.finder, name)
+
+sys.meta_path[:] = [Without(finder) for finder in sys.meta_path]
+try:
+    import accelerate
+except ModuleNotFoundError:
+    pass
+else:
+    sys.exit("the blocking doesn't block")
+for name in {modules!r}:
+    importlib.import_module(name)
+print("imported", len({modules!r}), *sorted(blocked & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=110)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.splitlines()[-1] == f"imported {len(modules)}", done.stdout
+
+
+def test_weights_are_shipped_within_the_budget():
+    assert SHIPPED, "no checkpoint in hub_models/weights"
+    sizes = {p: p.stat().st_size for p in store.WEIGHTS.rglob("*") if p.is_file()}
+    assert sum(sizes.values()) <= 120 * MIB
+    assert max(sizes.values()) <= 48 * MIB
+    stray = {p.relative_to(store.WEIGHTS).parts[0] for p in store.WEIGHTS.iterdir()} - set(STEMS)
+    assert not stray, f"not a stem: {stray}"
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_checkpoint_is_sound_halved_and_described(name):
+    folder = store.WEIGHTS / name
+    store.verify(folder, manifest_required=True)
+    here = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
+    assert here == set(store.files_to_push(folder)), "a shipped folder is byte for byte what a push takes"
+    for path in folder.rglob("*.safetensors"):
+        with safe_open(path, "np") as file:
+            dtypes = {file.get_slice(tensor).get_dtype() for tensor in file.keys()}  # noqa: SIM118
+        assert not dtypes & {"F32", "F64", "BF16"} and "F16" in dtypes, f"{path} holds {dtypes}"
+    text = (folder / "README.md").read_text()
+    assert card.lint(text) == []
+    results = json.loads((folder / "results.json").read_text())
+    assert {"stem", "model", "dataset", "data_hash", "seconds", "metrics"} <= set(results) and results["metrics"]
+    assert results["stem"] == name.split("/")[0]
+    for metric, value in results["metrics"].items():
+        assert f"| `{metric}` | {card.format_number(metric, value)} |" in text, f"the card says otherwise of {metric}"
+
+
+def test_tables_are_those_of_the_results_files():
+    command = [sys.executable, "-m", "training.results", "--check"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
+def test_stale_tables_are_noticed(tmp_path, monkeypatch):
+    from training import results
+
+    metrics = {"validation/top1": 0.5, "validation/pictures": 1200}
+    made = {
+        "stem": "classifier",
+        "model": "vit",
+        "dataset": "emoji",
+        "data_hash": "abc",
+        "seconds": 3.2,
+        "metrics": metrics,
+    }
+    made |= {"baseline": {"validation/top1": 0.25}, "baseline_name": "nearest neighbour"}
+    folder = tmp_path / "weights" / "classifier" / "vit"
+    folder.mkdir(parents=True)
+    (folder / "results.json").write_text(json.dumps(made))
+    (tmp_path / "README.md").write_text(f"# Title\n{results.START}\nold\n{results.END}\nrest\n")
+    monkeypatch.setattr(results, "ROOT", tmp_path)
+    monkeypatch.setattr(store, "WEIGHTS", tmp_path / "weights")
+    with pytest.raises(SystemExit):
+        results.main(["--check"])
+    assert "old" in (tmp_path / "README.md").read_text(), "--check must not write"
+    results.main([])
+    results.main(["--check"])
+    readme = (tmp_path / "README.md").read_text()
+    assert "| `validation/top1` | 50.0 % | 25.0 % |" in readme and "| `validation/pictures` | 1,200 |  |" in readme
+    assert readme.startswith("# Title\n") and readme.endswith("rest\n") and "old" not in readme
+    (folder / "results.json").write_text(json.dumps(made | {"metrics": {"validation/top1": 0.51}}))
+    with pytest.raises(SystemExit):
+        results.main(["--check"])
+
+
+def test_commands_of_the_readme_exist(capsys):
+    """Each `python -m … --flag` and each `make target` that the README shows."""
+    import importlib
+
+    text = (ROOT / "README.md").read_text().replace("\\\n", " ")
+    commands = re.findall(r"(?:python|accelerate launch.*?) -m ((?:training|apps)\.\w+)((?: +[^\s`#]+)*)", text)
+    assert len(commands) >= 6
+    helps: dict[str, str] = {}
+    for module, rest in commands:
+        if module not in helps:
+            with pytest.raises(SystemExit) as stopped:
+                importlib.import_module(module).main(["--help"])
+            assert stopped.value.code in (0, None)
+            helps[module] = capsys.readouterr().out
+        for flag in re.findall(r"--[\w-]+", rest):
+            assert re.search(rf"{flag}\b", helps[module].replace("-", "_").replace("__", "--")), (
+                f"{module} has no {flag}"
+            )
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"\bmake ([a-z]+)\b", text)) - targets - {"weights"} == set()
+    for path in re.findall(r"\]\((?!http)([^)#]+)\)", text):
+        assert (ROOT / path).exists(), f"README.md links to {path}, which isn't there"

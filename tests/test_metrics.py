@@ -1,0 +1,180 @@
+"""Scores against numbers worked by hand and against slow loops that follow the definitions letter by letter."""
+
+import numpy as np
+import pytest
+
+from training import metrics
+
+
+def test_top_k_by_hand():
+    logits = np.array([[3.0, 2.0, 1.0, 0.0], [0.0, 1.0, 2.0, 3.0], [1.0, 3.0, 2.0, 0.0], [5.0, 0.0, 1.0, 2.0]])
+    labels = np.array([0, 2, 0, 1])  # ranks of the truth: 1, 2, 3, 4
+    assert [metrics.top_k_accuracy(logits, labels, k) for k in (1, 2, 3, 4, 9)] == [0.25, 0.5, 0.75, 1.0, 1.0]
+
+
+def test_top_k_gives_a_constant_answer_no_more_than_a_guess():
+    assert metrics.top_k_accuracy(np.zeros((4, 4)), np.arange(4), 1) == 0.25
+    assert metrics.top_k_accuracy(np.zeros((4, 4)), np.arange(4), 2) == 0.5
+
+
+def test_top_k_equals_sklearn_like_sorting():
+    rng = np.random.default_rng(0)
+    logits, labels = rng.integers(0, 5, (200, 7)).astype(float), rng.integers(0, 7, 200)  # many ties
+    for k in (1, 3):
+        slow = np.mean(
+            [y in sorted(range(7), key=lambda c: (-row[c], c))[:k] for row, y in zip(logits, labels, strict=True)]
+        )
+        assert metrics.top_k_accuracy(logits, labels, k) == pytest.approx(slow)
+
+
+@pytest.mark.parametrize(
+    ("logits", "labels", "k", "says"),
+    [
+        (np.array([[np.nan, 0.0]]), np.array([0]), 1, "not finite"),
+        (np.zeros((2, 3)), np.array([0, 3]), 1, r"labels\[1\] is 3"),
+        (np.zeros((2, 3)), np.array([0, -100]), 1, "-100"),
+        (np.zeros((2, 3)), np.array([0.0, 1.0]), 1, "integers"),
+        (np.zeros((0, 3)), np.array([], int), 1, "N > 0"),
+        (np.zeros((2, 3)), np.array([0, 1, 2]), 1, "N > 0"),
+        (np.zeros((2, 3)), np.array([0, 1]), 0, "k > 0"),
+    ],
+)
+def test_top_k_refuses(logits, labels, k, says):
+    with pytest.raises(ValueError, match=says):
+        metrics.top_k_accuracy(logits, labels, k)
+
+
+def test_confusion_matrix_has_the_truth_in_rows():
+    conf = metrics.confusion_matrix(pred=np.array([0, 1, 1, 2, 0]), true=np.array([0, 0, 1, 1, 0]), num_classes=4)
+    assert conf.dtype == np.int64
+    assert conf.tolist() == [[2, 1, 0, 0], [0, 1, 1, 0], [0, 0, 0, 0], [0, 0, 0, 0]]
+    per_class = metrics.per_class_accuracy(conf)
+    assert per_class[:2].tolist() == [pytest.approx(2 / 3), 0.5]
+    assert np.isnan(per_class[2:]).all()  # no pictures, no accuracy: not 0
+    with pytest.raises(ValueError, match=r"pred\[1\] is 4"):
+        metrics.confusion_matrix(np.array([0, 4]), np.array([0, 1]), 4)  # else it would land in the next row
+
+
+def test_kid_by_hand():
+    # D = 1, kernel (xy + 1)^3. k(0,1) = 1 within a; k(2,-1) = -1 within b; across: 1, 1, 27, 0.
+    a, b = np.array([[0.0], [1.0]]), np.array([[2.0], [-1.0]])
+    mean, std = metrics.kernel_inception_distance(a, b, subsets=3, subset_size=2)
+    assert mean == pytest.approx(1 - 1 - 2 * (1 + 1 + 27 + 0) / 4)
+    assert std == pytest.approx(0)
+
+
+def test_kid_equals_the_definition_in_loops():
+    rng = np.random.default_rng(1)
+    a, b, n, d = rng.normal(size=(9, 5)), rng.normal(0.3, 1.2, size=(9, 5)), 9, 5
+
+    def kernel(x, y):
+        return (sum(x[i] * y[i] for i in range(d)) / d + 1) ** 3
+
+    same = sum(kernel(a[i], a[j]) + kernel(b[i], b[j]) for i in range(n) for j in range(n) if i != j) / (n * (n - 1))
+    slow = same - 2 * sum(kernel(x, y) for x in a for y in b) / n**2
+    assert metrics.kernel_inception_distance(a, b, subsets=2, subset_size=9)[0] == pytest.approx(slow, rel=1e-9)
+
+
+def test_kid_is_unbiased_and_sees_a_shift():
+    rng = np.random.default_rng(2)
+    # Unbiased: the mean over 300 tiny independent draws from one distribution lies within 4 standard errors of 0.
+    draws = [
+        metrics.kernel_inception_distance(rng.normal(size=(6, 8)), rng.normal(size=(6, 8)), subsets=1, subset_size=6)[0]
+        for _ in range(300)
+    ]
+    assert abs(np.mean(draws)) < 4 * np.std(draws) / np.sqrt(300)
+    # A V-statistic (diagonal kept) would be biased by about 2·(k(x,x) − k(x,y))/6: outside of that interval.
+    assert 4 * np.std(draws) / np.sqrt(300) < 2 * 6.0 / 6
+    a, b = rng.normal(size=(400, 8)), rng.normal(size=(300, 8))
+    same, spread = metrics.kernel_inception_distance(a, b)
+    near, far = (metrics.kernel_inception_distance(a, b + shift)[0] for shift in (0.3, 1.0))
+    assert abs(same) < 3 * spread < near < far
+    assert spread > 0
+
+
+def test_kid_is_a_function_of_its_seed_and_symmetric():
+    rng = np.random.default_rng(3)
+    a, b = rng.normal(size=(40, 4)).astype(np.float32), rng.normal(1, 1, size=(40, 4)).astype(np.float32)
+    first = metrics.kernel_inception_distance(a, b, seed=5)
+    assert metrics.kernel_inception_distance(a, b, seed=5) == first
+    assert metrics.kernel_inception_distance(a, b, seed=6) != first
+    whole = {"subsets": 1, "subset_size": 40}
+    assert metrics.kernel_inception_distance(a, b, **whole)[0] == pytest.approx(
+        metrics.kernel_inception_distance(b, a, **whole)[0]
+    )
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "size", "says"),
+    [
+        (np.zeros((4, 3)), np.zeros((4, 2)), None, "one feature model"),
+        (np.zeros((4, 3)), np.zeros((3, 3)), 4, "<= 3"),
+        (np.zeros((1, 3)), np.zeros((4, 3)), None, "<= 1"),
+        (np.full((4, 3), np.nan), np.zeros((4, 3)), None, "features_a are not finite"),
+        (np.zeros(4), np.zeros((4, 3)), None, "features_a must be"),
+    ],
+)
+def test_kid_refuses(a, b, size, says):
+    with pytest.raises(ValueError, match=says):
+        metrics.kernel_inception_distance(a, b, subset_size=size)
+
+
+def test_nearest_distances_equal_the_loop_over_all_pairs(monkeypatch):
+    rng = np.random.default_rng(4)
+    queries, references = rng.normal(100, 1, (23, 6)), rng.normal(100, 1, (17, 6))
+    queries[5] = references[11]  # a copy, far from the origin: cancellation would show
+    all_pairs = np.array([[np.sqrt(((q - r) ** 2).sum()) for r in references] for q in queries])
+    monkeypatch.setattr(metrics, "BLOCK_BYTES", 8 * 17 * 4)  # blocks of 4 queries, the last one short
+    index, distance = metrics.nearest_distances(queries, references)
+    assert index.tolist() == all_pairs.argmin(axis=1).tolist()
+    np.testing.assert_allclose(distance, all_pairs.min(axis=1), rtol=1e-12)
+    assert (index[5], distance[5]) == (11, 0.0)
+    assert [len(x) for x in metrics.nearest_distances(queries[:0], references)] == [0, 0]
+    with pytest.raises(ValueError, match="M > 0"):
+        metrics.nearest_distances(queries, references[:0])
+
+
+def test_hog_colour_features_tell_shape_and_colour_apart():
+    blank = np.full((64, 64, 3), 255, np.uint8)
+    red_square, blue_square, red_bars, shifted = (blank.copy() for _ in range(4))
+    red_square[16:48, 16:48] = (220, 30, 30)
+    blue_square[16:48, 16:48] = (30, 30, 220)
+    red_bars[::8, :] = (220, 30, 30)
+    shifted[17:49, 16:48] = (220, 30, 30)
+    images = np.stack([red_square, blue_square, red_bars, shifted, blank])
+    features = metrics.hog_colour_features(images)
+    assert features.dtype == np.float32
+    assert features.shape == (5, 7 * 7 * 4 * 9 + 48 + 64)
+    assert np.isfinite(features).all()  # the blank picture has no gradient at all
+    assert (np.linalg.norm(features, axis=1) <= np.sqrt(3) + 1e-5).all()
+    distance = np.linalg.norm(features - features[0], axis=1)
+    assert distance[0] == 0
+    assert distance[3] < min(distance[1], distance[2], distance[4])  # one pixel lower is nearer than any of these
+    np.testing.assert_array_equal(metrics.hog_colour_features(images[1:2]), features[1:2])  # a picture by itself
+
+
+def test_hog_colour_histogram_by_hand():
+    image = np.zeros((16, 16, 3), np.uint8)
+    image[:, 8:] = (255, 128, 64)  # bin (3, 2, 1) = 16·3 + 4·2 + 1
+    histogram = metrics.hog_colour_features(image[None])[0, -64:]
+    assert np.flatnonzero(histogram).tolist() == [0, 57]
+    np.testing.assert_allclose(histogram[[0, 57]], np.sqrt(0.5))
+    tiles = metrics.hog_colour_features(image[None])[0, -64 - 48 : -64].reshape(4, 4, 3) * 255 * np.sqrt(48)
+    np.testing.assert_allclose(tiles[:, :2], 0)
+    np.testing.assert_allclose(tiles[:, 2:] - [255, 128, 64], 0, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "images", [np.zeros((2, 32, 32, 3)), np.zeros((2, 32, 32, 4), np.uint8), np.zeros((2, 8, 8, 3), np.uint8)]
+)
+def test_hog_refuses_what_is_no_picture(images):
+    with pytest.raises(ValueError, match="uint8"):
+        metrics.hog_colour_features(images)
+
+
+def test_nearest_neighbour_accuracy_by_hand():
+    train_x, train_y = np.array([[0.0, 0.0], [10.0, 0.0], [0.0, 10.0]]), np.array([0, 1, 2])
+    x, y = np.array([[1.0, 0.0], [9.0, 1.0], [8.0, 0.0], [1.0, 8.0]]), np.array([0, 1, 2, 2])
+    assert metrics.nearest_neighbour_accuracy(train_x, train_y, x, y) == 0.75
+    with pytest.raises(ValueError, match="3/2"):
+        metrics.nearest_neighbour_accuracy(train_x, train_y[:2], x, y)

@@ -1,0 +1,308 @@
+"""Image classifiers: any timm model, from scratch or fine-tuned.
+
+    python -m training.classifier --preset swin --output_dir runs/swin     # Swin, window 4, 64 px, from scratch
+    python -m training.classifier --preset vit --output_dir runs/vit       # ViT, patch 8, 64 px, from scratch
+    python -m training.classifier --preset finetune --dataset_name my_pictures --output_dir runs/mine \
+        --pretrained_model_name_or_path timm/vit_small_patch16_224.augreg_in21k_ft_in1k     # somebody's class folders
+
+Cost and scores of the shipped weights stand in their cards (hub_models/weights/classifier/).
+
+Letters: B batch, R side of the picture in pixels, K classes.
+"""
+
+import dataclasses
+import difflib
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import timm
+import torch
+from PIL import Image
+from timm.data import Mixup
+from timm.data.auto_augment import rand_augment_transform
+from timm.data.random_erasing import RandomErasing
+from timm.loss import SoftTargetCrossEntropy
+from timm.optim import param_groups_layer_decay
+from torchvision import transforms
+from torchvision.transforms import functional as F
+
+from hub_models import classifier as contract
+from hub_models import store
+from training import metrics, publish
+from training.config import TrainConfig, parse
+from training.data.sources import Source, open_source
+from training.loop import fit
+
+STEM = "classifier"
+
+
+@dataclass(frozen=True)
+class ClassifierConfig(TrainConfig):
+    """One classifier experiment."""
+
+    model_name: str = "vit_tiny_patch16_224"  # timm architecture, when trained from scratch
+    model_args: dict[str, int | tuple[int, ...]] = dataclasses.field(default_factory=dict)  # its arguments
+    pretrained_model_name_or_path: str | None = None  # bundled variant, folder, Hub id or timm name to start from
+    label_column: str | None = None  # column that holds the class; None = "label"
+    # Augmentation (timm's own)
+    rand_augment: str = "rand-m7-n2-mstd0.5-inc1"  # timm's RandAugment string (Cubuk 2020); "" = off
+    scale: tuple[float, float] = (0.5, 1.0)  # area range of the random resized crop
+    ratio: tuple[float, float] = (0.8, 1.25)  # aspect range of the random resized crop
+    random_ground: float = 0.5  # probability that transparent art lies on a random colour instead of white
+    grayscale: float = 0.05  # probability of a grey picture
+    random_erasing: float = 0.15  # probability of an erased rectangle (Zhong 2020)
+    random_flip: bool = False  # off by default: arrows, hands and letters have a direction
+    mixup: float = 0.2  # Mixup's beta parameter (Zhang 2018); 0 = off
+    cutmix: float = 1.0  # CutMix's beta parameter (Yun 2019); 0 = off
+    mix_probability: float = 0.5  # probability that a batch is mixed
+    label_smoothing: float = 0.1  # Szegedy 2016
+    drop_path: float = 0.1  # stochastic depth (Huang 2016)
+    layer_decay: float = 1.0  # learning-rate factor per layer from the top (Clark 2020); 1 = all equal
+    balance: float = 0.5  # 0 = every picture counts the same, 1 = every class does
+
+
+EMOJI = ClassifierConfig(
+    output_dir="runs/classifier", resolution=64, train_batch_size=128, learning_rate=1e-3, lr_warmup_steps=300,
+    adam_weight_decay=0.05, ema_decay=0.998, dataloader_num_workers=1, checkpointing_steps=250, validation_steps=500,
+)  # fmt: skip
+PRESETS = {
+    "swin": dataclasses.replace(
+        EMOJI, model_name="swin_tiny_patch4_window7_224", max_train_steps=6000,
+        model_args={"img_size": 64, "window_size": 4, "embed_dim": 48, "depths": (2, 2, 4), "num_heads": (2, 4, 8)},
+    ),
+    "vit": dataclasses.replace(
+        EMOJI, model_name="vit_tiny_patch16_224", max_train_steps=4000,
+        model_args={"img_size": 64, "patch_size": 8, "embed_dim": 192, "depth": 6, "num_heads": 3},
+    ),
+    "finetune": dataclasses.replace(
+        EMOJI, pretrained_model_name_or_path="swin", dataset_name="path/to/class/folders", train_batch_size=32,
+        learning_rate=3e-4, layer_decay=0.75, max_train_steps=1000, lr_warmup_steps=50, ema_decay=0.99,
+        balance=0.0, scale=(0.35, 1.0),
+    ),
+    "tiny": dataclasses.replace(
+        EMOJI, model_name="vit_tiny_patch16_224", dataset_name="emoji-sample", resolution=32,
+        model_args={"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2},
+        max_train_steps=2, train_batch_size=8, lr_warmup_steps=1, dataloader_num_workers=0, checkpointing_steps=1,
+        validation_steps=2, logging_steps=1, drop_path=0.0,
+    ),
+}  # fmt: skip
+
+
+class LabelledPictures:
+    """Augmented training samples {"pixels": (3, R, R) normalised, "label": ()} of a source; see `training.loop.Samples`."""
+
+    def __init__(self, source: Source, cfg: ClassifierConfig, mean: tuple, std: tuple):
+        self.source, self.cfg, self.data_hash = source, cfg, source.data_hash
+        source.preload(cfg.resolution + cfg.resolution // 4)
+        self.mean, self.std = mean, std
+        self.crop = transforms.RandomResizedCrop(
+            cfg.resolution, scale=cfg.scale, ratio=cfg.ratio, interpolation=transforms.InterpolationMode.BICUBIC
+        )
+        hints = {"translate_const": cfg.resolution // 8, "img_mean": (255, 255, 255)}
+        self.augment = rand_augment_transform(cfg.rand_augment, hints) if cfg.rand_augment else None
+        self.erase = RandomErasing(cfg.random_erasing, mode="pixel", device="cpu")
+        counts = np.bincount(source.labels, minlength=len(source.label_names)).astype(np.float64)  # (K,)
+        weight = np.where(counts > 0, np.maximum(counts, 1) ** -cfg.balance, 0)
+        self.class_weight = torch.tensor(weight * counts.sum() / (weight * counts).sum(), dtype=torch.float32)  # (K,)
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def sample(self, index: int, draw: torch.Generator) -> dict:
+        # timm and torchvision draw from the global generators, so those follow `draw` for this one sample.
+        seed = int(torch.randint(2**31, (), generator=draw))
+        random.seed(seed)
+        np.random.seed(seed)
+        torch.manual_seed(seed)
+        picture = on_ground(self.source.picture(index), _ground(self.cfg.random_ground))
+        picture = self.crop(picture)
+        if self.cfg.random_flip and random.random() < 0.5:
+            picture = F.hflip(picture)
+        if self.augment:
+            picture = self.augment(picture)
+        if random.random() < self.cfg.grayscale:
+            picture = F.rgb_to_grayscale(picture, 3)
+        pixels = F.normalize(F.to_tensor(picture), self.mean, self.std)  # (3, R, R)
+        return {"pixels": self.erase(pixels), "label": int(self.source.labels[index])}
+
+
+def _ground(probability: float) -> tuple[int, int, int]:
+    return tuple(random.randrange(256) for _ in range(3)) if random.random() < probability else (255, 255, 255)
+
+
+def on_ground(picture: Image.Image, colour: tuple[int, int, int]) -> Image.Image:
+    """The picture as RGB, its transparent parts over `colour`."""
+    if picture.mode != "RGBA":
+        return picture.convert("RGB")
+    return Image.alpha_composite(Image.new("RGBA", picture.size, (*colour, 255)), picture).convert("RGB")
+
+
+def create_model(cfg: ClassifierConfig, num_classes: int) -> torch.nn.Module:
+    """The timm model a config asks for, with `num_classes` outputs; a pretrained head of another size is made anew.
+
+    Raises SystemExit with timm's nearest names when the architecture is unknown.
+    """
+    name, drop = cfg.pretrained_model_name_or_path, {"drop_path_rate": cfg.drop_path} if cfg.drop_path else {}
+    if name is None:
+        if not timm.is_model(cfg.model_name.split(".")[0]):
+            near = difflib.get_close_matches(cfg.model_name, timm.list_models(), n=5, cutoff=0.4)
+            raise SystemExit(f"timm has no model {cfg.model_name!r}; near: {', '.join(near) or 'none'}")
+        return timm.create_model(cfg.model_name, num_classes=num_classes, **cfg.model_args, **drop)
+    if not timm.is_model(name.split(".")[0]):  # a timm name carries its own weights; anything else is a checkpoint
+        if "/" in name and not Path(name).is_dir():
+            name = f"hf-hub:{name}"
+        else:
+            name = f"local-dir:{store.resolve(STEM, name)}"
+    return timm.create_model(name, pretrained=True, num_classes=num_classes, **cfg.model_args, **drop)
+
+
+def save(model: torch.nn.Module, cfg: ClassifierConfig, label_names: list[str], folder: Path) -> None:
+    """Write timm's own layout: config.json (architecture, arguments, label names, normalisation), model.safetensors."""
+    data = timm.data.resolve_model_data_config(model)
+    size = (3, cfg.resolution, cfg.resolution)
+    pretrained_cfg = model.pretrained_cfg | {"input_size": size, "mean": data["mean"], "std": data["std"],
+                                             "interpolation": "bicubic", "crop_pct": 1.0, "num_classes": len(label_names),
+                                             "tag": None, "hf_hub_id": None, "url": "", "license": None}  # fmt: skip
+    model.pretrained_cfg = {k: v for k, v in pretrained_cfg.items() if k in KEPT}
+    config = {"num_classes": len(label_names), "label_names": label_names}
+    timm.models.save_for_hf(model, str(folder), model_config=config, model_args=dict(cfg.model_args) or None,
+                            safe_serialization=True)  # fmt: skip
+
+
+KEPT = ("architecture", "input_size", "fixed_input_size", "interpolation", "crop_pct", "crop_mode", "mean", "std", "num_classes",
+        "pool_size", "first_conv", "classifier")  # fmt: skip
+
+
+def main(argv: list[str] | None = None) -> None:
+    cfg = parse(PRESETS, argv, description=__doc__)
+    train = open_source(cfg.dataset_name, split="train", dataset_config_name=cfg.dataset_config_name,
+                        image_column=cfg.image_column, label_column=cfg.label_column or "label",
+                        skin_tones=cfg.skin_tones)  # fmt: skip
+    held_out = open_source(cfg.dataset_name, split="validation", dataset_config_name=cfg.dataset_config_name,
+                           image_column=cfg.image_column, label_column=cfg.label_column or "label")  # fmt: skip
+    torch.manual_seed(cfg.seed)
+    model = create_model(cfg, len(train.label_names))
+    data = timm.data.resolve_model_data_config(model)
+    if model.pretrained_cfg.get("fixed_input_size") and cfg.pretrained_model_name_or_path and not cfg.model_args:
+        side = data["input_size"][-1]
+        if side != cfg.resolution:
+            raise SystemExit(f"{cfg.pretrained_model_name_or_path} takes {side} px only: set --resolution {side}")
+    samples = LabelledPictures(train, cfg, data["mean"], data["std"])
+    # Mixup with probability 0 still gives the smoothed one-hot targets, so there is one path.
+    probability = cfg.mix_probability if cfg.mixup or cfg.cutmix else 0.0
+    mix = Mixup(cfg.mixup, cfg.cutmix, prob=probability, label_smoothing=cfg.label_smoothing,
+                num_classes=len(train.label_names))  # fmt: skip
+    soft_cross_entropy = SoftTargetCrossEntropy()
+
+    def loss_fn(model, batch):
+        pixels, target = mix(batch["pixels"], batch["label"])  # (B, 3, R, R), (B, K)
+        return soft_cross_entropy(model(pixels), target * samples.class_weight.to(target.device)), {}
+
+    def evaluate(model):
+        served = contract.Classifier(model, train.label_names, name="in training")
+        logits = logits_of(served, held_out)  # (N, K)
+        return {f"top{k}": metrics.top_k_accuracy(logits, held_out.labels, k) for k in (1, 5)}
+
+    def export(model, folder, run):
+        facts = run | describe(cfg, train, model, argv)
+        return publish.write_export(folder, lambda target: save(model, cfg, train.label_names, target), facts)
+
+    groups = None
+    if cfg.layer_decay < 1:
+        groups = param_groups_layer_decay(model, cfg.adam_weight_decay, layer_decay=cfg.layer_decay)
+    fit(model, loss_fn, samples, cfg, run_dir=cfg.output_dir, evaluate=evaluate, export=export, parameter_groups=groups)
+    if cfg.push_to_hub:
+        publish.push_export(Path(cfg.output_dir, "export"), cfg.hub_model_id, private=cfg.hub_private)
+
+
+def logits_of(model: contract.Classifier, source: Source, batch_size: int = 128) -> np.ndarray:
+    """Logits (N, K) float32 of every picture of a source, as the app would compute them."""
+    batches = [range(at, min(at + batch_size, len(source))) for at in range(0, len(source), batch_size)]
+    return np.concatenate([np.asarray(model.logits([source.picture(i) for i in part]).cpu()) for part in batches])
+
+
+def describe(cfg: ClassifierConfig, train: Source, model: torch.nn.Module, argv: list[str] | None) -> dict:
+    """What the card says of this model beside what the loop knows."""
+    base = cfg.pretrained_model_name_or_path
+    kind = (base or cfg.model_name).rsplit("/", 1)[-1]
+    side, emoji = cfg.resolution, cfg.dataset_name.startswith("emoji")
+    data = "emoji art in five styles" if emoji else cfg.dataset_name
+    return {
+        "stem": STEM,
+        "name": kind.split("_")[0],
+        "title": f"{kind.split('_')[0].upper() if kind.startswith('vit') else kind.split('_')[0].title()} classifier, {side} px",
+        "summary": f"A {kind} ({'fine-tuned' if base else 'trained from scratch'}) that sorts pictures of "
+                   f"{side} × {side} pixels into {len(train.label_names)} classes: {', '.join(train.label_names)}. "
+                   f"Training data: {data}.",
+        "library_name": "timm",
+        "pipeline_tag": "image-classification",
+        "tags": ["image-classification", "timm"],
+        "license": publish.license_of(train.licenses),
+        "datasets": [] if emoji else [cfg.dataset_name],
+        "base_model": base,
+        "command": publish.command_line(STEM, argv),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "attributions": list(publish.ATTRIBUTIONS.values()) if emoji else [],
+        "usage": 'import timm\n\nmodel = timm.create_model("hf-hub:org/name", pretrained=True).eval()  '
+                 '# or "local-dir:path/to/this/folder"\nprint(model.pretrained_cfg["label_names"])',
+        "limits": [
+            f"It knows {len(train.label_names)} classes and always answers with one of them, also for pictures of nothing it has seen.",
+            f"It sees {side} × {side} pixels.",
+        ] + (["It has seen drawn emoji only; photographs are outside of what was measured."] if emoji else []),
+    }  # fmt: skip
+
+
+def evaluate_checkpoint(name: str, dataset_name: str, *, batch_size: int = 128) -> dict:
+    """Metrics of a saved classifier: top-1 and top-5 per set, per-class accuracy, confusion, and a no-learning baseline.
+
+    name: bundled variant, folder or Hub id. On the emoji build the sets are validation concepts, held-out pairs and
+    the unseen style (training concepts only); on other data, validation. The baseline is the nearest neighbour in HOG
+    and colour features among the training pictures. Returns the fields of results.json.
+    """
+    model = contract.load(name)
+    wanted = ["validation"]
+    if dataset_name == "emoji":
+        wanted += ["heldout_pairs", "unseen_style"]
+    elif dataset_name == "emoji-sample":
+        wanted += ["heldout_pairs"]
+    train = open_source(dataset_name, split="train")
+    train.preload(64)
+    reference = metrics.hog_colour_features(on_white(train))
+    scores, baseline, per_class, curves, hashes = {}, {}, {}, {}, []
+    for split in wanted:
+        source = open_source(dataset_name, split=split)
+        keep = np.arange(len(source))
+        if split == "unseen_style":
+            keep = np.flatnonzero(np.asarray(source.column("concept_split")) == "train")
+        if source.label_names != model.label_names:
+            raise SystemExit(f"{name} answers with {model.label_names}, but {dataset_name} has {source.label_names}")
+        labels, logits = source.labels[keep], logits_of(model, source, batch_size)[keep]
+        for k in (1, 5):
+            scores[f"{split}/top{k}"] = metrics.top_k_accuracy(logits, labels, k)
+        scores[f"{split}/pictures"] = len(keep)
+        confusion = metrics.confusion_matrix(logits.argmax(1), labels, len(model.label_names))
+        accuracy = metrics.per_class_accuracy(confusion)
+        per_class[split] = {
+            label: None if np.isnan(value) else float(value)
+            for label, value in zip(model.label_names, accuracy, strict=True)
+        }
+        curves[f"{split}/confusion"] = confusion.tolist()
+        source.preload(64)
+        features = metrics.hog_colour_features(on_white(source)[keep])
+        baseline[f"{split}/top1"] = metrics.nearest_neighbour_accuracy(reference, train.labels, features, labels)
+        hashes.append(source.data_hash)
+    return {"metrics": scores, "baseline": baseline, "per_class": per_class, "curves": curves,
+            "data_hash": "-".join(value[:12] for value in hashes),
+            "baseline_name": "HOG + colour nearest neighbour"}  # fmt: skip
+
+
+def on_white(source: Source) -> np.ndarray:
+    """All pictures of a preloaded source over white: uint8 (N, R, R, 3)."""
+    alpha = source.array[..., 3:].astype(np.float32) / 255
+    return (source.array[..., :3] * alpha + 255 * (1 - alpha)).round().astype(np.uint8)
+
+
+if __name__ == "__main__":
+    main()

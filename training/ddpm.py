@@ -1,0 +1,374 @@
+"""Denoising diffusion on pixels: a U-Net that draws emoji by class.
+
+    python -m training.ddpm --output_dir runs/ddpm                        # 32 px, 12 classes
+    python -m training.ddpm --preset emoji-64 --output_dir runs/ddpm-64
+    python -m training.ddpm --preset unconditional --dataset_name my_pictures --output_dir runs/mine
+    python -m training.ddpm --pretrained_model_name_or_path emoji-32 --dataset_name my_pictures --output_dir runs/tuned
+
+Cost and scores of the shipped weights stand in their card (hub_models/weights/ddpm/emoji-32/README.md).
+
+Ho et al. 2020 (DDPM), Nichol & Dhariwal 2021 (cosine schedule), Salimans & Ho 2022 (v prediction),
+Hang et al. 2023 (min-SNR weighting), Ho & Salimans 2022 (classifier-free guidance).
+
+Letters: B batch, R side of the picture in pixels, T training timesteps.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from diffusers import DDPMScheduler, UNet2DModel
+from diffusers.training_utils import compute_snr
+from PIL import Image
+
+from hub_models import classifier as judge_contract
+from hub_models import ddpm as contract
+from training import metrics, publish
+from training.config import TrainConfig, parse
+from training.data.sources import Source, open_source
+from training.loop import draw_seed, fit
+
+STEM = "ddpm"
+
+
+@dataclass(frozen=True)
+class DDPMConfig(TrainConfig):
+    """One diffusion experiment."""
+
+    pretrained_model_name_or_path: str | None = None  # bundled variant, folder or Hub id to start from
+    # U-Net
+    block_out_channels: tuple[int, ...] = (48, 96, 160)  # channels per resolution, finest first
+    layers_per_block: int = 1  # residual blocks per resolution
+    attention_levels: tuple[bool, ...] = (False, False, True)  # self-attention per resolution
+    attention_head_dim: int = 32
+    norm_num_groups: int = 16
+    dropout: float = 0.0
+    # Condition
+    class_conditional: bool = True  # learn the labels of label_column, with one more row for "no label"
+    label_column: str | None = None  # column that holds the class; None = "label"
+    label_dropout: float = 0.1  # share of samples that see "no label", for classifier-free guidance
+    guidance_scale: float = 2.0  # the default that the export carries
+    # Diffusion
+    num_train_timesteps: int = 1000
+    beta_schedule: Literal["linear", "squaredcos_cap_v2"] = "squaredcos_cap_v2"  # the latter is the cosine schedule
+    prediction_type: Literal["epsilon", "v_prediction"] = "v_prediction"
+    loss_weighting: Literal["simple", "min_snr"] = "min_snr"
+    snr_gamma: float = 5.0  # of min-SNR
+    random_flip: bool = False  # off by default: arrows, hands and letters have a direction
+
+
+EMOJI_32 = DDPMConfig(
+    output_dir="runs/ddpm", resolution=32, train_batch_size=64, learning_rate=4e-4, lr_warmup_steps=500,
+    ema_decay=0.9995, max_train_steps=12_000, checkpointing_steps=250, validation_steps=1000,
+)  # fmt: skip
+PRESETS = {
+    "emoji-32": EMOJI_32,
+    "emoji-64": dataclasses.replace(
+        EMOJI_32, resolution=64, block_out_channels=(32, 64, 128, 192), attention_levels=(False, False, False, True),
+        max_train_steps=60_000,
+    ),
+    "unconditional": dataclasses.replace(EMOJI_32, class_conditional=False, guidance_scale=1.0),
+    "tiny": dataclasses.replace(
+        EMOJI_32, dataset_name="emoji-sample", resolution=16, block_out_channels=(16, 32), attention_levels=(False, True),
+        attention_head_dim=8, norm_num_groups=8, max_train_steps=2, train_batch_size=8, lr_warmup_steps=1,
+        checkpointing_steps=1, validation_steps=2, logging_steps=1,
+    ),
+}  # fmt: skip
+
+
+class NoisyPictures:
+    """Training samples {"clean", "noise": (3, R, R), "timestep", "label": ()} of a source; see `training.loop.Samples`."""
+
+    def __init__(self, source: Source, cfg: DDPMConfig, null_label: int | None):
+        self.data_hash, self.cfg, self.null_label = source.data_hash, cfg, null_label
+        self.clean = picture_tensor(source, cfg.resolution)  # (N, 3, R, R)
+        self.labels = source.labels if null_label is not None else None
+
+    def __len__(self) -> int:
+        return len(self.clean)
+
+    def sample(self, index: int, draw: torch.Generator) -> dict:
+        clean = self.clean[index]
+        sample = {
+            "noise": torch.randn(clean.shape, generator=draw),
+            "timestep": torch.randint(self.cfg.num_train_timesteps, (), generator=draw),
+        }
+        if self.null_label is not None:
+            dropped = torch.rand((), generator=draw) < self.cfg.label_dropout
+            sample["label"] = self.null_label if dropped else int(self.labels[index])
+        if self.cfg.random_flip and torch.rand((), generator=draw) < 0.5:
+            clean = clean.flip(-1)
+        return sample | {"clean": clean}
+
+
+def picture_tensor(source: Source, resolution_px: int) -> torch.Tensor:
+    """All pictures over white, (N, 3, R, R) float32 in [-1, 1]."""
+    source.preload(resolution_px)
+    pixels = torch.from_numpy(source.array).float()  # (N, R, R, 4)
+    alpha = pixels[..., 3:] / 255
+    return ((pixels[..., :3] * alpha + 255 * (1 - alpha)) / 127.5 - 1).permute(0, 3, 1, 2).contiguous()
+
+
+def create_unet(cfg: DDPMConfig, num_labels: int) -> UNet2DModel:
+    """A stock UNet2DModel; with labels its class embedding has one more row, the last, for "no label"."""
+    down = ["AttnDownBlock2D" if attention else "DownBlock2D" for attention in cfg.attention_levels]
+    up = ["AttnUpBlock2D" if attention else "UpBlock2D" for attention in reversed(cfg.attention_levels)]
+    return UNet2DModel(
+        sample_size=cfg.resolution, in_channels=3, out_channels=3, layers_per_block=cfg.layers_per_block,
+        block_out_channels=cfg.block_out_channels, down_block_types=tuple(down), up_block_types=tuple(up),
+        attention_head_dim=cfg.attention_head_dim, norm_num_groups=cfg.norm_num_groups, dropout=cfg.dropout,
+        num_class_embeds=num_labels + 1 if num_labels else None,
+    )  # fmt: skip
+
+
+def create_scheduler(cfg: DDPMConfig) -> DDPMScheduler:
+    return DDPMScheduler(
+        num_train_timesteps=cfg.num_train_timesteps, beta_schedule=cfg.beta_schedule,
+        prediction_type=cfg.prediction_type, clip_sample=True, timestep_spacing="trailing",
+    )  # fmt: skip
+
+
+def diffusion_loss(unet, scheduler: DDPMScheduler, batch: dict, cfg: DDPMConfig) -> torch.Tensor:
+    """Weighted squared error (B,) of each sample: of ε (Ho 2020, eq. 14) or v, simple or min-SNR-γ (Hang 2023, eq. 8).
+
+    min-SNR weighs the error of x0 by min(SNR, γ); ε's error is SNR times, v's SNR + 1 times that of x0.
+    """
+    clean, noise, t = batch["clean"], batch["noise"], batch["timestep"]  # (B, 3, R, R) ×2, (B,)
+    noisy = scheduler.add_noise(clean, noise, t)
+    epsilon = scheduler.config.prediction_type == "epsilon"
+    target = noise if epsilon else scheduler.get_velocity(clean, noise, t)
+    output = unet(noisy, t, class_labels=batch.get("label")).sample  # (B, 3, R, R)
+    error = (output.float() - target).square().mean((1, 2, 3))  # (B,)
+    if cfg.loss_weighting == "simple":
+        return error
+    snr = compute_snr(scheduler, t).to(error)  # (B,)
+    return error * snr.clamp(max=cfg.snr_gamma) / (snr if epsilon else snr + 1)
+
+
+def held_out_loss(unet, scheduler: DDPMScheduler, source: Source, cfg: DDPMConfig, *, null_label, pictures=96) -> float:
+    """Mean squared error over fixed strata: picture i with noise f(i) at each of 8 evenly spaced times.
+
+    The same strata in every evaluation of every run, so that numbers compare.
+    """
+    clean = picture_tensor(source, cfg.resolution)[:pictures]
+    noise = torch.stack([torch.randn(clean.shape[1:], generator=torch.Generator().manual_seed(draw_seed("strata", i)))
+                         for i in range(len(clean))])  # fmt: skip
+    last, device, total = scheduler.config.num_train_timesteps, next(unet.parameters()).device, []
+    for stratum in range(8):
+        t = torch.full((len(clean),), int((stratum + 0.5) / 8 * last))
+        batch = {"clean": clean, "noise": noise, "timestep": t}
+        if null_label is not None:
+            batch["label"] = torch.from_numpy(source.labels[: len(clean)])
+        batch = {key: value.to(device) for key, value in batch.items()}
+        plain = dataclasses.replace(cfg, loss_weighting="simple")
+        total.append(diffusion_loss(unet, scheduler, batch, plain).mean().item())
+    return float(np.mean(total))
+
+
+def draw(model: contract.DDPM, labels: Sequence[int | None], seed: int, *, batch_size=64, steps=25) -> np.ndarray:
+    """One picture per label, uint8 (N, R, R, 3), DPM-Solver++ at the default guidance; picture i has seed f(seed, i)."""
+    made = []
+    for at in range(0, len(labels), batch_size):
+        part = labels[at : at + batch_size]
+        seeds = [draw_seed("draw", seed, at + i) for i in range(len(part))]
+        for last in model.generate(part, seeds, num_inference_steps=steps, sampler="dpm++"):  # noqa: B007
+            pass
+        made.append(contract.to_uint8(last.x_t))
+    return np.concatenate(made)
+
+
+def sheet(pictures: np.ndarray, columns: int, zoom: int = 2) -> Image.Image:
+    """Pictures (N, R, R, 3) in rows of `columns`, with a gap of two pixels."""
+    count, side = len(pictures), pictures.shape[1]
+    rows = -(-count // columns)
+    canvas = np.full((rows * (side + 2) + 2, columns * (side + 2) + 2, 3), 255, np.uint8)
+    for i, picture in enumerate(pictures):
+        y, x = 2 + i // columns * (side + 2), 2 + i % columns * (side + 2)
+        canvas[y : y + side, x : x + side] = picture
+    image = Image.fromarray(canvas)
+    return image.resize((image.width * zoom, image.height * zoom), Image.Resampling.NEAREST)
+
+
+def main(argv: list[str] | None = None) -> None:
+    cfg = parse(PRESETS, argv, description=__doc__)
+    columns = {"dataset_config_name": cfg.dataset_config_name, "image_column": cfg.image_column}
+    if cfg.class_conditional:
+        columns["label_column"] = cfg.label_column or "label"
+    train = open_source(cfg.dataset_name, split="train", skin_tones=cfg.skin_tones, **columns)
+    held_out = open_source(cfg.dataset_name, split="validation", **columns)
+    label_names = list(train.label_names) if cfg.class_conditional else []
+    null_label = len(label_names) if label_names else None
+    torch.manual_seed(cfg.seed)
+    if cfg.pretrained_model_name_or_path:
+        unet, scheduler = start_from(cfg, label_names)
+    else:
+        unet, scheduler = create_unet(cfg, len(label_names)), create_scheduler(cfg)
+    samples = NoisyPictures(train, cfg, null_label)
+
+    def loss_fn(model, batch):
+        return diffusion_loss(model, scheduler, batch, cfg).mean(), {}
+
+    def served(model) -> contract.DDPM:
+        return contract.DDPM(model, scheduler, label_names=label_names, null_label=null_label,
+                             guidance_scale=cfg.guidance_scale)  # fmt: skip
+
+    def evaluate(model):
+        return {"loss": held_out_loss(model, scheduler, held_out, cfg, null_label=null_label)}
+
+    def draw_samples(model):
+        labels = [row for row in range(len(label_names)) for _ in range(4)] or [None] * 16
+        return sheet(draw(served(model), labels, seed=0, steps=12), columns=8)
+
+    def export(model, folder, run):
+        def save(target: Path) -> None:
+            contract.save_folder(target, model, scheduler, label_names=label_names, null_label=null_label,
+                                 resolution_px=cfg.resolution, guidance_scale=cfg.guidance_scale)  # fmt: skip
+
+        return publish.write_export(folder, save, run | describe(cfg, train, model, argv))
+
+    fit(
+        unet, loss_fn, samples, cfg, run_dir=cfg.output_dir, evaluate=evaluate, draw_samples=draw_samples, export=export
+    )
+    if cfg.push_to_hub:
+        publish.push_export(Path(cfg.output_dir, "export"), cfg.hub_model_id, private=cfg.hub_private)
+
+
+def start_from(cfg: DDPMConfig, label_names: list[str]) -> tuple[UNet2DModel, DDPMScheduler]:
+    """The U-Net and scheduler of a checkpoint, its class embedding made anew where the labels differ (and it says so)."""
+    model = contract.load(cfg.pretrained_model_name_or_path, device="cpu")
+    if model.resolution_px != cfg.resolution:
+        raise SystemExit(
+            f"{cfg.pretrained_model_name_or_path} draws {model.resolution_px} px: set --resolution to that"
+        )
+    unet = model.unet.requires_grad_(True).train()
+    if model.label_names != label_names:
+        print(
+            f"labels differ from {cfg.pretrained_model_name_or_path}: a new class embedding for {len(label_names)} labels"
+        )
+        rows = len(label_names) + 1 if label_names else None
+        unet.class_embedding = torch.nn.Embedding(rows, unet.time_embedding.linear_2.out_features) if rows else None
+        unet.register_to_config(num_class_embeds=rows)
+    return unet, model.scheduler
+
+
+def describe(cfg: DDPMConfig, train: Source, model: UNet2DModel, argv: list[str] | None) -> dict:
+    """What the card says of this model beside what the loop knows."""
+    side, emoji = cfg.resolution, cfg.dataset_name.startswith("emoji")
+    what = f"class-conditional ({len(train.label_names)} classes)" if cfg.class_conditional else "unconditional"
+    if cfg.class_conditional:
+        usage = (
+            "from diffusers import DDPMScheduler, UNet2DModel\n\n"
+            'unet = UNet2DModel.from_pretrained("org/name", subfolder="unet")\n'
+            'scheduler = DDPMScheduler.from_pretrained("org/name", subfolder="scheduler")\n'
+            f"output = unet(x_t, t, class_labels=label).sample  # label {len(train.label_names)} = no label"
+        )
+    else:
+        usage = 'from diffusers import DDPMPipeline\n\npicture = DDPMPipeline.from_pretrained("org/name")().images[0]'
+    return {
+        "stem": STEM,
+        "name": f"emoji-{side}" if emoji else "ddpm",
+        "title": f"DDPM, {side} px, {what}",
+        "summary": f"A U-Net diffusion model on pixels that draws {side} × {side} pictures, {what}. Training data: "
+                   f"{'emoji art in five styles' if emoji else cfg.dataset_name}.",
+        "library_name": "diffusers",
+        "pipeline_tag": "unconditional-image-generation",
+        "tags": ["pytorch", "diffusers", "unconditional-image-generation", "diffusion-models-class"],
+        "license": publish.license_of(train.licenses),
+        "datasets": [] if emoji else [cfg.dataset_name],
+        "base_model": cfg.pretrained_model_name_or_path,
+        "command": publish.command_line(STEM, argv),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "attributions": list(publish.ATTRIBUTIONS.values()) if emoji else [],
+        "usage": usage,
+        "limits": [f"It draws {side} × {side} pixels, many of them only roughly like the class asked for."]
+        + (["It has seen emoji only, and draws nothing else."] if emoji else []),
+    }  # fmt: skip
+
+
+def evaluate_checkpoint(name: str, dataset_name: str, *, batch_size: int = 64) -> dict:
+    """Metrics of a saved model; the fields of results.json.
+
+    kid: kernel inception distance (Bińkowski 2018) × 1000 in the feature space of the bundled classifier "vit", between
+    pictures drawn with the label mix of validation and held-out pairs, and those pictures; kid_floor is the same
+    between real training pictures and them. label_accuracy: share of drawn pictures that the bundled classifier "swin",
+    trained without ever seeing a drawn one, takes for the label asked for; the baseline is the same for real held-out
+    pictures at this resolution. held_out_loss: see there. nearest_train_distance: median root mean square distance in
+    [0, 1] pixels to the nearest training picture, beside that of real held-out pictures; far below that would be copying.
+    """
+    model = contract.load(name)
+    conditional = bool(model.label_names)
+    cfg = dataclasses.replace(EMOJI_32, resolution=model.resolution_px)
+    train = open_source(dataset_name, split="train")
+    real_parts = [open_source(dataset_name, split=split) for split in ("validation", "heldout_pairs")
+                  if split == "validation" or dataset_name.startswith("emoji")]  # fmt: skip
+    if conditional and train.label_names != model.label_names:
+        raise SystemExit(f"{name} draws {model.label_names}, but {dataset_name} has {train.label_names}")
+    real = np.concatenate([to_bytes(picture_tensor(part, model.resolution_px)) for part in real_parts])
+    real_labels = np.concatenate([part.labels for part in real_parts])
+    known = to_bytes(picture_tensor(train, model.resolution_px))
+
+    order = np.random.default_rng(0).permutation(len(real_labels))[:600]
+    drawn = draw(model, [int(v) if conditional else None for v in real_labels[order]], 1, batch_size=batch_size)
+    features, judge = judge_contract.load("vit"), judge_contract.load("swin")
+    space = {key: embed(features, value) for key, value in (("drawn", drawn), ("real", real), ("train", known))}
+    kid, kid_std = metrics.kernel_inception_distance(space["drawn"], space["real"])
+    floor, _ = metrics.kernel_inception_distance(space["train"], space["real"])
+    scores = {
+        "kid_x1000": 1000 * kid,
+        "kid_x1000_std": 1000 * kid_std,
+        "held_out_loss": held_out_loss(model.unet, model.scheduler, real_parts[0], cfg,
+                                       null_label=model.null_label if conditional else None),
+        "nearest_train_distance": float(np.median(metrics.nearest_distances(unit(drawn), unit(known))[1])),
+        "pictures": len(drawn),
+    }  # fmt: skip
+    baseline = {
+        "kid_x1000": 1000 * floor,
+        "nearest_train_distance": float(np.median(metrics.nearest_distances(unit(real), unit(known))[1])),
+    }
+    per_class, curves = {}, {}
+    if conditional:
+        labels = np.repeat(np.arange(len(model.label_names)), 25)
+        pictures = draw(model, labels.tolist(), 2, batch_size=batch_size)
+        said = judge_logits(judge, pictures).argmax(1)
+        confusion = metrics.confusion_matrix(said, labels, len(model.label_names))
+        scores["label_accuracy"] = float((said == labels).mean())
+        baseline["label_accuracy"] = float((judge_logits(judge, real).argmax(1) == real_labels).mean())
+        per_class["label_accuracy"] = dict(
+            zip(model.label_names, metrics.per_class_accuracy(confusion).tolist(), strict=True)
+        )
+        curves["confusion"] = confusion.tolist()
+    return {"metrics": scores, "baseline": baseline, "baseline_name": "real pictures", "per_class": per_class,
+            "curves": curves, "data_hash": "-".join(part.data_hash[:12] for part in real_parts),
+            "judges": {"kid features": f"classifier/vit {features.weights_sha256[:12]}",
+                       "label_accuracy": f"classifier/swin {judge.weights_sha256[:12]}"}}  # fmt: skip
+
+
+def to_bytes(pictures: torch.Tensor) -> np.ndarray:
+    """uint8 (N, R, R, 3) of (N, 3, R, R) in [-1, 1]."""
+    return contract.to_uint8(pictures)
+
+
+def unit(pictures: np.ndarray) -> np.ndarray:
+    """Pictures (N, R, R, 3) as rows (N, D) scaled so that Euclidean distance is the root mean square over pixels."""
+    flat = pictures.reshape(len(pictures), -1).astype(np.float32) / 255
+    return flat / np.sqrt(flat.shape[1])
+
+
+def embed(model: judge_contract.Classifier, pictures: np.ndarray) -> np.ndarray:
+    """Features (N, D) of pictures uint8 (N, R, R, 3)."""
+    parts = [pictures[at : at + 128] for at in range(0, len(pictures), 128)]
+    return np.concatenate([np.asarray(model.features([Image.fromarray(p) for p in part])) for part in parts])
+
+
+def judge_logits(model: judge_contract.Classifier, pictures: np.ndarray) -> np.ndarray:
+    """Logits (N, K) of pictures uint8 (N, R, R, 3)."""
+    parts = [pictures[at : at + 128] for at in range(0, len(pictures), 128)]
+    return np.concatenate([np.asarray(model.logits([Image.fromarray(p) for p in part])) for part in parts])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,178 @@
+"""Scores as functions of arrays: no files, no models, no state.
+
+Letters: N, M pictures; K classes; D features; H, W pixels.
+"""
+
+import numpy as np
+
+BLOCK_BYTES = 64 * 2**20  # how much of a distance matrix is held at once
+
+
+def top_k_accuracy(logits: np.ndarray, labels: np.ndarray, k: int = 1) -> float:
+    """Share of pictures in [0, 1] whose true class is among the k highest logits.
+
+    logits (N, K), labels (N,) integers in [0, K). Of equal logits the lower class comes first, as in argmax, so a
+    model that answers the same for every class earns no more than a constant guess. k above K counts as K.
+    Raises ValueError for an empty set, shapes that do not fit, labels out of range, and logits that are not finite
+    (no number is greater than NaN, so a broken model would otherwise score 1).
+    """
+    logits, labels = np.asarray(logits), _class_ids(labels, "labels")
+    if logits.ndim != 2 or len(logits) != len(labels) or len(labels) == 0 or k < 1:
+        raise ValueError(f"need logits (N, K), labels (N,), N > 0 and k > 0; got {logits.shape}, {labels.shape}, k={k}")
+    _in_range(labels, logits.shape[1], "labels")
+    if not np.isfinite(logits).all():
+        rows = np.flatnonzero(~np.isfinite(logits).all(axis=1))
+        raise ValueError(f"logits of {len(rows)} pictures are not finite, the first is number {rows[0]}")
+    truth = np.take_along_axis(logits, labels[:, None], axis=1)  # (N, 1)
+    earlier = np.arange(logits.shape[1])[None, :] < labels[:, None]  # (N, K)
+    rank = (logits > truth).sum(axis=1) + ((logits == truth) & earlier).sum(axis=1)  # (N,)
+    return float((rank < k).mean())
+
+
+def confusion_matrix(pred: np.ndarray, true: np.ndarray, num_classes: int) -> np.ndarray:
+    """Counts (K, K) int64: row = truth, column = prediction.
+
+    pred, true (N,) integers in [0, num_classes). Raises ValueError where they are not.
+    """
+    pred, true = _class_ids(pred, "pred"), _class_ids(true, "true")
+    if pred.shape != true.shape:
+        raise ValueError(f"pred {pred.shape} and true {true.shape} must be of one length")
+    _in_range(pred, num_classes, "pred")
+    _in_range(true, num_classes, "true")
+    counts = np.bincount(true * num_classes + pred, minlength=num_classes**2)
+    return counts.reshape(num_classes, num_classes).astype(np.int64)  # (K, K)
+
+
+def per_class_accuracy(conf: np.ndarray) -> np.ndarray:
+    """Share of each true class that was predicted as it, (K,) float64 in [0, 1]; NaN for a class with no pictures.
+
+    conf (K, K): a confusion matrix with the truth in rows.
+    """
+    conf = np.asarray(conf, dtype=np.float64)
+    total = conf.sum(axis=1)  # (K,)
+    return np.divide(np.diag(conf), total, out=np.full(len(conf), np.nan), where=total > 0)
+
+
+def kernel_inception_distance(
+    features_a: np.ndarray,
+    features_b: np.ndarray,
+    *,
+    subsets: int = 50,
+    subset_size: int | None = None,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Mean and standard deviation, over random subsets, of the unbiased squared MMD between two sets of features.
+
+    features_a (N, D), features_b (M, D). Kernel (x·y / D + 1)^3; each of `subsets` draws takes `subset_size` rows of
+    either set without replacement. Default size: half of the smaller set, at most 1000 (all of a set in every draw
+    would hide the spread). Expected 0 for equal distributions whatever the sizes, so it may come out below 0. Numbers
+    of different feature spaces do not compare. Raises ValueError for sets too small, of different D or not finite.
+    Bińkowski et al. 2018, "Demystifying MMD GANs", arXiv 1801.01401, §4 and the estimator of Gretton et al. 2012, eq. 3.
+    """
+    a, b = _matrix(features_a, "features_a"), _matrix(features_b, "features_b")
+    smaller = min(len(a), len(b))
+    size = max(2, min(1000, smaller // 2)) if subset_size is None else subset_size
+    if a.shape[1] != b.shape[1]:
+        raise ValueError(f"features of {a.shape[1]} and of {b.shape[1]} numbers do not compare: use one feature model")
+    if subsets < 1 or not 2 <= size <= smaller:
+        raise ValueError(f"need subsets > 0 and 2 <= subset_size <= {smaller} (the smaller set); got {subsets}, {size}")
+    rng = np.random.default_rng(seed)
+    values = [
+        _unbiased_mmd2(a[rng.choice(len(a), size, replace=False)], b[rng.choice(len(b), size, replace=False)])
+        for _ in range(subsets)
+    ]
+    return float(np.mean(values)), float(np.std(values))
+
+
+def nearest_distances(queries: np.ndarray, references: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """For each query the row of its nearest reference, (N,) int64, and the Euclidean distance to it, (N,) float64.
+
+    queries (N, D), references (M, D). An exact copy has distance 0.0. Works in blocks: memory does not grow with N·M.
+    """
+    q, r = _matrix(queries, "queries"), _matrix(references, "references")
+    if len(r) == 0 or q.shape[1] != r.shape[1]:
+        raise ValueError(f"need references (M, D), M > 0, of the queries' D; got {q.shape} and {r.shape}")
+    index = np.empty(len(q), dtype=np.int64)
+    r_squares = np.einsum("md,md->m", r, r)  # (M,)
+    step = max(1, BLOCK_BYTES // (8 * len(r)))
+    for start in range(0, len(q), step):
+        block = q[start : start + step]
+        index[start : start + step] = np.argmin(r_squares - 2.0 * (block @ r.T), axis=1)  # |q|² is the same for all
+    # The difference itself, not the expanded square: cancellation would leave a copy at about 1e-7.
+    distance = np.concatenate(
+        [np.linalg.norm(q[s : s + 1024] - r[index[s : s + 1024]], axis=1) for s in range(0, len(q), 1024)] or [[]]
+    )
+    return index, distance
+
+
+def hog_colour_features(images: np.ndarray) -> np.ndarray:
+    """Shape and colour without learning, (N, D) float32: the features of the baseline that a model has to beat.
+
+    images (N, H, W, 3) uint8, sides of 16 px or more. Three parts, each of norm 1 at most, so that none outweighs the
+    others: histograms of oriented gradients (9 orientations, cells of 1/8 of the side, blocks of 2×2 cells; Dalal &
+    Triggs 2005), the mean colour of 4×4 tiles, and the square root of a 4×4×4 colour histogram (so that distances are
+    Hellinger's). Sides that differ give another D: bring all pictures to one size. Needs scikit-image (extra `train`).
+    """
+    from skimage.feature import hog  # here: apps and tests of the other scores go without it
+
+    images = np.asarray(images)
+    if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8 or min(images.shape[1:3]) < 16:
+        raise ValueError(f"need uint8 (N, H, W, 3) of 16 px or more a side, got {images.dtype} {images.shape}")
+    height, width = images.shape[1:3]
+    rows = []
+    for image in images:
+        shape = hog(image, 9, (height // 8, width // 8), (2, 2), block_norm="L2-Hys", channel_axis=-1)
+        shape = shape / max(np.linalg.norm(shape), 1e-12)
+        tiles = np.stack([t.mean(axis=(0, 1)) for r in np.array_split(image, 4) for t in np.array_split(r, 4, axis=1)])
+        tiles = tiles.ravel() / (255 * np.sqrt(tiles.size))  # 16 tiles × RGB
+        bins = (image >> 6).reshape(-1, 3).astype(np.int64) @ [16, 4, 1]  # (H*W,)
+        histogram = np.sqrt(np.bincount(bins, minlength=64) / bins.size)
+        rows.append(np.concatenate([shape, tiles, histogram]).astype(np.float32))
+    return np.stack(rows) if rows else np.zeros((0, 0), np.float32)
+
+
+def nearest_neighbour_accuracy(train_x: np.ndarray, train_y: np.ndarray, x: np.ndarray, y: np.ndarray) -> float:
+    """Share in [0, 1] of the rows of x whose nearest row of train_x (Euclidean) has their label.
+
+    train_x (M, D), train_y (M,), x (N, D), y (N,).
+    """
+    train_y, y = _class_ids(train_y, "train_y"), _class_ids(y, "y")
+    if len(train_x) != len(train_y) or len(x) != len(y) or len(y) == 0:
+        raise ValueError(f"rows and labels differ or are none: {len(train_x)}/{len(train_y)}, {len(x)}/{len(y)}")
+    return float((train_y[nearest_distances(x, train_x)[0]] == y).mean())
+
+
+def _unbiased_mmd2(x: np.ndarray, y: np.ndarray) -> float:
+    """Unbiased squared maximum mean discrepancy of x (n, D) and y (n, D) under (x·y / D + 1)^3; may be below 0."""
+    n, d = x.shape
+    k_xx, k_yy, k_xy = ((p @ q.T / d + 1.0) ** 3 for p, q in ((x, x), (y, y), (x, y)))  # (n, n)
+    within = (k_xx.sum() - np.trace(k_xx) + k_yy.sum() - np.trace(k_yy)) / (n * (n - 1))
+    return float(within - 2.0 * k_xy.mean())
+
+
+def _matrix(values: np.ndarray, name: str) -> np.ndarray:
+    """values as float64 (rows, D); ValueError where they are not a finite matrix."""
+    matrix = np.asarray(values, dtype=np.float64)
+    if matrix.ndim != 2:
+        raise ValueError(f"{name} must be (rows, features), got {matrix.shape}")
+    if not np.isfinite(matrix).all():
+        rows = np.flatnonzero(~np.isfinite(matrix).all(axis=1))
+        raise ValueError(f"{len(rows)} rows of {name} are not finite, the first is number {rows[0]}")
+    return matrix
+
+
+def _class_ids(values: np.ndarray, name: str) -> np.ndarray:
+    """values as int64 (N,); ValueError where they are not whole numbers in one row."""
+    ids = np.asarray(values)
+    if ids.ndim != 1 or not (np.issubdtype(ids.dtype, np.integer) or ids.size == 0):
+        raise ValueError(f"{name} must be integers (N,), got {ids.dtype} {ids.shape}")
+    return ids.astype(np.int64)
+
+
+def _in_range(ids: np.ndarray, num_classes: int, name: str) -> None:
+    """ValueError naming the first id that is no class."""
+    wrong = np.flatnonzero((ids < 0) | (ids >= num_classes))
+    if len(wrong):
+        raise ValueError(
+            f"{name}[{wrong[0]}] is {ids[wrong[0]]}: not one of {num_classes} classes (0 … {num_classes - 1})"
+        )
