@@ -19,24 +19,24 @@ from hub_models.classifier import Classifier
 from hub_models.store import CheckpointError
 
 STEM = "classifier"
-TITLE = "What do you see?"
-SUMMARY = "A ViT and a Swin name what is in your picture. Then see where they looked."
-MODELS = ("vit", "swin")
+MODELS = ["vit", "swin"]
+FAMILIES = {"VisionTransformer": "ViT", "SwinTransformer": "Swin"}  # what people call timm's classes
 EXAMPLES = Path(__file__).parent / "examples" / STEM
 
 TOP_K = 5
 TOP_ANSWER = "top answer"
-PATCH_PX, STRIDE_PX, BATCH = 8, 4, 25  # 225 places in 9 steps at 64 px; larger inputs keep these proportions
+PATCHES_A_SIDE = 8  # the grey patch covers an eighth of a side and moves by half of itself: 15 × 15 places
+BATCH = 25  # places a step: 9 steps, and Stop acts between two
 MAP_PX = 448
 
 AMBER = np.array([(255, 255, 255), (253, 224, 71), (249, 115, 22), (153, 27, 27)], np.float32)
 RED, BLUE = np.array([(220, 38, 38), (37, 99, 235)], np.float32)
 
 
-def load_models(names: Sequence[str] = ()) -> dict[str, Classifier | CheckpointError]:
-    """The named models (default MODELS), each loaded, or the error that says why it could not be."""
+def load_models(names: Sequence[str]) -> dict[str, Classifier | CheckpointError]:
+    """Each named model, or the error in its place."""
     models = {}
-    for name in names or MODELS:
+    for name in names:
         try:
             models[name] = classifier.load(name)
         except CheckpointError as error:
@@ -88,8 +88,8 @@ def occlusion(
     [[(top, _)]] = model.predict([image], 1)
     label = top if label == TOP_ANSWER else ui.choice(label, "Label", model.label_names)
     whole = float(model.logits([image]).softmax(-1)[0, model.label_names.index(label)])
-    scale = max(1, model.resolution_px // 64)
-    patch_px, stride_px = PATCH_PX * scale, STRIDE_PX * scale
+    patch_px = max(2, model.resolution_px // PATCHES_A_SIDE)
+    stride_px = patch_px // 2
     steps = model.occlusion_steps(image, label, patch_px=patch_px, stride_px=stride_px, batch_size=BATCH)
     for step in steps:
         spread = classifier.spread(step.drop, size_px=model.resolution_px, patch_px=patch_px, stride_px=stride_px)
@@ -99,7 +99,10 @@ def occlusion(
                 f"{model.name} says “{label}” at {whole:.0%}. Covering one {patch_px} × {patch_px} px place "
                 f"moves that to between {whole - step.drop.max():.0%} and {whole - step.drop.min():.0%}."
             )
-        yield occlusion_overlay(image, spread), status(text, step.done / step.total)
+        centres = slice(
+            stride_px // 2, None, stride_px
+        )  # where the spread map is flat: between them it is drawn smooth
+        yield occlusion_overlay(image, spread[centres, centres]), status(text, step.done / step.total)
 
 
 def status(text: str, fraction: float | None = None) -> str:
@@ -124,7 +127,6 @@ def _blend(image: Image.Image, colour: np.ndarray, alpha: np.ndarray) -> Image.I
 # ---- the page ---------------------------------------------------------------------------------------------------------
 
 WAITING = "Choose a picture above first."
-LEGEND = "Red: covering this lowers the answer. Blue: it raises it."
 
 
 def build(models: dict[str, Classifier | CheckpointError]) -> gr.Blocks:
@@ -134,7 +136,7 @@ def build(models: dict[str, Classifier | CheckpointError]) -> gr.Blocks:
     examples = sorted(str(path) for path in EXAMPLES.glob("*.png"))
 
     with ui.blocks("What do you see? · Vitrail") as page:
-        ui.heading(TITLE, SUMMARY)
+        ui.heading("What do you see?", "A ViT and a Swin name what is in your picture. Then see where they looked.")
         if not ready:
             for name, error in models.items():
                 ui.degraded(name, error)
@@ -144,15 +146,15 @@ def build(models: dict[str, Classifier | CheckpointError]) -> gr.Blocks:
             with gr.Column(scale=5, min_width=320):
                 box = ui.picture_input("Your picture", height=320, elem_id="classifier-picture")
                 if examples:
-                    gr.Examples(
-                        [[path] for path in examples],
-                        box,
-                        label="Or one of these; no model was trained on them",
-                        examples_per_page=24,
-                        elem_id="classifier-examples",
-                        api_name="classifier_example",
-                        api_visibility="private",
-                    )
+                    with gr.Column(elem_classes="v-examples"):
+                        gr.Examples(
+                            [[path] for path in examples],
+                            box,
+                            label="Or one of these: our models never saw them",
+                            examples_per_page=len(examples),
+                            api_name="classifier_example",
+                            api_visibility="private",
+                        )
             with gr.Column(scale=7, min_width=320):
                 answers: list[gr.components.Component] = []
                 with gr.Row(equal_height=False):
@@ -161,8 +163,11 @@ def build(models: dict[str, Classifier | CheckpointError]) -> gr.Blocks:
                             if name not in ready:
                                 ui.degraded(name, model)
                                 continue
-                            ui.subheading(name, type(model.model).__name__)
-                            answers.append(gr.Label(num_top_classes=TOP_K, label=f"{name} says", show_label=False))
+                            kind = type(model.model).__name__
+                            ui.subheading(FAMILIES.get(kind, kind), f"model “{name}”")
+                            answers.append(
+                                gr.Label(num_top_classes=TOP_K, label=f"{name} says", show_label=False, container=False)
+                            )
                             answers.append(gr.HTML(card(model), padding=False))
 
         ui.section(
@@ -170,7 +175,7 @@ def build(models: dict[str, Classifier | CheckpointError]) -> gr.Blocks:
         )
         with gr.Row(elem_classes="v-columns"):
             with gr.Column(min_width=320, elem_classes="v-card"):
-                ui.subheading("Attention rollout", "What flows into the ViT's answer, through all of its layers")
+                ui.subheading("Attention rollout", "What the ViT's answer is drawn from, through all of its layers.")
                 if with_attention:
                     attention_model = gr.Radio(
                         list(with_attention),
@@ -183,7 +188,7 @@ def build(models: dict[str, Classifier | CheckpointError]) -> gr.Blocks:
                 else:
                     gr.HTML(status("Needs a ViT: none of the models above is a plain one."), padding=False)
             with gr.Column(min_width=320, elem_classes="v-card"):
-                ui.subheading("Occlusion", "What the answer loses when a grey patch covers each place in turn")
+                ui.subheading("Occlusion", "Red: hiding this place lowers the answer. Blue: it raises it.")
                 with gr.Row():
                     model_name = gr.Radio(list(ready), value=next(iter(ready)), label="Model", min_width=140)
                     labels = list(dict.fromkeys(label for model in ready.values() for label in model.label_names))
@@ -202,7 +207,7 @@ def build(models: dict[str, Classifier | CheckpointError]) -> gr.Blocks:
         def rollout(path, name):
             image = ui.read_picture(path)
             model = with_attention[ui.choice(name, "Model", with_attention)]
-            return rollout_overlay(model, image), status(f"{model.name}: dark red is what counts most.")
+            return rollout_overlay(model, image), status(f"{model.name}: the redder, the more of it flows into the answer.")
 
         def occlude(path, name, label):
             image = ui.read_picture(path)
@@ -265,12 +270,12 @@ def build(models: dict[str, Classifier | CheckpointError]) -> gr.Blocks:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", action="append", default=[], help="variant, folder or org/repo; may be repeated")
-    parser.add_argument("--port", type=int)
-    parser.add_argument("--host", help="default 127.0.0.1; 0.0.0.0 lets others in")
+    parser = argparse.ArgumentParser(prog="python -m apps.classifier", description=__doc__.splitlines()[0])
+    parser.add_argument("--model", action="append", help="a bundled variant, a folder or org/repo; may be repeated")
+    parser.add_argument("--port", type=int, default=7860)
+    parser.add_argument("--host", help="the address to listen on; 127.0.0.1 by default, 0.0.0.0 lets others in")
     args = parser.parse_args()
-    models = load_models(args.model)
+    models = load_models(args.model or MODELS)
     ui.launch(build(models), port=args.port, host=args.host, models=models)
 
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import gradio as gr
 import numpy as np
 from gradio import processing_utils
+from gradio.utils import get_upload_folder
 from PIL import Image
 
 from apps import ui
@@ -61,7 +62,7 @@ def sheet_html(pictures: np.ndarray, captions: list[tuple[str, str]], *, done: b
     side_px = 256 if done else 128
     tiles = []
     for k, (pixels, (label, detail)) in enumerate(zip(pictures, captions, strict=True)):
-        name = f"Picture {k + 1}: {label}, {detail}"
+        name = f"Picture {k + 1}: {label}, seed {detail}"
         tiles.append(
             f'<button type="button" class="tile" data-k="{k}" aria-pressed="{str(done and k == 0).lower()}"'
             f' aria-label="{html.escape(name)}. Show its film." {"" if done else "disabled"}>'
@@ -110,7 +111,7 @@ def with_receipt(image: Image.Image, receipt: dict) -> Image.Image:
 
 def cached_file(data: bytes, name: str) -> str:
     """The path of a file in gradio's cache, from where it is served and after an hour deleted."""
-    return processing_utils.save_bytes_to_cache(data, name, gr.Image.GRADIO_CACHE)
+    return processing_utils.save_bytes_to_cache(data, name, get_upload_folder())
 
 
 # ---- drawing ----------------------------------------------------------------------------------------------------------
@@ -181,7 +182,10 @@ class Recorder:
 
 
 class StopFlags:
-    """One flag a browser session: its Stop button sets it, and so does closing the tab."""
+    """One flag a session: its Stop button sets it, and so does closing the tab. Looked at after every step.
+
+    gradio's own `cancels` ends a generator at its next yield only, and leaves it no last word to the page.
+    """
 
     def __init__(self):
         self._flags: dict[str | None, threading.Event] = {}
@@ -216,7 +220,7 @@ class Order:
     @property
     def captions(self) -> list[tuple[str, str]]:
         names = self.labels if self.model.label_names else ["picture"] * len(self.labels)
-        return [(label, f"seed {seed}") for label, seed in zip(names, self.seeds, strict=True)]
+        return [(label, str(seed)) for label, seed in zip(names, self.seeds, strict=True)]
 
     def receipt(self, k: int | None = None) -> dict:
         """Of picture k, or of all."""
@@ -280,6 +284,8 @@ def run(order: Order, stop: threading.Event) -> Iterator[Step]:
 # ---- the page ---------------------------------------------------------------------------------------------------------
 
 STYLE = """<style>
+.ddpm-style { display: none; }
+.ddpm-gif { max-width: 320px; margin: 0 auto; }
 .chips .wrap { gap: 6px; }
 .chips label { border-radius: 999px; padding: 5px 13px; cursor: pointer; min-height: 34px; }
 .chips label input { position: absolute; opacity: 0; width: 1px; height: 1px; }
@@ -290,17 +296,17 @@ STYLE = """<style>
 </style>"""
 
 SHEET_CSS = """
-.sheet { display: grid; gap: 12px; margin: 0 auto; }
+.sheet { display: grid; gap: 12px; margin: 0 auto; align-items: start; }
 .cols-1 { grid-template-columns: minmax(0, 420px); justify-content: center; }
 .cols-2 { grid-template-columns: repeat(2, minmax(0, 300px)); justify-content: center; }
 .cols-3 { grid-template-columns: repeat(3, minmax(0, 1fr)); }
 .cols-4 { grid-template-columns: repeat(4, minmax(0, 1fr)); }
-.tile { display: block; padding: 0; text-align: left; background: none; border: 0; border-radius: 12px; cursor: pointer;
+.tile { display: block; margin: 0 !important; padding: 0; text-align: left; background: none; border: 0; border-radius: 12px; cursor: pointer;
         color: var(--body-text-color-subdued); }
-.tile[disabled] { cursor: progress; }
+.tile[disabled] { cursor: progress; opacity: 1; }
 .tile img { display: block; width: 100%; aspect-ratio: 1; border-radius: 12px; background: #fff;
             box-shadow: 0 0 0 1px var(--border-color-primary); }
-.tile span { display: block; padding: 5px 2px 0; font-size: 12px; line-height: 1.35; overflow-wrap: anywhere; }
+.tile span { display: block; padding: 5px 2px 0; font-size: 12px; line-height: 1.35; font-weight: 400; }
 .tile b { color: var(--body-text-color); font-weight: 600; margin-right: 4px; }
 .tile[aria-pressed=true] img { box-shadow: 0 0 0 3px var(--primary-500); }
 .tile:focus-visible { outline: 2px solid var(--primary-400); outline-offset: 4px; }
@@ -349,7 +355,7 @@ def build(models: dict[str, DDPM | store.CheckpointError]) -> gr.Blocks:
             if name not in usable:
                 ui.degraded(name, model)
         if usable:
-            gr.HTML(STYLE, padding=False)
+            gr.HTML(STYLE, elem_classes="ddpm-style")
             names = list(usable)
             model_name = gr.Radio(names, value=names[0], label="Model", visible=len(names) > 1)
             with gr.Tabs():
@@ -362,21 +368,31 @@ def build(models: dict[str, DDPM | store.CheckpointError]) -> gr.Blocks:
 
 def _draw_tab(demo, models, model_name, stops, film):
     first = models[model_name.value]
-    conditional = bool(first.label_names)
     with gr.Row(equal_height=False):
-        with gr.Column(scale=2, min_width=300):
+        with gr.Column(scale=4, min_width=260):
             labels = gr.CheckboxGroup(
                 label_choices(first),
                 value=label_choices(first)[1:2] or [ANY],
                 label="Classes",
                 info="Several are dealt out in turn; any leaves it to the model.",
                 elem_classes="chips",
-                visible=conditional,
+                visible=bool(first.label_names),
             )
             count = gr.Slider(1, MAX_PICTURES, 8, step=1, label="Pictures")
             with gr.Row():
-                seed = gr.Number(0, label="Seed", info="The first picture's", min_width=120)
-                fresh = gr.Checkbox(True, label="New seed every time", min_width=120)
+                draw = gr.Button("Draw", variant="primary", min_width=110)
+                stop = gr.Button("Stop", variant="stop", interactive=False, min_width=80)
+        with gr.Column(scale=9, min_width=320):
+            pictures = gr.HTML(
+                blank("Choose a class and press Draw: the pictures form here."),
+                css_template=SHEET_CSS,
+                js_on_load=SHEET_JS,
+                elem_id="ddpm-sheet",
+            )
+            status = gr.HTML(status_html("Nothing drawn yet."), elem_id="ddpm-status")
+        with gr.Column(scale=4, min_width=240):
+            seed = gr.Number(0, label="Seed", info="Of the first picture; each next has one more.", elem_id="ddpm-seed")
+            fresh = gr.Checkbox(True, label="New seed every time")
             steps = gr.Slider(1, max_steps(first), min(50, max_steps(first)), step=1, label="Steps")
             guidance = gr.Slider(
                 1,
@@ -384,27 +400,16 @@ def _draw_tab(demo, models, model_name, stops, film):
                 min(max(first.default_guidance, 1), MAX_GUIDANCE),
                 step=0.5,
                 label="Guidance",
-                info="1 is none; more makes the class plainer and the pictures more alike.",
+                info="1 switches it off.",
                 visible=first.null_label is not None,
             )
             sampler = gr.Radio(list(SAMPLER_NAMES), value="DDIM", label="Sampler", elem_classes="chips")
-            with gr.Row():
-                draw = gr.Button("Draw", variant="primary", min_width=120)
-                stop = gr.Button("Stop", variant="stop", interactive=False, min_width=80)
-        with gr.Column(scale=5, min_width=320):
-            pictures = gr.HTML(
-                blank("Choose a class and press Draw: the pictures form here."),
-                css_template=SHEET_CSS,
-                js_on_load=SHEET_JS,
-                elem_id="ddpm-sheet",
-            )
-            status = gr.HTML(status_html(""), elem_id="ddpm-status")
-            png = gr.DownloadButton("Download PNG, receipt inside", interactive=False, size="sm")
+            png = gr.DownloadButton("Download PNG with receipt", interactive=False, size="sm")
     gr.Markdown("### Film of one picture\nClick a picture above, then drag: what the model saw, and what it guessed.")
     chosen = gr.State(0)
     frame = gr.Slider(0, 1, 0, step=1, label="Frame", interactive=False, elem_id="ddpm-frame")
     strip = gr.HTML(blank("The film comes with the first drawing."), css_template=PAIR_CSS, elem_id="ddpm-film")
-    gif = gr.DownloadButton("Download GIF", interactive=False, size="sm")
+    gif = gr.DownloadButton("Download GIF", interactive=False, size="sm", elem_classes="ddpm-gif")
 
     def begin(request: gr.Request):
         stops.arm(request.session_hash)

@@ -108,7 +108,15 @@ def picture_input(label: str = "Picture", *, height: int | str = 300, **options)
     reason; here the path goes through as it is, for `read_picture` to judge. Addresses are refused, not fetched.
     (Set on the instance: a subclass of a gradio component writes a .pyi file beside its module.)
     """
-    box = gr.Image(label=label, type="filepath", image_mode=None, height=height, buttons=["fullscreen"], **options)
+    box = gr.Image(
+        label=label,
+        type="filepath",
+        image_mode=None,
+        height=height,
+        buttons=["fullscreen"],
+        elem_classes="v-picture",
+        **options,
+    )
     to_cache = box.async_move_resource_to_block_cache
 
     async def refuse_addresses(path):
@@ -229,32 +237,80 @@ def theme() -> gr.Theme:
     """The house theme: stone greys, one teal, fonts of the system alone (nothing is fetched)."""
     return gr.themes.Base(
         primary_hue="teal", secondary_hue="teal", neutral_hue="stone", radius_size="lg", font=SANS, font_mono=MONO
+    ).set(
+        body_background_fill="*neutral_50",
+        body_background_fill_dark="*neutral_950",
+        block_background_fill="white",
+        block_background_fill_dark="*neutral_900",
+        body_text_color_subdued="*neutral_500",
+        body_text_color_subdued_dark="*neutral_400",
+        block_label_text_color="*neutral_600",
+        block_info_text_color="*neutral_500",
+        button_primary_background_fill="*primary_700",
+        button_primary_background_fill_hover="*primary_800",
+        button_primary_background_fill_dark="*primary_700",
+        button_primary_background_fill_hover_dark="*primary_600",
+        button_primary_text_color="white",
+        button_secondary_background_fill="*neutral_200",
+        button_secondary_background_fill_hover="*neutral_300",
+        button_cancel_background_fill="*neutral_200",
+        button_cancel_background_fill_hover="*neutral_300",
+        button_cancel_text_color="*neutral_800",
     )
 
 
 CSS = """
-.gradio-container { max-width: 1180px !important; margin: 0 auto !important; padding: 1.25rem 1.25rem 3rem !important; }
+.gradio-container { max-width: 1180px !important; margin: 0 auto !important; padding: 1rem 1.25rem 3rem !important; }
+.gradio-container > .main { padding: 0.75rem 0 !important; min-width: 0; max-width: 100% !important; width: 100%; }
+.gradio-container .nav-holder { padding: 0.25rem 0 !important; min-width: 0; width: 100%; }
+.gradio-container .nav-holder nav { flex-wrap: wrap; justify-content: flex-start !important; gap: 0.25rem !important;
+  padding: 0.25rem 0 !important; max-width: 100% !important; }
+.html-container { padding: 0 !important; }
 .v-heading h1 { font-size: 1.9rem; line-height: 1.2; font-weight: 650; letter-spacing: -0.02em; margin: 0.5rem 0 0.25rem; }
-.v-heading p { font-size: 1.05rem; color: var(--body-text-color-subdued); margin: 0 0 0.5rem; }
-.v-section { margin-top: 1.25rem; }
+.v-heading p { font-size: 1.05rem; color: var(--body-text-color-subdued); margin: 0 0 0.25rem; }
+.v-section { margin-top: 1rem; }
 .v-section h2 { font-size: 1.3rem; font-weight: 600; letter-spacing: -0.01em; margin: 0; }
 .v-section p, .v-sub p { color: var(--body-text-color-subdued); margin: 0.15rem 0 0; }
-.v-sub h3 { font-size: 1.05rem; font-weight: 600; margin: 0; }
+.v-sub h3 { font-size: 1.1rem; font-weight: 600; margin: 0; }
 .v-sub p { font-size: 0.9rem; }
 .v-card { border: 1px solid var(--border-color-primary); border-radius: var(--radius-xl); padding: 1rem;
   background: var(--block-background-fill); }
-.v-facts { display: grid; grid-template-columns: max-content 1fr; gap: 0.2rem 0.9rem; margin: 0; font-size: 0.85rem; }
+.v-facts { display: grid; grid-template-columns: max-content 1fr; gap: 0.2rem 0.9rem; margin: 0; padding-top: 0.75rem;
+  border-top: 1px solid var(--border-color-primary); font-size: 0.85rem; }
 .v-facts dt { color: var(--body-text-color-subdued); }
 .v-facts dd { margin: 0; text-align: right; font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
 .v-status { font-size: 0.9rem; color: var(--body-text-color-subdued); min-height: 1.5em; }
-.v-status progress { display: block; width: 100%; height: 6px; margin-top: 0.4rem; accent-color: var(--primary-500); }
+.v-status progress { display: block; width: 100%; height: 6px; margin-top: 0.4rem; accent-color: var(--primary-600); }
 .v-degraded { border-left: 4px solid var(--error-icon-color); border-radius: var(--radius-md); padding: 0.75rem 1rem;
   background: var(--error-background-fill); color: var(--body-text-color); overflow-wrap: anywhere; }
 .v-degraded p { margin: 0.35rem 0 0; }
-:focus-visible { outline: 2px solid var(--primary-500) !important; outline-offset: 2px; }
+.v-cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 330px), 1fr)); gap: 1rem; }
+.v-link, .v-link:hover { text-align: left; display: flex; flex-direction: column; gap: 0.35rem; padding: 1rem; text-decoration: none;
+  color: var(--body-text-color); background: var(--block-background-fill); border: 1px solid var(--border-color-primary);
+  border-radius: var(--radius-xl); transition: border-color 0.15s; }
+.v-link:hover { border-color: var(--primary-600); }
+.v-link strong { font-size: 1.15rem; font-weight: 600; }
+.v-link > span { color: var(--body-text-color-subdued); }
+.v-link small { margin-top: auto; padding-top: 0.4rem; color: var(--body-text-color-subdued); }
+.v-link .v-missing { color: var(--error-icon-color); }
+.v-strip { display: grid; grid-template-columns: repeat(3, 1fr); gap: 0.6rem; padding: 0.9rem; margin-bottom: 0.4rem;
+  min-height: 4rem; background: white; border-radius: var(--radius-lg); border: 1px solid var(--border-color-primary); }
+.v-strip img { width: 100%; max-height: 88px; object-fit: contain; }
+.v-strip img:only-child { grid-column: 1 / -1; max-height: 190px; }
+.v-examples, .v-examples > * { min-width: 0 !important; max-width: 100%; }
+.v-examples .gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(52px, 1fr)); gap: 6px; }
+.v-examples .gallery-item { aspect-ratio: 1; width: 100%; background: white; border-radius: var(--radius-md); }
+.v-examples .gallery-item .container, .v-examples .gallery-item img { width: 100% !important; height: 100% !important;
+  border: 0 !important; object-fit: contain; padding: 2px; }
+.v-picture .image-frame img { background: white; }
+.v-answer { --font-mono: var(--font); }
+.v-answer .container { padding: 0 !important; }
+:focus-visible { outline: 2px solid var(--primary-600) !important; outline-offset: 2px; }
 @media (max-width: 640px) {
-  .gradio-container { padding: 0.75rem 0.75rem 2rem !important; }
+  .gradio-container { padding: 0.5rem 0.75rem 2rem !important; }
   .v-heading h1 { font-size: 1.5rem; }
+  .v-examples .gallery { grid-auto-flow: column; grid-template-columns: none; grid-template-rows: repeat(2, 56px);
+    grid-auto-columns: 56px; overflow-x: auto; padding-bottom: 6px; }
 }
 @media (prefers-reduced-motion: reduce) { * { animation-duration: 0.01ms !important; transition: none !important; } }
 """
@@ -302,7 +358,8 @@ def device_line(models: dict) -> str:
         return "no model loaded"
     if device.type == "cuda":
         return f"{device}, {torch.cuda.get_device_name(device)}"
-    return f"{device}, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    return f"{device}, {threads} thread{'s' if threads > 1 else ''}"
 
 
 def model_line(name: str, model) -> str:

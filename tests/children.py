@@ -22,7 +22,7 @@ def start(function: Callable, *args, log: Path) -> Iterator[multiprocessing.Proc
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)  # without effect once the server runs; modules not there are passed over
-    process = context.Process(target=_into, args=(log, function, args))
+    process = context.Process(target=_into, args=(log, multiprocessing.get_start_method(), function, args))
     process.start()
     try:
         yield process
@@ -42,8 +42,9 @@ def run(function: Callable, *args, log: Path, timeout_s: float = 120) -> tuple[i
     return process.exitcode, log.read_text() if log.exists() else ""
 
 
-def _into(log: Path, function: Callable, args: tuple) -> None:
+def _into(log: Path, start_method: str, function: Callable, args: tuple) -> None:
     os.setsid()
+    multiprocessing.set_start_method(start_method, force=True)  # a child of a fork server would ask it for loaders, too
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)

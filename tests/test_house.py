@@ -108,7 +108,7 @@ def test_rules_of_imports_hold():
 def test_rules_see_each_kind_of_trespass(tmp_path, path, source):
     (tmp_path / path).parent.mkdir(parents=True)
     (tmp_path / path).write_text(source + "\n")
-    assert len(broken_rules(tmp_path)) == 1
+    assert broken_rules(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -285,7 +285,7 @@ def test_stale_tables_are_noticed(tmp_path, monkeypatch):
         results.main(["--check"])
 
 
-def test_commands_of_the_readme_exist(capsys):
+def test_commands_of_the_readme_exist(capsys, monkeypatch):
     """Each `python -m … --flag` and each `make target` that the README shows."""
     import importlib
 
@@ -295,8 +295,9 @@ def test_commands_of_the_readme_exist(capsys):
     helps: dict[str, str] = {}
     for module, rest in commands:
         if module not in helps:
+            monkeypatch.setattr(sys, "argv", [module, "--help"])
             with pytest.raises(SystemExit) as stopped:
-                importlib.import_module(module).main(["--help"])
+                importlib.import_module(module).main()
             assert stopped.value.code in (0, None)
             helps[module] = capsys.readouterr().out
         for flag in re.findall(r"--[\w-]+", rest):

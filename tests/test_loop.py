@@ -247,48 +247,70 @@ def test_a_polite_signal_saves_and_says_how_to_go_on(tmp_path, reference, name, 
     assert_same_run(run_dir, reference)
 
 
-def _train_slowly(run_dir: Path, changes: dict, seconds: float) -> None:
+class TellingSamples(ToySamples):
+    """Writes down which loader process makes the samples."""
+
+    def __init__(self, file: Path):
+        super().__init__()
+        self.file = file
+
+    def sample(self, index: int, draw: torch.Generator) -> dict:
+        if torch.utils.data.get_worker_info() and not self.file.exists():
+            self.file.write_text(str(os.getpid()))
+        return super().sample(index, draw)
+
+
+def _train_and_hang(run_dir: Path, folder: Path, changes: dict) -> None:
+    """Train, and in step 5 touch the file `hanging` and sleep for a minute."""
+    calls = 0
+
     def loss(model, batch):
-        time.sleep(seconds)
+        nonlocal calls
+        calls += 1
+        if calls == 6:  # with the measured one
+            (folder / "hanging").touch()
+            time.sleep(60)
         return toy_loss(model, batch)
 
-    train(run_dir, loss, **changes)
+    train(run_dir, loss, samples=TellingSamples(folder / "maker"), **changes)
 
 
-def wait_for(condition, process, log: Path, timeout_s: float = 60) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
+def wait_for(file: Path, process, log: Path) -> None:
+    deadline = time.monotonic() + 60
+    while not file.exists():
         assert process.exitcode is None and time.monotonic() < deadline, log.read_text() if log.exists() else "no log"
         time.sleep(0.01)
 
 
-def test_a_second_signal_ends_at_once_and_a_second_run_is_refused(tmp_path):
+def test_a_second_run_is_refused_and_a_second_signal_ends_at_once(tmp_path):
     run_dir, log = tmp_path / "run", tmp_path / "log"
-    changes = {"logging_steps": 1, "max_train_steps": 500}
-    with start(_train_slowly, run_dir, changes, 1.0, log=log) as process:
-        wait_for(lambda: (run_dir / "metrics.jsonl").exists() and lines_of(run_dir), process, log)
+    with start(_train_and_hang, run_dir, tmp_path, {}, log=log) as process:
+        wait_for(tmp_path / "hanging", process, log)
+        before = lines_of(run_dir)
         with pytest.raises(RunError, match="another run is writing"):
             train(run_dir, resume_from_checkpoint="latest")
-        assert 1 <= len(lines_of(run_dir)) <= 2  # the refused one has not touched the log
+        assert lines_of(run_dir) == before  # the refused one has not touched the log
         os.kill(process.pid, signal.SIGTERM)
-        time.sleep(0.1)
-        began = time.monotonic()
+        process.join(0.3)
+        assert process.exitcode is None  # waits for the end of the step
         os.kill(process.pid, signal.SIGINT)
-        process.join(30)
+        process.join(20)
         assert process.exitcode == 130
-        assert time.monotonic() - began < 0.8  # did not wait for the step
+    assert steps_in(run_dir) == [3]
 
 
 def test_a_run_killed_with_loader_processes_can_be_resumed_at_once(tmp_path):
-    run_dir, log = tmp_path / "run", tmp_path / "log"
-    changes = {"dataloader_num_workers": 1, "logging_steps": 1, "max_train_steps": 500, "lr_scheduler": "constant"}
-    with start(_train_slowly, run_dir, changes, 0.1, log=log) as process:
-        wait_for(lambda: steps_in(run_dir), process, log)
+    """Its loaders live on for some seconds, and must not hold the lock."""
+    run_dir, log, changes = tmp_path / "run", tmp_path / "log", {"dataloader_num_workers": 1}
+    with start(_train_and_hang, run_dir, tmp_path, changes, log=log) as process:
+        wait_for(tmp_path / "hanging", process, log)
+        loader = int((tmp_path / "maker").read_text())
+        os.kill(loader, signal.SIGSTOP)  # some seconds, however slow this machine is
         os.kill(process.pid, signal.SIGKILL)
-        time.sleep(0.2)  # no join: that would wait for the orphan, too
-        last = steps_in(run_dir)[-1] + 3
-        train(run_dir, resume_from_checkpoint="latest", **changes | {"max_train_steps": last})  # its loader still lives
-    assert steps_in(run_dir)[-1] == last
+        time.sleep(0.5)  # no join: that would wait for the loader, too
+        train(run_dir, resume_from_checkpoint="latest", **changes)
+        os.kill(loader, 0)  # raises if it no longer lived
+    assert steps_in(run_dir)[-1] == 8
 
 
 def test_a_flipped_byte_makes_it_fall_back_and_say_so(tmp_path, reference, capfd):

@@ -12,6 +12,7 @@ Letters: B batch, R side of the picture in pixels, K classes.
 
 import dataclasses
 import difflib
+import json
 import random
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +31,7 @@ from torchvision.transforms import functional as F
 
 from hub_models import classifier as contract
 from hub_models import store
-from training import metrics, publish
+from training import figures, metrics, publish
 from training.config import TrainConfig, parse
 from training.data.sources import Source, open_source
 from training.loop import fit
@@ -47,33 +48,33 @@ class ClassifierConfig(TrainConfig):
     pretrained_model_name_or_path: str | None = None  # bundled variant, folder, Hub id or timm name to start from
     label_column: str | None = None  # column that holds the class; None = "label"
     # Augmentation (timm's own)
-    rand_augment: str = "rand-m7-n2-mstd0.5-inc1"  # timm's RandAugment string (Cubuk 2020); "" = off
-    scale: tuple[float, float] = (0.5, 1.0)  # area range of the random resized crop
+    rand_augment: str = "rand-m6-n2-mstd0.5-inc1"  # timm's RandAugment string (Cubuk 2020); "" = off
+    scale: tuple[float, float] = (0.6, 1.0)  # area range of the random resized crop
     ratio: tuple[float, float] = (0.8, 1.25)  # aspect range of the random resized crop
-    random_ground: float = 0.5  # probability that transparent art lies on a random colour instead of white
+    random_ground: float = 0.4  # probability that transparent art lies on a random colour instead of white
     grayscale: float = 0.05  # probability of a grey picture
-    random_erasing: float = 0.15  # probability of an erased rectangle (Zhong 2020)
+    random_erasing: float = 0.1  # probability of an erased rectangle (Zhong 2020)
     random_flip: bool = False  # off by default: arrows, hands and letters have a direction
     mixup: float = 0.2  # Mixup's beta parameter (Zhang 2018); 0 = off
     cutmix: float = 1.0  # CutMix's beta parameter (Yun 2019); 0 = off
-    mix_probability: float = 0.5  # probability that a batch is mixed
+    mix_probability: float = 0.3  # probability that a batch is mixed
     label_smoothing: float = 0.1  # Szegedy 2016
-    drop_path: float = 0.1  # stochastic depth (Huang 2016)
+    drop_path: float = 0.05  # stochastic depth (Huang 2016)
     layer_decay: float = 1.0  # learning-rate factor per layer from the top (Clark 2020); 1 = all equal
-    balance: float = 0.5  # 0 = every picture counts the same, 1 = every class does
+    balance: float = 0.3  # 0 = every picture counts the same, 1 = every class does
 
 
 EMOJI = ClassifierConfig(
-    output_dir="runs/classifier", resolution=64, train_batch_size=128, learning_rate=1e-3, lr_warmup_steps=300,
+    output_dir="runs/classifier", resolution=64, train_batch_size=64, learning_rate=8e-4, lr_warmup_steps=300,
     adam_weight_decay=0.05, ema_decay=0.998, dataloader_num_workers=1, checkpointing_steps=250, validation_steps=500,
 )  # fmt: skip
 PRESETS = {
     "swin": dataclasses.replace(
-        EMOJI, model_name="swin_tiny_patch4_window7_224", max_train_steps=6000,
+        EMOJI, model_name="swin_tiny_patch4_window7_224", max_train_steps=9000,
         model_args={"img_size": 64, "window_size": 4, "embed_dim": 48, "depths": (2, 2, 4), "num_heads": (2, 4, 8)},
     ),
     "vit": dataclasses.replace(
-        EMOJI, model_name="vit_tiny_patch16_224", max_train_steps=4000,
+        EMOJI, model_name="vit_tiny_patch16_224", max_train_steps=6000,
         model_args={"img_size": 64, "patch_size": 8, "embed_dim": 192, "depth": 6, "num_heads": 3},
     ),
     "finetune": dataclasses.replace(
@@ -139,40 +140,48 @@ def on_ground(picture: Image.Image, colour: tuple[int, int, int]) -> Image.Image
     return Image.alpha_composite(Image.new("RGBA", picture.size, (*colour, 255)), picture).convert("RGB")
 
 
-def create_model(cfg: ClassifierConfig, num_classes: int) -> torch.nn.Module:
-    """The timm model a config asks for, with `num_classes` outputs; a pretrained head of another size is made anew.
+# What a served model has to know of timm's pretrained_cfg; the rest tells where the base came from.
+KEPT = {"architecture", "fixed_input_size", "crop_mode", "mean", "std", "pool_size", "first_conv", "classifier"}
 
-    Raises SystemExit with timm's nearest names when the architecture is unknown.
+
+def create_model(cfg: ClassifierConfig, num_classes: int) -> tuple[torch.nn.Module, dict]:
+    """The timm model a config asks for, and its architecture arguments; a pretrained head of another size is made anew.
+
+    Its pretrained_cfg says what this run trains it on: resolution, number of classes, the base's normalisation.
+    Raises SystemExit with timm's nearest names when the architecture is unknown, CheckpointError for a bad checkpoint.
     """
-    name, drop = cfg.pretrained_model_name_or_path, {"drop_path_rate": cfg.drop_path} if cfg.drop_path else {}
-    if name is None:
-        if not timm.is_model(cfg.model_name.split(".")[0]):
-            near = difflib.get_close_matches(cfg.model_name, timm.list_models(), n=5, cutoff=0.4)
-            raise SystemExit(f"timm has no model {cfg.model_name!r}; near: {', '.join(near) or 'none'}")
-        return timm.create_model(cfg.model_name, num_classes=num_classes, **cfg.model_args, **drop)
-    if not timm.is_model(name.split(".")[0]):  # a timm name carries its own weights; anything else is a checkpoint
-        if "/" in name and not Path(name).is_dir():
-            name = f"hf-hub:{name}"
-        else:
-            name = f"local-dir:{store.resolve(STEM, name)}"
-    return timm.create_model(name, pretrained=True, num_classes=num_classes, **cfg.model_args, **drop)
+    name, args = cfg.pretrained_model_name_or_path, dict(cfg.model_args)
+    known = timm.is_model((name or cfg.model_name).split(".")[0])
+    if name is None and not known:
+        near = difflib.get_close_matches(cfg.model_name, timm.list_models(), n=5, cutoff=0.4)
+        raise SystemExit(f"timm has no model {cfg.model_name!r}; near: {', '.join(near) or 'none'}")
+    if name and not known:  # a timm name brings its own weights; anything else is a checkpoint
+        folder = store.resolve(STEM, name)
+        args = (json.loads((folder / "config.json").read_text()).get("model_args") or {}) | args
+        name = f"local-dir:{folder}"
+    drop = {"drop_path_rate": cfg.drop_path} if cfg.drop_path else {}
+    model = timm.create_model(
+        name or cfg.model_name, pretrained=name is not None, num_classes=num_classes, **args, **drop
+    )
+    base = model.pretrained_cfg
+    side = base.get("input_size", (3, 0, 0))[-1]
+    if name and base.get("fixed_input_size") and "img_size" not in cfg.model_args and side != cfg.resolution:
+        raise SystemExit(f"{cfg.pretrained_model_name_or_path} takes {side} px only: set --resolution {side}")
+    model.pretrained_cfg = {key: value for key, value in base.items() if key in KEPT} | {
+        "input_size": (3, cfg.resolution, cfg.resolution),
+        "interpolation": "bicubic",
+        "crop_pct": 1.0,
+        "num_classes": num_classes,
+    }
+    return model, args
 
 
-def save(model: torch.nn.Module, cfg: ClassifierConfig, label_names: list[str], folder: Path) -> None:
+def save(model: torch.nn.Module, model_args: dict, label_names: list[str], folder: Path) -> None:
     """Write timm's own layout: config.json (architecture, arguments, label names, normalisation), model.safetensors."""
-    data = timm.data.resolve_model_data_config(model)
-    size = (3, cfg.resolution, cfg.resolution)
-    pretrained_cfg = model.pretrained_cfg | {"input_size": size, "mean": data["mean"], "std": data["std"],
-                                             "interpolation": "bicubic", "crop_pct": 1.0, "num_classes": len(label_names),
-                                             "tag": None, "hf_hub_id": None, "url": "", "license": None}  # fmt: skip
-    model.pretrained_cfg = {k: v for k, v in pretrained_cfg.items() if k in KEPT}
     config = {"num_classes": len(label_names), "label_names": label_names}
-    timm.models.save_for_hf(model, str(folder), model_config=config, model_args=dict(cfg.model_args) or None,
-                            safe_serialization=True)  # fmt: skip
-
-
-KEPT = ("architecture", "input_size", "fixed_input_size", "interpolation", "crop_pct", "crop_mode", "mean", "std", "num_classes",
-        "pool_size", "first_conv", "classifier")  # fmt: skip
+    timm.models.save_for_hf(
+        model, str(folder), model_config=config, model_args=model_args or None, safe_serialization=True
+    )
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -183,12 +192,8 @@ def main(argv: list[str] | None = None) -> None:
     held_out = open_source(cfg.dataset_name, split="validation", dataset_config_name=cfg.dataset_config_name,
                            image_column=cfg.image_column, label_column=cfg.label_column or "label")  # fmt: skip
     torch.manual_seed(cfg.seed)
-    model = create_model(cfg, len(train.label_names))
+    model, model_args = create_model(cfg, len(train.label_names))
     data = timm.data.resolve_model_data_config(model)
-    if model.pretrained_cfg.get("fixed_input_size") and cfg.pretrained_model_name_or_path and not cfg.model_args:
-        side = data["input_size"][-1]
-        if side != cfg.resolution:
-            raise SystemExit(f"{cfg.pretrained_model_name_or_path} takes {side} px only: set --resolution {side}")
     samples = LabelledPictures(train, cfg, data["mean"], data["std"])
     # Mixup with probability 0 still gives the smoothed one-hot targets, so there is one path.
     probability = cfg.mix_probability if cfg.mixup or cfg.cutmix else 0.0
@@ -201,13 +206,13 @@ def main(argv: list[str] | None = None) -> None:
         return soft_cross_entropy(model(pixels), target * samples.class_weight.to(target.device)), {}
 
     def evaluate(model):
-        served = contract.Classifier(model, train.label_names, name="in training")
+        served = contract.Classifier(model, train.label_names, name="in training", weights_sha256="")
         logits = logits_of(served, held_out)  # (N, K)
         return {f"top{k}": metrics.top_k_accuracy(logits, held_out.labels, k) for k in (1, 5)}
 
     def export(model, folder, run):
         facts = run | describe(cfg, train, model, argv)
-        return publish.write_export(folder, lambda target: save(model, cfg, train.label_names, target), facts)
+        return publish.write_export(folder, lambda target: save(model, model_args, train.label_names, target), facts)
 
     groups = None
     if cfg.layer_decay < 1:
@@ -254,12 +259,12 @@ def describe(cfg: ClassifierConfig, train: Source, model: torch.nn.Module, argv:
     }  # fmt: skip
 
 
-def evaluate_checkpoint(name: str, dataset_name: str, *, batch_size: int = 128) -> dict:
+def evaluate_checkpoint(name: str, dataset_name: str, *, batch_size: int = 128) -> tuple[dict, dict]:
     """Metrics of a saved classifier: top-1 and top-5 per set, per-class accuracy, confusion, and a no-learning baseline.
 
     name: bundled variant, folder or Hub id. On the emoji build the sets are validation concepts, held-out pairs and
     the unseen style (training concepts only); on other data, validation. The baseline is the nearest neighbour in HOG
-    and colour features among the training pictures. Returns the fields of results.json.
+    and colour features among the training pictures. Returns the fields of results.json, and figures by name.
     """
     model = contract.load(name)
     wanted = ["validation"]
@@ -293,9 +298,16 @@ def evaluate_checkpoint(name: str, dataset_name: str, *, batch_size: int = 128) 
         features = metrics.hog_colour_features(on_white(source)[keep])
         baseline[f"{split}/top1"] = metrics.nearest_neighbour_accuracy(reference, train.labels, features, labels)
         hashes.append(source.data_hash)
-    return {"metrics": scores, "baseline": baseline, "per_class": per_class, "curves": curves,
-            "data_hash": "-".join(value[:12] for value in hashes),
-            "baseline_name": "HOG + colour nearest neighbour"}  # fmt: skip
+    results = {
+        "metrics": scores,
+        "baseline": baseline,
+        "baseline_name": "HOG + colour nearest neighbour",
+        "per_class": per_class,
+        "curves": curves,
+        "data_hash": "-".join(value[:12] for value in hashes),
+    }
+    matrices = {name.removesuffix("/confusion"): counts for name, counts in curves.items()}
+    return results, {"confusion": figures.confusion(matrices, model.label_names)}
 
 
 def on_white(source: Source) -> np.ndarray:

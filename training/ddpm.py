@@ -62,8 +62,8 @@ class DDPMConfig(TrainConfig):
 
 
 EMOJI_32 = DDPMConfig(
-    output_dir="runs/ddpm", resolution=32, train_batch_size=64, learning_rate=4e-4, lr_warmup_steps=500,
-    ema_decay=0.9995, max_train_steps=12_000, checkpointing_steps=250, validation_steps=1000,
+    output_dir="runs/ddpm", resolution=32, train_batch_size=32, learning_rate=4e-4, lr_warmup_steps=300,
+    ema_decay=0.999, max_train_steps=16_000, checkpointing_steps=250, validation_steps=1000,
 )  # fmt: skip
 PRESETS = {
     "emoji-32": EMOJI_32,
@@ -289,8 +289,8 @@ def describe(cfg: DDPMConfig, train: Source, model: UNet2DModel, argv: list[str]
     }  # fmt: skip
 
 
-def evaluate_checkpoint(name: str, dataset_name: str, *, batch_size: int = 64) -> dict:
-    """Metrics of a saved model; the fields of results.json.
+def evaluate_checkpoint(name: str, dataset_name: str, *, batch_size: int = 64) -> tuple[dict, dict]:
+    """Metrics of a saved model, the fields of results.json, and figures by name.
 
     kid: kernel inception distance (Bińkowski 2018) × 1000 in the feature space of the bundled classifier "vit", between
     pictures drawn with the label mix of validation and held-out pairs, and those pictures; kid_floor is the same
@@ -329,10 +329,11 @@ def evaluate_checkpoint(name: str, dataset_name: str, *, batch_size: int = 64) -
         "kid_x1000": 1000 * floor,
         "nearest_train_distance": float(np.median(metrics.nearest_distances(unit(real), unit(known))[1])),
     }
-    per_class, curves = {}, {}
+    per_class, curves, shown = {}, {}, drawn[:96]
     if conditional:
         labels = np.repeat(np.arange(len(model.label_names)), 25)
         pictures = draw(model, labels.tolist(), 2, batch_size=batch_size)
+        shown = np.concatenate([pictures[labels == row][:12] for row in range(len(model.label_names))])  # a row a class
         said = judge_logits(judge, pictures).argmax(1)
         confusion = metrics.confusion_matrix(said, labels, len(model.label_names))
         scores["label_accuracy"] = float((said == labels).mean())
@@ -341,10 +342,19 @@ def evaluate_checkpoint(name: str, dataset_name: str, *, batch_size: int = 64) -
             zip(model.label_names, metrics.per_class_accuracy(confusion).tolist(), strict=True)
         )
         curves["confusion"] = confusion.tolist()
-    return {"metrics": scores, "baseline": baseline, "baseline_name": "real pictures", "per_class": per_class,
-            "curves": curves, "data_hash": "-".join(part.data_hash[:12] for part in real_parts),
-            "judges": {"kid features": f"classifier/vit {features.weights_sha256[:12]}",
-                       "label_accuracy": f"classifier/swin {judge.weights_sha256[:12]}"}}  # fmt: skip
+    results = {
+        "metrics": scores,
+        "baseline": baseline,
+        "baseline_name": "real pictures",
+        "per_class": per_class,
+        "curves": curves,
+        "data_hash": "-".join(part.data_hash[:12] for part in real_parts),
+        "judges": {
+            "kid": f"classifier/vit {features.weights_sha256[:12]}",
+            "label_accuracy": f"classifier/swin {judge.weights_sha256[:12]}",
+        },
+    }
+    return results, {"samples": sheet(shown, 12, zoom=2)}
 
 
 def to_bytes(pictures: torch.Tensor) -> np.ndarray:

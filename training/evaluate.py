@@ -27,18 +27,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
 
     began = time.perf_counter()
-    measured = importlib.import_module(f"training.{args.stem}").evaluate_checkpoint(args.model, args.dataset)
+    script = importlib.import_module(f"training.{args.stem}")
+    measured, pictures = script.evaluate_checkpoint(args.model, args.dataset)
     results = {"stem": args.stem, "model": Path(args.model).name, "dataset": args.dataset,
                "seconds": round(time.perf_counter() - began, 1)} | measured  # fmt: skip
     print(table(results))
     output = args.output or Path("build/results") / f"{args.stem}-{Path(args.model).name}.json"
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(json.dumps(results, indent=1) + "\n")
+    for name, picture in pictures.items():
+        picture.save(output.with_name(f"{output.stem}-{name}.png"), optimize=True)
     print(f"written to {output}")
     if args.record:
         folder = store.resolve(args.stem, args.model)
         (folder / publish.RESULTS).write_text(json.dumps(results, indent=1) + "\n")
-        publish.write_card(folder)
+        publish.write_card(folder, pictures)
         print(f"recorded in {folder}")
 
 

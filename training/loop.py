@@ -164,7 +164,8 @@ def fit(
     samples: see `Samples`; batches are its samples collated by torch's default rule.
     evaluate(ema_model) -> {name: number} and draw_samples(ema_model) -> PIL image: every cfg.validation_steps steps.
     export(ema_model, folder, run) -> names of the files that would be pushed: tried on the untrained model before
-    step 1, so that nothing fails after hours, and called with the trained one at the end (folder = run_dir/export).
+    step 1, as evaluate is, so that nothing fails after hours, and called with the trained one at the end
+    (folder = run_dir/export).
     `run` = {"steps", "images_seen", "hours", "hardware", "seed", …}.
     parameter_groups: AdamW groups with "lr_scale" where a layer learns slower than cfg.learning_rate.
 
@@ -288,7 +289,7 @@ class _Run:
         self._say(f"resumed {found.path.name}: {self.cfg.max_train_steps - self.step} steps to go")
 
     def _preflight(self) -> None:
-        """One measured step that changes nothing, and one export of the untrained model."""
+        """One measured step that changes nothing, and an export and an evaluation of the untrained model."""
         buffers = {name: value.clone() for name, value in self.bare.named_buffers()}
         dataset, schedule = _Draws(self.samples, self.cfg.seed), _Schedule(
             len(self.samples), self.cfg, 0, self.accelerator.process_index, self.world)  # fmt: skip
@@ -318,6 +319,7 @@ class _Run:
             names = self.export(self.bare, folder, self._facts())
             shutil.rmtree(folder)
             self._say("export works; a push would take: " + ", ".join(names))
+        self._evaluate()  # of the untrained model: step 0 of the curve, and proof that it works
 
     def _train(self, batches: Iterator) -> None:
         cfg = self.cfg
@@ -341,7 +343,7 @@ class _Run:
                 self.window, logged_step, logged_seconds = [], self.step, self.seconds
             bar.update()
             last = self.step == cfg.max_train_steps
-            if self.evaluate and (self.step % cfg.validation_steps == 0 or last):
+            if self.step % cfg.validation_steps == 0 or last:
                 self._evaluate()
             if self.step % cfg.checkpointing_steps == 0 or last or self.signal:
                 self._save()
@@ -417,7 +419,7 @@ class _Run:
     # --- what is written -------------------------------------------------------------------------------------------
 
     def _evaluate(self) -> None:
-        if self.main:
+        if self.main and self.evaluate:
             with ema_weights(self.bare, self.ema) as model:
                 self._log({f"validation/{key}": value for key, value in self.evaluate(model).items()}, show=True)
                 if self.draw_samples:
@@ -460,6 +462,7 @@ class _Run:
             "skipped_steps": self.skipped,
             "data_hash": self.samples.data_hash,
             "config": dataclasses.asdict(self.cfg),
+            "history": _history(self.run_dir / "metrics.jsonl"),
         }
 
     def _say(self, text: str) -> None:
@@ -499,6 +502,20 @@ def _hardware(accelerator: Accelerator) -> str:
     if accelerator.device.type == "cuda":
         return f"{accelerator.num_processes} × {torch.cuda.get_device_name()}"
     return f"{accelerator.num_processes} × CPU process, {torch.get_num_threads()} threads"
+
+
+def _history(log: Path, points: int = 200) -> dict[str, list[list[float]]]:
+    """{"loss" and every validation score: [[step, value], …]} of a metrics.jsonl; the loss as means over `points` spans."""
+    rows = [json.loads(line) for line in log.read_text().splitlines()] if log.is_file() else []
+    history = {"loss": [[row["step"], row["loss"]] for row in rows if "loss" in row and math.isfinite(row["loss"])]}
+    span = -(-len(history["loss"]) // points) or 1
+    parts = [history["loss"][at : at + span] for at in range(0, len(history["loss"]), span)]
+    history["loss"] = [[part[-1][0], round(float(np.mean([value for _, value in part])), 6)] for part in parts]
+    for row in rows:
+        for key, value in row.items():
+            if key.startswith("validation/"):
+                history.setdefault(key, []).append([row["step"], round(value, 6)])
+    return {key: value for key, value in history.items() if value}
 
 
 def _step_of(line: str) -> float:

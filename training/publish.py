@@ -14,7 +14,10 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from PIL import Image
+
 from hub_models import card, store
+from training import figures
 
 CARD, RUN, RESULTS = "README.md", "run.json", "results.json"
 
@@ -38,12 +41,20 @@ def write_export(folder: Path, save: Callable[[Path], None], run: dict) -> list[
     return store.files_to_push(folder)
 
 
-def write_card(folder: Path) -> None:
+def write_card(folder: Path, pictures: dict[str, Image.Image] | None = None) -> None:
     """Write README.md from run.json and, where it has been measured, results.json; then the manifest.
 
+    pictures: {name: figure} to put beside it and show in the card, before the curves of the run itself.
     Raises ValueError that lists what the Hub would refuse.
     """
     run = json.loads((folder / RUN).read_text())
+    if run.get("history"):
+        pictures = (pictures or {}) | {
+            "training": figures.training_curves(run["history"], run["images_seen"] / run["steps"])
+        }
+    for name, picture in (pictures or {}).items():
+        picture.save(folder / f"{name}.png", optimize=True)
+    run["pictures"] = [f"{name}.png" for name in pictures or {}]
     results = json.loads((folder / RESULTS).read_text()) if (folder / RESULTS).is_file() else None
     text = card.write_card(run, results)
     if problems := card.lint(text):
@@ -94,9 +105,8 @@ def push_export(folder: Path, repo_id: str, *, private: bool = False, create_pr:
     """Push an export folder; on failure say how to repeat it, and lose nothing. Raises SystemExit(1) then."""
     try:
         print("pushed to", store.push(folder, repo_id, private=private, create_pr=create_pr))
-    except Exception as error:  # whatever the network or the Hub does, the export is on disk
-        print(f"push failed: {error}\nthe export is kept in {folder}; repeat with\n"
-              f"  python -m training.publish {folder.parent} --repo_id {repo_id}", file=sys.stderr)  # fmt: skip
+    except store.PushError as error:  # its message ends with the line that repeats the push; the export is on disk
+        print(f"the export is kept in {folder}, but was not pushed: {error}", file=sys.stderr)
         raise SystemExit(1) from None
 
 

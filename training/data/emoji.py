@@ -44,121 +44,38 @@ LABELS = (
     "sky and weather",
 )
 
-# Every subgroup of CLDR, and the label of its emoji; None: not a picture of its own (skin tones, hair), dropped.
-# Decided by the subgroup alone: the fuel pump and the traffic lights are of transport-ground, hence "vehicle",
-# and the mountains of place-geographic are places, hence "building" (read it as "place").
-LABEL_OF_SUBGROUP = {
-    # smileys-emotion
-    "face-smiling": "face",
-    "face-affection": "face",
-    "face-tongue": "face",
-    "face-hand": "face",
-    "face-neutral-skeptical": "face",
-    "face-sleepy": "face",
-    "face-unwell": "face",
-    "face-hat": "face",
-    "face-glasses": "face",
-    "face-concerned": "face",
-    "face-negative": "face",
-    "face-costume": "face",
-    "cat-face": "face",
-    "monkey-face": "face",
-    "heart": "symbol",
-    "emotion": "symbol",
-    # people-body
-    "hand-fingers-open": "person",
-    "hand-fingers-partial": "person",
-    "hand-single-finger": "person",
-    "hand-fingers-closed": "person",
-    "hands": "person",
-    "hand-prop": "person",
-    "body-parts": "person",
-    "person": "person",
-    "person-gesture": "person",
-    "person-role": "person",
-    "person-fantasy": "person",
-    "person-activity": "person",
-    "person-sport": "person",
-    "person-resting": "person",
-    "family": "person",
-    "person-symbol": "person",
-    # component
-    "skin-tone": None,
-    "hair-style": None,
-    # animals-nature
-    "animal-mammal": "animal",
-    "animal-bird": "animal",
-    "animal-amphibian": "animal",
-    "animal-reptile": "animal",
-    "animal-marine": "animal",
-    "animal-bug": "animal",
-    "plant-flower": "plant",
-    "plant-other": "plant",
-    # food-drink
-    "food-fruit": "food",
-    "food-vegetable": "food",
-    "food-prepared": "food",
-    "food-asian": "food",
-    "food-sweet": "food",
-    "drink": "food",
-    "dishware": "object",
-    # travel-places
-    "place-map": "object",  # globes, a map, a compass
-    "place-geographic": "building",
-    "place-building": "building",
-    "place-religious": "building",
-    "place-other": "building",
-    "transport-ground": "vehicle",
-    "transport-water": "vehicle",
-    "transport-air": "vehicle",
-    "hotel": "object",
-    "time": "object",
-    "sky-weather": "sky and weather",
-    # activities
-    "event": "sport and event",
-    "award-medal": "sport and event",
-    "sport": "sport and event",
-    "game": "sport and event",
-    "arts-crafts": "object",
-    # objects
-    "clothing": "object",
-    "sound": "object",
-    "music": "object",
-    "musical-instrument": "object",
-    "phone": "object",
-    "computer": "object",
-    "light-video": "object",
-    "book-paper": "object",
-    "money": "object",
-    "mail": "object",
-    "writing": "object",
-    "office": "object",
-    "lock": "object",
-    "tool": "object",
-    "science": "object",
-    "medical": "object",
-    "household": "object",
-    "other-object": "object",
-    # symbols
-    "transport-sign": "symbol",
-    "warning": "symbol",
-    "arrow": "symbol",
-    "religion": "symbol",
-    "zodiac": "symbol",
-    "av-symbol": "symbol",
-    "gender": "symbol",
-    "math": "symbol",
-    "punctuation": "symbol",
-    "currency": "symbol",
-    "other-symbol": "symbol",
-    "keycap": "symbol",
-    "alphanum": "symbol",
-    "geometric": "symbol",
-    # flags
-    "flag": "flag",
-    "country-flag": "flag",
-    "subdivision-flag": "flag",
+# Every subgroup of CLDR, under the label of its emoji. Decided by the subgroup alone: the fuel pump and the traffic lights
+# are of transport-ground, hence "vehicle"; mountains and beaches, of place-geographic, go with the other places to
+# "building"; globes and maps, of place-map, are objects. None: no pictures of their own (skin tones, hair), left out.
+_SUBGROUPS = {
+    "face": """
+        face-smiling face-affection face-tongue face-hand face-neutral-skeptical face-sleepy face-unwell face-hat
+        face-glasses face-concerned face-negative face-costume cat-face monkey-face
+    """,
+    "person": """
+        hand-fingers-open hand-fingers-partial hand-single-finger hand-fingers-closed hands hand-prop body-parts
+        person person-gesture person-role person-fantasy person-activity person-sport person-resting family
+        person-symbol
+    """,
+    "animal": "animal-mammal animal-bird animal-amphibian animal-reptile animal-marine animal-bug",
+    "plant": "plant-flower plant-other",
+    "food": "food-fruit food-vegetable food-prepared food-asian food-sweet drink",
+    "vehicle": "transport-ground transport-water transport-air",
+    "building": "place-geographic place-building place-religious place-other",
+    "sport and event": "event award-medal sport game",
+    "object": """
+        dishware place-map hotel time arts-crafts clothing sound music musical-instrument phone computer light-video
+        book-paper money mail writing office lock tool science medical household other-object
+    """,
+    "symbol": """
+        heart emotion transport-sign warning arrow religion zodiac av-symbol gender math punctuation currency
+        other-symbol keycap alphanum geometric
+    """,
+    "flag": "flag country-flag subdivision-flag",
+    "sky and weather": "sky-weather",
+    None: "skin-tone hair-style",
 }
+LABEL_OF_SUBGROUP = {subgroup: label for label, text in _SUBGROUPS.items() for subgroup in text.split()}
 
 
 @dataclass(frozen=True)
@@ -195,261 +112,63 @@ STYLES = {
 }
 # Firefox OS drawings whose names tell nothing or the wrong thing, and what they show; "" = not to be used.
 # Checked by eye, since the package has no code points.
-FXEMOJI = {
-    "heartblue": "",  # a corner of it only
-    "tramcar": "",  # black all over
-    # faces
-    "grin": "1f600",
-    "grinwide": "1f603",
-    "grinwideeyes": "1f604",
-    "grineyes": "1f601",
-    "grinsquint": "1f606",
-    "grinsweat": "1f605",
-    "grintears": "1f602",
-    "smallsmile": "1f642",
-    "winking": "1f609",
-    "smileeyes": "1f60a",
-    "kiss": "1f617",
-    "kissing": "1f618",
-    "kissclosedeyes": "1f61a",
-    "kisseyes": "1f619",
-    "smiletongue": "1f60b",
-    "tongueout": "1f61b",
-    "tongueoutwink": "1f61c",
-    "tongueoutwink2": "1f61d",
-    "sunglasses": "1f60e",
-    "smallfrown": "1f641",
-    "frownmouth": "1f626",
-    "anguish": "1f627",
-    "dissapointedrelief": "1f625",
-    "crying": "1f622",
-    "loudlycrying": "1f62d",
-    "screamfear": "1f631",
-    "perservere": "1f623",
-    "devilhorns": "1f608",
-    "pouting": "1f621",
-    "japaneseangrymask": "1f47a",
-    "monkeysee": "1f648",
-    "monkeyhear": "1f649",
-    "monkeyspeak": "1f64a",
-    "blackskullcrossbones": "2620",
-    # hearts and signs of emotion
-    "heartarrow": "1f498",
-    "heartribbon": "1f49d",
-    "2hearts": "1f495",
-    "heartyellow": "1f49b",
-    "heartgreen": "1f49a",
-    "heartpurple": "1f49c",
-    "sweatsplash": "1f4a6",
-    "speechbubble": "1f4ac",
-    "thoughtbaloon": "1f4ad",
-    # hands and people
-    "waving": "1f44b",
-    "raisedhandsfingerssplayed": "1f590",
-    "raisedhandpartfingers": "1f596",
-    "aok": "1f44c",
-    "left": "1f448",
-    "right": "1f449",
-    "up": "1f446",
-    "down": "1f447",
-    "reversehandmiddlefinger": "1f595",
-    "fistedhand": "1f44a",
-    "high5": "1f64c",
-    "hands": "1f450",
-    "leftwritinghand": "270d",
-    "flexbicep": "1f4aa",
-    "blonde": "1f471",
-    "gpa": "1f474",
-    "gma": "1f475",
-    "frown": "1f64d",
-    "pout": "1f64e",
-    "nogesture": "1f645",
-    "okgesture": "1f646",
-    "waitress": "1f481",
-    "handup": "1f64b",
-    "bowing": "1f647",
-    "sleuthspy": "1f575",
-    "construct": "1f477",
-    "turban": "1f473",
-    "guapimao": "1f472",
-    "bride": "1f470",
-    "headmassage": "1f486",
-    "bunny-ears": "1f46f",
-    "girlgirl": "1f46d",
-    "girlguy": "1f46b",
-    "guyguy": "1f46c",
-    "couplekiss": "1f48f",
-    "couple": "1f491",
-    "contact": "1f464",
-    "contact2": "1f465",
-    # animals and plants
-    "dog": "1f436",
-    "dogside": "1f415",
-    "cat": "1f431",
-    "catside": "1f408",
-    "tiger": "1f42f",
-    "tigerside": "1f405",
-    "leopardside": "1f406",
-    "pig": "1f437",
-    "pigside": "1f416",
-    "pigsnout": "1f43d",
-    "mouse": "1f42d",
-    "mouseside": "1f401",
-    "hampster": "1f439",
-    "bunny": "1f430",
-    "bunnyside": "1f407",
-    "frontfacingchick": "1f425",
-    "dragonhead": "1f432",
-    "dragonside": "1f409",
-    "spurtingwhale": "1f433",
-    "evergreen": "1f332",
-    "fallingleaf": "1f342",
-    "leaffluttering": "1f343",
-    # food, places, weather
-    "chilipepper": "1f336",
-    "acorn": "1f330",
-    "fishcakeswirl": "1f365",
-    "forkknife": "1f37d",
-    "europeafricaglobe": "1f30d",
-    "americasglobe": "1f30e",
-    "asiaaustraliaglobe": "1f30f",
-    "meridianglobe": "1f310",
-    "silhouetteohjapan": "1f5fe",
-    "snowmountains": "1f3d4",
-    "construction": "1f3d7",
-    "constructionsign": "1f6a7",
-    "toykotower": "1f5fc",
-    "highspeedtrainbulletnose": "1f685",
-    "waningbibbousmoon": "1f316",
-    "star": "1f31f",
-    "sunrays": "2600",
-    "sunraincloud": "1f326",
-    "stormcloud": "1f329",
-    "wave": "1f30a",
-    "bolt": "26a1",
-    # clocks
-    "manltepiececlock": "1f570",
-    "clock12oclock": "1f55b",
-    "clock12thirty": "1f567",
-    "clock1oclock": "1f550",
-    "clock1thirty": "1f55c",
-    "clock2oclock": "1f551",
-    "clock2thirty": "1f55d",
-    "clock3oclock": "1f552",
-    "clock3thirty": "1f55e",
-    "clock4oclock": "1f553",
-    "clock4thirty": "1f55f",
-    "clock5thirty": "1f560",
-    "clock6oclock": "1f555",
-    "clock6thirty": "1f561",
-    "clock7oclock": "1f556",
-    # things
-    "confetti": "1f38a",
-    "bow": "1f380",
-    "present": "1f381",
-    "reminder": "1f397",
-    "tennisball": "1f3be",
-    "darksunglasses": "1f576",
-    "tie": "1f454",
-    "mansshirt": "1f455",
-    "womansshirt": "1f45a",
-    "pinkwallet": "1f45b",
-    "makeupbag": "1f45d",
-    "mensshoe": "1f45e",
-    "mensrunner": "1f45f",
-    "heels": "1f460",
-    "sandals": "1f461",
-    "speakercancellation": "1f507",
-    "speakeronesoundwave": "1f509",
-    "speaker3soundwaves": "1f50a",
-    "bellcancellation": "1f515",
-    "studiomic": "1f399",
-    "controlknob": "1f39b",
-    "cellphone": "1f4f1",
-    "phonerightarrowleft": "1f4f2",
-    "telephonereceiver2": "1f4de",
-    "softshellfloppy": "1f4be",
-    "handheldvideocamera": "1f4f9",
-    "videocasette": "1f4fc",
-    "leftmagnifyingglass": "1f50d",
-    "rightmagnifyingglass": "1f50e",
-    "notebookdecorativecover": "1f4d4",
-    "bookmarktab": "1f4d1",
-    "banknoteyen": "1f4b4",
-    "banknotedollar": "1f4b5",
-    "banknoteeuro": "1f4b6",
-    "banknotepound": "1f4b7",
-    "chartupwardstrendyen": "1f4b9",
-    "chartupwardstrend": "1f4c8",
-    "chartdownwardstrend": "1f4c9",
-    "envelopedownarrowabove": "1f4e9",
-    "outbox": "1f4e4",
-    "closedmailboxraised": "1f4eb",
-    "closedmailboxlowered": "1f4ea",
-    "openmailboxraised": "1f4ec",
-    "openmailboxlowered": "1f4ed",
-    "ballottboxwithballott": "1f5f3",
-    "lowerleftpen": "1f58a",
-    "lockandkey": "1f510",
-    # symbols
-    "potablewatersystem": "1f6b0",
-    "nooneunder18symbol": "1f51e",
-    "arrowrightwardsupwards": "2934",
-    "arrowrightwardsdownwards": "2935",
-    "clockwisedownupcircledarrows": "1f503",
-    "anticlockwiseupwardsanddownwardsarrows": "1f504",
-    "backwithleftwardsarrow": "1f519",
-    "endwithleftwardsarrow": "1f51a",
-    "onarrowleftright": "1f51b",
-    "soonwithrightarrow": "1f51c",
-    "topwithupwardsarrow": "1f51d",
-    "heavylatincross": "271d",
-    "sixpointedstarwithdot": "1f52f",
-    "saggitarius": "2650",
-    "clockwiserightwardsleftwardscirclearrows": "1f501",
-    "clockwiserightwardsleftwardscirclearrowsone": "1f502",
-    "blackrightpointingarrow": "25b6",
-    "blackrightpointingdoublearrow": "23e9",
-    "blackleftpointingarrow": "25c0",
-    "blackleftpointingdoublearrow": "23ea",
-    "uppointingsmallredtrisngle": "1f53c",
-    "blackuppointingdoublearrow": "23eb",
-    "downpointingsmallredtrisngle": "1f53d",
-    "blackdownpointingdoublearrow": "23ec",
-    "heavymultiplicationsymbol": "2716",
-    "doubleexclaimationmark": "203c",
-    "exclaimationquestionmark": "2049",
-    "blackquestionmark": "2753",
-    "whiteexclaimationmark": "2755",
-    "heavyexclaimationmarksymbol": "2757",
-    "eightspokedasterix": "2733",
-    "negativesquaredlatincaptiala": "1f170",
-    "negativesquaredlatincaptialb": "1f171",
-    "negativesquaredlatincaptialo": "1f17e",
-    "squaredup": "1f199",
-    "cjkunifiedideograph-a": "1f22f",
-    "cjkunifiedideograph-b": "1f23a",
-    "cjkunifiedideograph-c": "1f232",
-    "cjkunifiedideograph-d": "1f233",
-    "cjkunifiedideograph-e": "1f234",
-    "cjkunifiedideograph-f": "1f235",
-    "cjkunifiedideograph-g": "1f236",
-    "cjkunifiedideograph-h": "1f237",
-    "cjkunifiedideograph-i": "1f21a",
-    "cjkunifiedideograph-j": "1f238",
-    "cjkunifiedideograph-k": "1f239",
-    "diamondshapewithdotinside": "1f4a0",
-    # flags
-    "blackwaving": "1f3f4",
-    "chineseflag": "1f1e8-1f1f3",
-    "franceflag": "1f1eb-1f1f7",
-    "greatbritainflag": "1f1ec-1f1e7",
-    "italianflag": "1f1ee-1f1f9",
-    "japanflag": "1f1ef-1f1f5",
-    "koreaflag": "1f1f0-1f1f7",
-    "russianflag": "1f1f7-1f1fa",
-    "spanishflag": "1f1ea-1f1f8",
-}
+_DRAWN_IN_FXEMOJI = """
+    grin 1f600  grinwide 1f603  grinwideeyes 1f604  grineyes 1f601  grinsquint 1f606  grinsweat 1f605  grintears 1f602
+    smallsmile 1f642  winking 1f609  smileeyes 1f60a  kiss 1f617  kissing 1f618  kissclosedeyes 1f61a  kisseyes 1f619
+    smiletongue 1f60b  tongueout 1f61b  tongueoutwink 1f61c  tongueoutwink2 1f61d  sunglasses 1f60e  smallfrown 1f641
+    frownmouth 1f626  anguish 1f627  dissapointedrelief 1f625  crying 1f622  loudlycrying 1f62d  screamfear 1f631
+    perservere 1f623  devilhorns 1f608  pouting 1f621  japaneseangrymask 1f47a  monkeysee 1f648  monkeyhear 1f649
+    monkeyspeak 1f64a  blackskullcrossbones 2620
+    heartarrow 1f498  heartribbon 1f49d  2hearts 1f495  heartyellow 1f49b  heartgreen 1f49a  heartpurple 1f49c
+    sweatsplash 1f4a6  speechbubble 1f4ac  thoughtbaloon 1f4ad
+    waving 1f44b  raisedhandsfingerssplayed 1f590  raisedhandpartfingers 1f596  aok 1f44c  left 1f448  right 1f449
+    up 1f446  down 1f447  reversehandmiddlefinger 1f595  fistedhand 1f44a  high5 1f64c  hands 1f450
+    leftwritinghand 270d  flexbicep 1f4aa  blonde 1f471  gpa 1f474  gma 1f475  frown 1f64d  pout 1f64e
+    nogesture 1f645  okgesture 1f646  waitress 1f481  handup 1f64b  bowing 1f647  sleuthspy 1f575  construct 1f477
+    turban 1f473  guapimao 1f472  bride 1f470  headmassage 1f486  bunny-ears 1f46f  girlgirl 1f46d  girlguy 1f46b
+    guyguy 1f46c  couplekiss 1f48f  couple 1f491  contact 1f464  contact2 1f465
+    dog 1f436  dogside 1f415  cat 1f431  catside 1f408  tiger 1f42f  tigerside 1f405  leopardside 1f406  pig 1f437
+    pigside 1f416  pigsnout 1f43d  mouse 1f42d  mouseside 1f401  hampster 1f439  bunny 1f430  bunnyside 1f407
+    frontfacingchick 1f425  dragonhead 1f432  dragonside 1f409  spurtingwhale 1f433  evergreen 1f332
+    fallingleaf 1f342  leaffluttering 1f343
+    chilipepper 1f336  acorn 1f330  fishcakeswirl 1f365  forkknife 1f37d  europeafricaglobe 1f30d  americasglobe 1f30e
+    asiaaustraliaglobe 1f30f  meridianglobe 1f310  silhouetteohjapan 1f5fe  snowmountains 1f3d4  construction 1f3d7
+    constructionsign 1f6a7  toykotower 1f5fc  highspeedtrainbulletnose 1f685  waningbibbousmoon 1f316  star 1f31f
+    sunrays 2600  sunraincloud 1f326  stormcloud 1f329  wave 1f30a  bolt 26a1
+    manltepiececlock 1f570  clock12oclock 1f55b  clock12thirty 1f567  clock1oclock 1f550  clock1thirty 1f55c
+    clock2oclock 1f551  clock2thirty 1f55d  clock3oclock 1f552  clock3thirty 1f55e  clock4oclock 1f553
+    clock4thirty 1f55f  clock5thirty 1f560  clock6oclock 1f555  clock6thirty 1f561  clock7oclock 1f556
+    confetti 1f38a  bow 1f380  present 1f381  reminder 1f397  tennisball 1f3be  darksunglasses 1f576  tie 1f454
+    mansshirt 1f455  womansshirt 1f45a  pinkwallet 1f45b  makeupbag 1f45d  mensshoe 1f45e  mensrunner 1f45f
+    heels 1f460  sandals 1f461  speakercancellation 1f507  speakeronesoundwave 1f509  speaker3soundwaves 1f50a
+    bellcancellation 1f515  studiomic 1f399  controlknob 1f39b  cellphone 1f4f1  phonerightarrowleft 1f4f2
+    telephonereceiver2 1f4de  softshellfloppy 1f4be  handheldvideocamera 1f4f9  videocasette 1f4fc
+    leftmagnifyingglass 1f50d  rightmagnifyingglass 1f50e  notebookdecorativecover 1f4d4  bookmarktab 1f4d1
+    banknoteyen 1f4b4  banknotedollar 1f4b5  banknoteeuro 1f4b6  banknotepound 1f4b7  chartupwardstrendyen 1f4b9
+    chartupwardstrend 1f4c8  chartdownwardstrend 1f4c9  envelopedownarrowabove 1f4e9  outbox 1f4e4
+    closedmailboxraised 1f4eb  closedmailboxlowered 1f4ea  openmailboxraised 1f4ec  openmailboxlowered 1f4ed
+    ballottboxwithballott 1f5f3  lowerleftpen 1f58a  lockandkey 1f510
+    potablewatersystem 1f6b0  nooneunder18symbol 1f51e  arrowrightwardsupwards 2934  arrowrightwardsdownwards 2935
+    clockwisedownupcircledarrows 1f503  anticlockwiseupwardsanddownwardsarrows 1f504  backwithleftwardsarrow 1f519
+    endwithleftwardsarrow 1f51a  onarrowleftright 1f51b  soonwithrightarrow 1f51c  topwithupwardsarrow 1f51d
+    heavylatincross 271d  sixpointedstarwithdot 1f52f  saggitarius 2650
+    clockwiserightwardsleftwardscirclearrows 1f501  clockwiserightwardsleftwardscirclearrowsone 1f502
+    blackrightpointingarrow 25b6  blackrightpointingdoublearrow 23e9  blackleftpointingarrow 25c0
+    blackleftpointingdoublearrow 23ea  uppointingsmallredtrisngle 1f53c  blackuppointingdoublearrow 23eb
+    downpointingsmallredtrisngle 1f53d  blackdownpointingdoublearrow 23ec  heavymultiplicationsymbol 2716
+    doubleexclaimationmark 203c  exclaimationquestionmark 2049  blackquestionmark 2753  whiteexclaimationmark 2755
+    heavyexclaimationmarksymbol 2757  eightspokedasterix 2733  negativesquaredlatincaptiala 1f170
+    negativesquaredlatincaptialb 1f171  negativesquaredlatincaptialo 1f17e  squaredup 1f199
+    cjkunifiedideograph-a 1f22f  cjkunifiedideograph-b 1f23a  cjkunifiedideograph-c 1f232  cjkunifiedideograph-d 1f233
+    cjkunifiedideograph-e 1f234  cjkunifiedideograph-f 1f235  cjkunifiedideograph-g 1f236  cjkunifiedideograph-h 1f237
+    cjkunifiedideograph-i 1f21a  cjkunifiedideograph-j 1f238  cjkunifiedideograph-k 1f239
+    diamondshapewithdotinside 1f4a0
+    blackwaving 1f3f4  chineseflag 1f1e8-1f1f3  franceflag 1f1eb-1f1f7  greatbritainflag 1f1ec-1f1e7
+    italianflag 1f1ee-1f1f9  japanflag 1f1ef-1f1f5  koreaflag 1f1f0-1f1f7  russianflag 1f1f7-1f1fa
+    spanishflag 1f1ea-1f1f8
+"""
+FXEMOJI = dict(pair for line in _DRAWN_IN_FXEMOJI.splitlines() for pair in re.findall(r"(\S+) (\S+)", line))
+FXEMOJI |= {"heartblue": "", "tramcar": ""}  # a corner of it only; black all over
 
 UNSEEN_STYLES = ("openmoji",)
 CODE_POINTS_OF = {"fluent": "fluent-flat"}  # the 3D set has no code points of its own; the flat one has the same slugs
@@ -807,10 +526,14 @@ def build(config: Config) -> dict:
                     rows.append(row)
                     svgs.append(icon_svg(icons, icon))
 
-    with ProcessPoolExecutor(config.num_workers) as pool:
-        pngs = list(pool.map(render, svgs, [config.resolution] * len(svgs), chunksize=32))
+    sizes = [config.resolution] * len(svgs)
+    if config.num_workers > 1:
+        with ProcessPoolExecutor(config.num_workers) as pool:
+            pngs = list(pool.map(render, svgs, sizes, chunksize=32))
+    else:
+        pngs = list(map(render, svgs, sizes))
     kept = []
-    for row, png in zip(rows, pngs):
+    for row, png in zip(rows, pngs, strict=True):
         statistics = styles[row["style"]]
         if png is None:
             statistics["empty"].append(row["name"])
@@ -818,7 +541,7 @@ def build(config: Config) -> dict:
         statistics["pictures"] += 1
         statistics["without_skin_tone"] += not row["skin_tone"]
         kept.append(row | {"image": {"bytes": png, "path": f"{row['style']}-{row['code']}.png"}})
-    for row, split in zip(kept, assign_splits(kept)):
+    for row, split in zip(kept, assign_splits(kept), strict=True):
         row |= {"split": split, "concept_split": concept_split(row["concept"])}
 
     if config.sample:

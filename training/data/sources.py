@@ -103,7 +103,7 @@ def open_source(
         try:
             captions = [
                 _caption(value, f"{where}, {name}", caption_column)
-                for value, name in zip(data.select(kept)[caption_column], (names[i] for i in kept))
+                for value, name in zip(data.select(kept)[caption_column], (names[i] for i in kept), strict=True)
             ]
         except DataError:
             if asked:
@@ -297,6 +297,8 @@ def _load(datasets, folder: Path | None, where: str, config_name: str | None):
         cause = error
         while cause.__cause__ is not None:
             cause = cause.__cause__
+        if "corresponds to no data" in str(cause):
+            raise DataError(f"{where} is empty: its files hold no rows.") from error
         if folder is None:
             raise DataError(
                 f"'{where}' is no folder here, and the Hub did not give it: {_first_line(cause)}. "
@@ -385,21 +387,24 @@ def _labels(datasets, splits, data, where: str, column: str, names: list[str]) -
     """Indices of classes, int64 (N,), and the names of the classes, the same in every split."""
     feature = data.features[column]
     values = list(data[column])
-    everywhere = [v for part in splits.values() if column in part.column_names for v in part.unique(column)]
+
+    def everywhere() -> list:  # a class may be in one split alone, and has the same index in all
+        return [v for part in splits.values() if column in part.column_names for v in part.unique(column)]
+
     if isinstance(feature, datasets.ClassLabel):
         label_names = list(feature.names)
     elif getattr(feature, "dtype", "") in ("string", "large_string"):
-        label_names = sorted({v for v in everywhere if v})
+        label_names = sorted({v for v in everywhere() if v})
         index = {name: k for k, name in enumerate(label_names)}
         values = [index.get(v) for v in values]
     elif re.fullmatch(r"u?int\d+", getattr(feature, "dtype", "")):
-        label_names = [str(k) for k in range(max((v for v in everywhere if v is not None), default=-1) + 1)]
+        label_names = [str(k) for k in range(max((v for v in everywhere() if v is not None), default=-1) + 1)]
     else:
         raise DataError(
             f"{where}: column '{column}' holds {getattr(feature, 'dtype', feature)}, but a label is a class name or an integer. "
             f"{_choices(column, data.column_names, 'The columns are')}"
         )
-    for value, name in zip(values, names):
+    for value, name in zip(values, names, strict=True):
         if value is None:
             raise DataError(f"{where}, {name}: the label is missing in column '{column}'.")
         if not 0 <= value < len(label_names):

@@ -1,0 +1,235 @@
+"""The page `ddpm`: in a real browser, through the API, and with nothing to serve."""
+
+import json
+import re
+import time
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDPMScheduler, UNet2DModel
+from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
+from PIL import Image
+
+from apps import ddpm as app
+from apps import ui
+from hub_models import ddpm, store
+
+LABELS = ("face", "food", "<b>flag</b>")
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    unet = UNet2DModel(
+        sample_size=16,
+        block_out_channels=(16, 32),
+        layers_per_block=1,
+        norm_num_groups=8,
+        down_block_types=("DownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "UpBlock2D"),
+        num_class_embeds=4,
+    ).eval()
+    scheduler = DDPMScheduler(num_train_timesteps=300, prediction_type="v_prediction", timestep_spacing="trailing")
+    return ddpm.DDPM(
+        unet, scheduler, label_names=LABELS, null_label=3, guidance_scale=2.0, name="tiny", weights_sha256="0" * 64
+    )
+
+
+def set_number(page, label, value):
+    box = page.get_by_label(f"number input for {label}")
+    box.fill(str(value))
+    box.press("Tab")
+
+
+def sources(page, where):
+    return page.eval_on_selector_all(f"{where} img", "all => all.map((image) => image.src)")
+
+
+def wait_for_status(page, pattern):
+    page.wait_for_function(
+        "pattern => new RegExp(pattern).test(document.querySelector('#ddpm-status').innerText)", arg=pattern
+    )
+    return page.inner_text("#ddpm-status")
+
+
+def test_draw_watch_stop_and_scrub_in_a_browser(serve, page, model, tmp_path):
+    page.goto(serve(app.build({"tiny": model})))
+    page.get_by_label("food").check()
+    set_number(page, "Pictures", 3)
+    set_number(page, "Steps", 60)
+
+    page.get_by_role("button", name="Draw", exact=True).click()
+    seen, deadline = [], time.monotonic() + 60
+    while time.monotonic() < deadline and not page.query_selector(".tile:not([disabled])"):
+        if (now := sources(page, "#ddpm-sheet")[:1]) and now not in seen:
+            seen.append(now)
+    assert len(seen) >= 4, "three intermediate pictures and the last"
+    assert re.search(r"Done: 60 steps", wait_for_status(page, "Done"))
+    assert page.eval_on_selector_all(".tile b", "all => all.map(b => b.innerText)") == ["face", "food", "face"]
+    seed = page.input_value("#ddpm-seed input")
+    assert seed in page.inner_text("#ddpm-status")
+
+    page.wait_for_selector("#ddpm-film img")
+    films = [sources(page, "#ddpm-film")]
+    assert len(films[0]) == 2 and "after 60 of 60" in page.inner_text("#ddpm-film")
+    for frame in (30, 5):
+        page.locator("#ddpm-frame input[type=range]").fill(str(frame))
+        page.wait_for_function("old => document.querySelector('#ddpm-film img').src !== old", arg=films[-1][0])
+        films.append(sources(page, "#ddpm-film"))
+    assert len({left for left, _ in films}) == 3 and len({right for _, right in films}) == 3
+
+    page.locator(".tile").nth(1).press("Enter")  # the keyboard chooses another picture
+    page.wait_for_function("old => document.querySelector('#ddpm-film img').src !== old", arg=films[-1][0])
+    assert page.locator(".tile").nth(1).get_attribute("aria-pressed") == "true"
+    with page.expect_download() as download:
+        page.get_by_text("Download GIF").click()
+    download.value.save_as(tmp_path / "film.gif")
+    with Image.open(tmp_path / "film.gif") as gif:
+        assert gif.format == "GIF" and gif.n_frames == app.GIF_FRAMES
+    with page.expect_download() as download:
+        page.get_by_text("Download PNG").click()
+    download.value.save_as(tmp_path / "sheet.png")
+    receipt = json.loads(ui.read_png_text(tmp_path / "sheet.png")[ddpm.RECEIPT_KEY])
+    assert receipt["labels"] == ["face", "food", "face"] and receipt["seeds"][0] == seed
+    assert receipt["num_inference_steps"] == 60 and receipt["sampler"] == "ddim"
+
+    set_number(page, "Pictures", 16)
+    set_number(page, "Steps", 250)
+    page.get_by_role("button", name="Draw", exact=True).click()
+    wait_for_status(page, "^Step")
+    page.get_by_role("button", name="Stop").click()
+    done = int(re.search(r"Stopped after (\d+) of 250 steps", wait_for_status(page, "Stopped"))[1])
+    assert 1 <= done < 250
+    page.wait_for_function("() => !document.querySelector('#ddpm-film').innerText.includes('60 of 60')")
+    assert page.get_by_role("button", name="Draw", exact=True).is_enabled()
+
+    page.get_by_role("tab", name="Into the noise").click()
+    page.get_by_role("button", name="Take the first picture drawn").click()
+    page.wait_for_selector("#ddpm-noisy img")
+    before = sources(page, "#ddpm-noisy")
+    set_number(page, "t", 290)
+    page.wait_for_function("old => document.querySelector('#ddpm-noisy img').src !== old", arg=before[0])
+
+
+def test_the_flag_stops_a_drawing_after_the_step_it_is_raised_in(model):
+    order = app.check_order(model, ["food"], 2, 1, 100, 2.0, "DPM-Solver++")
+    flag, done = app.StopFlags().arm("session"), 0
+    for step in app.run(order, flag):
+        done += 1
+        if step.index == 6:
+            flag.set()
+    assert done == 7
+
+
+def test_a_drawing_past_its_deadline_ends(model, monkeypatch):
+    monkeypatch.setattr(app, "DEADLINE_SECONDS", 0)
+    assert len(list(app.run(app.check_order(model, [], 1, 1, 100, 2.0, "DDIM"), app.StopFlags().arm(None)))) == 1
+
+
+def test_the_film_pairs_each_noisy_picture_with_the_guess_made_from_it(model):
+    order = app.check_order(model, ["food"], 2, 1, 100, 2.0, "DDIM")
+    recorder = app.Recorder(ddpm.to_uint8(model.initial_noise(order.seeds)), 100)
+    steps = list(order.steps())
+    for step in steps:
+        recorder.add(step)
+    film = recorder.film(order.captions, order.receipt())
+    assert film.noisy.shape == film.guess.shape == (app.FILM_FRAMES, 2, 16, 16, 3) and film.noisy.dtype == np.uint8
+    assert film.steps[0] == 0 and film.steps[-1] == 100 and film.steps == sorted(set(film.steps))
+    for frame in (1, 30, 59):
+        done = film.steps[frame]
+        assert np.array_equal(film.noisy[frame], ddpm.to_uint8(steps[done - 1].x_t))
+        assert np.array_equal(film.guess[frame], ddpm.to_uint8(steps[done].x0)) and film.timesteps[frame] == (
+            steps[done].timestep
+        )
+    assert np.array_equal(film.noisy[-1], ddpm.to_uint8(steps[-1].x_t))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"count": 17}, "1 to 16"),
+        ({"count": True}, "1 to 16"),
+        ({"steps": 0}, "1 to 250"),
+        ({"steps": -3}, "1 to 250"),
+        ({"steps": 2.5}, "1 to 250"),
+        ({"steps": 1e6}, "1 to 250"),
+        ({"steps": float("nan")}, "1 to 250"),
+        ({"steps": float("inf")}, "1 to 250"),
+        ({"steps": "12"}, "1 to 250"),
+        ({"guidance": float("nan")}, "1 to 10"),
+        ({"guidance": 1e9}, "1 to 10"),
+        ({"sampler": "euler"}, "DDIM, DDPM"),
+        ({"sampler": None}, "DDIM, DDPM"),
+        ({"labels": ["moon"]}, "any, face, food"),
+        ({"labels": [7]}, "any, face, food"),
+        ({"labels": {"a": 1}}, "any, face, food"),
+        ({"seed": 1.5}, "whole number"),
+        ({"seed": "x"}, "whole number"),
+    ],
+)
+def test_a_parameter_out_of_its_range_is_an_error_that_names_the_range(model, change, words):
+    good = {"labels": ["food"], "count": 1, "seed": 0, "steps": 2, "guidance": 1.0, "sampler": "DDIM"}
+    app.check_order(model, **good)
+    with pytest.raises(ui.InputError, match=words):
+        app.check_order(model, **(good | change))
+
+
+def test_the_api_draws_again_from_its_receipt_and_refuses_what_is_out_of_range(serve, model, tmp_path):
+    client = Client(serve(app.build({"tiny": model})), verbose=False, download_files=str(tmp_path))
+    endpoints = client.view_api(return_format="dict")["named_endpoints"]
+    assert set(endpoints) == {"/ddpm_draw", "/ddpm_film", "/ddpm_forward"}
+    for endpoint in endpoints.values():
+        assert endpoint["description"] and all(parameter["label"] for parameter in endpoint["parameters"])
+
+    order = {"labels": ["food", "any"], "count": 2, "steps": 3, "guidance": 2, "sampler": "DDPM"}
+    gallery, receipt = client.predict(seed=2**70 + 5, api_name="/ddpm_draw", **order)
+    assert receipt["seeds"] == ["5", "6"] and receipt["labels"] == ["food", "any"]
+    first = Image.open(gallery[0]["image"])
+    assert first.size == (16, 16) and json.loads(first.text[ddpm.RECEIPT_KEY])["seeds"] == ["5"]
+    assert first.text["parameters"].startswith("food\nSteps: 3, Sampler: ddpm, CFG scale: 2, Seed: 5,")
+    again, _ = client.predict(seed=int(receipt["seeds"][0]), api_name="/ddpm_draw", **order)
+    assert np.array_equal(np.asarray(first), np.asarray(Image.open(again[0]["image"])))
+    (*_, step) = model.generate(["food"], [5], num_inference_steps=3, guidance_scale=2.0, sampler="ddpm")
+    assert np.abs(np.asarray(first).astype(int) - ddpm.to_uint8(step.x_t)[0]).max() <= 1
+
+    for change in ({"steps": 1000}, {"steps": 2.5}, {"guidance": 1e9}, {"sampler": "euler"}, {"labels": ["moon"]}):
+        with pytest.raises(AppError):
+            client.predict(seed=0, api_name="/ddpm_draw", **(order | change))
+    with pytest.raises(AppError, match="whole number from 1 to 250"):
+        client.predict(seed=0, api_name="/ddpm_draw", **(order | {"steps": 2.5}))
+    with pytest.raises((AppError, ValueError)):
+        client.predict(seed=0, api_name="/ddpm_draw", **(order | {"guidance": float("nan")}))
+
+    gif, _ = client.predict(label="food", seed=1, steps=5, guidance=1, sampler="DDIM", api_name="/ddpm_film")
+    assert Image.open(gif).format == "GIF"
+    Image.new("RGB", (40, 30), "red").save(tmp_path / "red.png")
+    noisy, guess = client.predict(
+        picture=handle_file(str(tmp_path / "red.png")), t=100, seed=3, label="any", api_name="/ddpm_forward"
+    )
+    assert Image.open(noisy).size == Image.open(guess).size == (16, 16)
+    with pytest.raises(AppError, match="PNG, JPEG"):
+        (tmp_path / "bad.png").write_bytes(b"<html>")
+        client.predict(
+            picture=handle_file(str(tmp_path / "bad.png")), t=1, seed=3, label="any", api_name="/ddpm_forward"
+        )
+
+
+def test_a_model_that_cannot_be_loaded_leaves_a_page_that_names_the_cause(serve, page, model, tmp_path):
+    (tmp_path / "model_index.json").write_text("<html>")
+    models = app.load_models([str(tmp_path), "moon-64"])
+    assert all(isinstance(error, store.CheckpointError) for error in models.values())
+    page.goto(serve(app.build(models)))
+    page.wait_for_selector("[role=alert]")
+    text = page.inner_text("body")
+    assert "moon-64" in text and str(tmp_path) in text and not page.query_selector("#ddpm-sheet")
+
+    page.goto(serve(app.build(models | {"tiny": model})))
+    page.wait_for_selector("#ddpm-sheet")
+    assert "moon-64" in page.inner_text("[role=alert] >> nth=1") and page.query_selector("[role=alert]")
+
+
+def test_labels_of_a_folder_are_text_in_the_page_and_never_markup():
+    html = app.sheet_html(np.zeros((1, 16, 16, 3), np.uint8), [("<b>flag</b>", "1")], done=True)
+    assert "<b>flag" not in html and "&lt;b&gt;flag&lt;/b&gt;" in html

@@ -1,0 +1,50 @@
+"""Figures of results and runs, as PIL images: drawn from numbers that were measured, by matplotlib without a display."""
+
+import io
+
+import numpy as np
+from matplotlib.figure import Figure
+from PIL import Image
+
+
+def confusion(matrices: dict[str, list[list[int]]], names: list[str]) -> Image.Image:
+    """Confusion matrices side by side, one per set: rows are the truth, shades the share of the row, numbers counts.
+
+    matrices: {set: (K, K) counts}; names: the K classes.
+    """
+    figure = Figure(figsize=(1.2 + 5.2 * len(matrices), 6.2), dpi=90, layout="constrained")
+    for column, (title, counts) in enumerate(matrices.items()):
+        axes = figure.add_subplot(1, len(matrices), column + 1)
+        counts = np.asarray(counts)
+        share = counts / np.maximum(counts.sum(1, keepdims=True), 1)  # (K, K)
+        axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+        for (row, place), count in np.ndenumerate(counts):
+            if count:
+                colour = "white" if share[row, place] > 0.5 else "black"
+                axes.text(place, row, count, ha="center", va="center", fontsize=7, color=colour)
+        axes.set_xticks(range(len(names)), names, rotation=60, ha="right", fontsize=8)
+        axes.set_yticks(range(len(names)), names if column == 0 else [], fontsize=8)
+        axes.set_xlabel("predicted")
+        axes.set_title(f"{title}: {np.trace(counts) / max(1, counts.sum()):.1%} right", fontsize=10)
+        if column == 0:
+            axes.set_ylabel("truth")
+    return _picture(figure)
+
+
+def training_curves(history: dict[str, list[list[float]]], images_per_step: float) -> Image.Image:
+    """One panel per quantity of a run's history {name: [[step, value], …]}, over the pictures seen."""
+    figure = Figure(figsize=(4.2 * len(history), 3), dpi=90, layout="constrained")
+    for column, (name, points) in enumerate(history.items()):
+        axes = figure.add_subplot(1, len(history), column + 1)
+        steps, values = np.asarray(points).T
+        axes.plot(steps * images_per_step / 1000, values, linewidth=1.5)
+        axes.set_title(name, fontsize=10)
+        axes.set_xlabel("thousand pictures seen")
+        axes.grid(alpha=0.3)
+    return _picture(figure)
+
+
+def _picture(figure: Figure) -> Image.Image:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return Image.open(buffer).convert("RGB").quantize(64)
