@@ -166,7 +166,13 @@ def build(models: dict[str, Classifier | CheckpointError]) -> gr.Blocks:
                             kind = type(model.model).__name__
                             ui.subheading(FAMILIES.get(kind, kind), f"model “{name}”")
                             answers.append(
-                                gr.Label(num_top_classes=TOP_K, label=f"{name} says", show_label=False, container=False)
+                                gr.Label(
+                                    num_top_classes=TOP_K,
+                                    label=f"{name} says",
+                                    show_label=False,
+                                    container=False,
+                                    elem_classes="v-answer",
+                                )
                             )
                             answers.append(gr.HTML(card(model), padding=False))
 
@@ -207,7 +213,9 @@ def build(models: dict[str, Classifier | CheckpointError]) -> gr.Blocks:
         def rollout(path, name):
             image = ui.read_picture(path)
             model = with_attention[ui.choice(name, "Model", with_attention)]
-            return rollout_overlay(model, image), status(f"{model.name}: the redder, the more of it flows into the answer.")
+            return rollout_overlay(model, image), status(
+                f"{model.name}: the redder, the more of it flows into the answer."
+            )
 
         def occlude(path, name, label):
             image = ui.read_picture(path)

@@ -413,7 +413,14 @@ def _draw_tab(demo, models, model_name, stops, film):
 
     def begin(request: gr.Request):
         stops.arm(request.session_hash)
-        return gr.Button(interactive=False), gr.Button(interactive=True), status_html("Waiting for the model …")
+        wait = gr.DownloadButton(interactive=False)
+        return (
+            gr.Button(interactive=False),
+            gr.Button(interactive=True),
+            status_html("Waiting for the model …"),
+            wait,
+            wait,
+        )
 
     def draw_stream(labels, count, seed, fresh, steps, guidance, sampler, model_name, request: gr.Request):
         model = models[ui.choice(model_name, "Model", models)]
@@ -428,7 +435,7 @@ def _draw_tab(demo, models, model_name, stops, film):
             if step.index in previews or now - shown > 1:
                 text = f"Step {step.index + 1} of {step.total}, t = {step.timestep}, {now - started:.1f} s"
                 tiles = sheet_html(recorder.last, order.captions, done=False)
-                yield tiles, status_html(text), order.seeds[0], *([gr.skip()] * 5)
+                yield tiles, status_html(text), order.seeds[0], *([gr.skip()] * 3)
                 shown = time.monotonic()
         seconds, done, total = time.monotonic() - started, recorder.done, recorder.total
         receipt = order.receipt() | {"steps_done": done}
@@ -443,8 +450,6 @@ def _draw_tab(demo, models, model_name, stops, film):
             result,
             0,
             gr.Slider(maximum=len(result.steps) - 1, value=len(result.steps) - 1, interactive=True),
-            gr.DownloadButton(value=sheet_file(result), interactive=True),
-            gr.DownloadButton(value=gif_file(result, 0), interactive=True),
         )
 
     def halt(request: gr.Request):
@@ -455,22 +460,31 @@ def _draw_tab(demo, models, model_name, stops, film):
         return gr.Button(interactive=True), gr.Button(interactive=False)
 
     def sheet_file(film):
-        image = with_receipt(sheet(film.noisy[-1]), film.receipt)
-        return cached_file(processing_utils.encode_pil_to_bytes(image), f"ddpm-{film.receipt['seeds'][0]}.png")
+        if film is None:
+            return gr.skip()
+        data = processing_utils.encode_pil_to_bytes(with_receipt(sheet(film.noisy[-1]), film.receipt))
+        path = cached_file(data, f"ddpm-{film.receipt['seeds'][0]}.png")
+        return gr.DownloadButton(value=path, interactive=True)
 
     def gif_file(film, k):
-        return cached_file(film.gif(k), f"ddpm-{film.receipt['seeds'][k]}.gif")
+        if film is None:
+            return gr.skip()
+        path = cached_file(film.gif(k), f"ddpm-{film.receipt['seeds'][k]}.gif")
+        return gr.DownloadButton(value=path, interactive=True)
 
     def scrub(film, k, frame):
         if film is None:
             return gr.skip()
         return film.frame_html(k, ui.number(frame, "Frame", 0, len(film.steps) - 1, integer=True))
 
+    def last_frame(film, k):
+        return gr.skip() if film is None else film.frame_html(k, len(film.steps) - 1)
+
     def pick(film, frame, event: gr.EventData):
-        if film is None:
-            return gr.skip(), gr.skip(), gr.skip()
-        k = ui.number(event.k, "Picture", 0, len(film.captions) - 1, integer=True)
-        return k, scrub(film, k, frame), gif_file(film, k)
+        if film is not None:
+            k = ui.number(event.k, "Picture", 0, len(film.captions) - 1, integer=True)
+            yield k, scrub(film, k, frame), gr.skip()
+            yield gr.skip(), gr.skip(), gif_file(film, k)
 
     def fit_to_model(name):
         """Chips, ranges and defaults of another model."""
@@ -484,16 +498,17 @@ def _draw_tab(demo, models, model_name, stops, film):
         )
 
     hidden = {"show_progress": "hidden", "api_visibility": "private"}
-    outputs = [pictures, status, seed, film, chosen, frame, png, gif]
+    outputs = [pictures, status, seed, film, chosen, frame]
     inputs = [labels, count, seed, fresh, steps, guidance, sampler, model_name]
-    begun = draw.click(begin, None, [draw, stop, status], queue=False, **hidden)
+    begun = draw.click(begin, None, [draw, stop, status, png, gif], queue=False, **hidden)
     drawn = begun.then(draw_stream, inputs, outputs, concurrency_id="ddpm", concurrency_limit=1, **hidden)
-    drawn.then(end, None, [draw, stop], queue=False, **hidden)
+    ended = drawn.then(end, None, [draw, stop], queue=False, **hidden)
+    ended.then(sheet_file, film, png, **hidden).then(gif_file, [film, chosen], gif, **hidden)
     stop.click(halt, None, None, queue=False, **hidden)
     demo.unload(halt)
     frame.change(scrub, [film, chosen, frame], strip, trigger_mode="always_last", **hidden)
-    film.change(scrub, [film, chosen, frame], strip, **hidden)
-    pictures.click(pick, [film, frame], [chosen, strip, gif], **hidden)
+    film.change(last_frame, [film, chosen], strip, **hidden)  # the slider may still be at a frame of the last film
+    pictures.click(pick, [film, frame], [chosen, strip, gif], trigger_mode="always_last", **hidden)
     model_name.change(fit_to_model, model_name, [labels, steps, guidance], **hidden)
     _draw_endpoints(models, inputs, stops)
 

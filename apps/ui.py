@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 MAX_PIXELS = 16_000_000
 MAX_ASPECT = 50
 MAX_UPLOAD = "20mb"
-FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "AVIF")  # no EPS, no PDF: those start other programs
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")  # no EPS, no PDF: those start other programs
 READABLE = "Use a PNG, JPEG, WebP, GIF, BMP, TIFF or AVIF picture."
 
 
@@ -60,7 +60,8 @@ def read_picture(path: str | None, *, ground: tuple[int, int, int] = (255, 255, 
             f"{name} is an SVG, a drawing program rather than a picture. Export it as PNG and try again."
         )
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        Image.init()
+        with Image.open(path, formats=[name for name in FORMATS if name in Image.OPEN]) as image:
             _check_size(name, *image.size)
             image.seek(0)
             image.load()
@@ -260,7 +261,8 @@ def theme() -> gr.Theme:
 
 
 CSS = """
-.gradio-container { max-width: 1180px !important; margin: 0 auto !important; padding: 1rem 1.25rem 3rem !important; }
+gradio-app, .gradio-container, .gradio-container .wrap, .gradio-container main.contain { min-width: 0; width: 100%; }
+.gradio-container { max-width: min(1180px, 100vw) !important; margin: 0 auto !important; padding: 1rem 1.25rem 3rem !important; }
 .gradio-container > .main { padding: 0.75rem 0 !important; min-width: 0; max-width: 100% !important; width: 100%; }
 .gradio-container .nav-holder { padding: 0.25rem 0 !important; min-width: 0; width: 100%; }
 .gradio-container .nav-holder nav { flex-wrap: wrap; justify-content: flex-start !important; gap: 0.25rem !important;

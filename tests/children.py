@@ -33,7 +33,7 @@ def start(function: Callable, *args, log: Path) -> Iterator[multiprocessing.Proc
         process.join()
 
 
-def run(function: Callable, *args, log: Path, timeout_s: float = 120) -> tuple[int, str]:
+def run(function: Callable, *args, log: Path, timeout_s: float = 300) -> tuple[int, str]:
     """(exit code, what it printed) of a process that runs function(*args); a signal's number is negative."""
     with start(function, *args, log=log) as process:
         process.join(timeout_s)

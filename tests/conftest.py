@@ -5,6 +5,7 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is imported anywhere
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 
+import contextlib
 import random
 import re
 import shutil
@@ -32,9 +33,9 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-@pytest.fixture
-def serve():
-    """serve(demo) -> the address of the app, launched in this process on a free port as its users get it."""
+@contextlib.contextmanager
+def serving():
+    """start(demo) -> the address of the app, launched in this process on a free port as its users get it."""
     from apps import ui
 
     running = []
@@ -46,6 +47,20 @@ def serve():
     yield start
     for demo in running:
         demo.close(verbose=False)
+
+
+@pytest.fixture
+def serve():
+    """serve(demo) -> its address; closed after the test."""
+    with serving() as start:
+        yield start
+
+
+@pytest.fixture(scope="module")
+def serve_once():
+    """serve_once(demo) -> its address; closed after the module."""
+    with serving() as start:
+        yield start
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ import dataclasses
 import difflib
 import json
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,9 +74,11 @@ PRESETS = {
         EMOJI, model_name="swin_tiny_patch4_window7_224", max_train_steps=9000,
         model_args={"img_size": 64, "window_size": 4, "embed_dim": 48, "depths": (2, 2, 4), "num_heads": (2, 4, 8)},
     ),
-    "vit": dataclasses.replace(
-        EMOJI, model_name="vit_tiny_patch16_224", max_train_steps=6000,
+    "vit": dataclasses.replace(  # milder augmentation: see docs/LOG.md, 2026-11-21
+        EMOJI, model_name="vit_tiny_patch16_224", max_train_steps=9000, learning_rate=1e-3,
         model_args={"img_size": 64, "patch_size": 8, "embed_dim": 192, "depth": 6, "num_heads": 3},
+        rand_augment="rand-m5-n1-mstd0.5-inc1", scale=(0.7, 1.0), random_ground=0.3, random_erasing=0.0,
+        mix_probability=0.1, label_smoothing=0.05, drop_path=0.0,
     ),
     "finetune": dataclasses.replace(
         EMOJI, pretrained_model_name_or_path="swin", dataset_name="path/to/class/folders", train_batch_size=32,
@@ -112,11 +115,12 @@ class LabelledPictures:
         return len(self.source)
 
     def sample(self, index: int, draw: torch.Generator) -> dict:
-        # timm and torchvision draw from the global generators, so those follow `draw` for this one sample.
+        # timm and torchvision draw from the global generators, so those follow `draw` for this one sample. (Not by
+        # torch.manual_seed: while CUDA is not initialised, each call of it keeps a stack trace for later.)
         seed = int(torch.randint(2**31, (), generator=draw))
         random.seed(seed)
         np.random.seed(seed)
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         picture = on_ground(self.source.picture(index), _ground(self.cfg.random_ground))
         picture = self.crop(picture)
         if self.cfg.random_flip and random.random() < 0.5:
@@ -273,8 +277,7 @@ def evaluate_checkpoint(name: str, dataset_name: str, *, batch_size: int = 128) 
     elif dataset_name == "emoji-sample":
         wanted += ["heldout_pairs"]
     train = open_source(dataset_name, split="train")
-    train.preload(64)
-    reference = metrics.hog_colour_features(on_white(train))
+    reference = metrics.hog_colour_features(framed(train, range(len(train))))
     scores, baseline, per_class, curves, hashes = {}, {}, {}, {}, []
     for split in wanted:
         source = open_source(dataset_name, split=split)
@@ -294,8 +297,7 @@ def evaluate_checkpoint(name: str, dataset_name: str, *, batch_size: int = 128) 
             for label, value in zip(model.label_names, accuracy, strict=True)
         }
         curves[f"{split}/confusion"] = confusion.tolist()
-        source.preload(64)
-        features = metrics.hog_colour_features(on_white(source)[keep])
+        features = metrics.hog_colour_features(framed(source, keep))
         baseline[f"{split}/top1"] = metrics.nearest_neighbour_accuracy(reference, train.labels, features, labels)
         hashes.append(source.data_hash)
     results = {
@@ -310,10 +312,10 @@ def evaluate_checkpoint(name: str, dataset_name: str, *, batch_size: int = 128) 
     return results, {"confusion": figures.confusion(matrices, model.label_names)}
 
 
-def on_white(source: Source) -> np.ndarray:
-    """All pictures of a preloaded source over white: uint8 (N, R, R, 3)."""
-    alpha = source.array[..., 3:].astype(np.float32) / 255
-    return (source.array[..., :3] * alpha + 255 * (1 - alpha)).round().astype(np.uint8)
+def framed(source: Source, indices: Sequence[int], size_px: int = 64) -> np.ndarray:
+    """Pictures of a source whole in a white square: uint8 (N, size_px, size_px, 3)."""
+    source.preload(size_px)
+    return np.stack([np.asarray(contract.frame(source.picture(i), size_px)) for i in indices])
 
 
 if __name__ == "__main__":

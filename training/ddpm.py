@@ -84,33 +84,37 @@ class NoisyPictures:
     """Training samples {"clean", "noise": (3, R, R), "timestep", "label": ()} of a source; see `training.loop.Samples`."""
 
     def __init__(self, source: Source, cfg: DDPMConfig, null_label: int | None):
-        self.data_hash, self.cfg, self.null_label = source.data_hash, cfg, null_label
-        self.clean = picture_tensor(source, cfg.resolution)  # (N, 3, R, R)
-        self.labels = source.labels if null_label is not None else None
+        self.source, self.data_hash, self.cfg, self.null_label = source, source.data_hash, cfg, null_label
+        source.preload(cfg.resolution)
 
     def __len__(self) -> int:
-        return len(self.clean)
+        return len(self.source)
 
     def sample(self, index: int, draw: torch.Generator) -> dict:
-        clean = self.clean[index]
+        clean = clean_picture(self.source.picture(index), self.cfg.resolution)
         sample = {
             "noise": torch.randn(clean.shape, generator=draw),
             "timestep": torch.randint(self.cfg.num_train_timesteps, (), generator=draw),
         }
         if self.null_label is not None:
             dropped = torch.rand((), generator=draw) < self.cfg.label_dropout
-            sample["label"] = self.null_label if dropped else int(self.labels[index])
+            sample["label"] = self.null_label if dropped else int(self.source.labels[index])
         if self.cfg.random_flip and torch.rand((), generator=draw) < 0.5:
             clean = clean.flip(-1)
         return sample | {"clean": clean}
 
 
-def picture_tensor(source: Source, resolution_px: int) -> torch.Tensor:
-    """All pictures over white, (N, 3, R, R) float32 in [-1, 1]."""
+def clean_picture(picture: Image.Image, resolution_px: int) -> torch.Tensor:
+    """A picture as the model sees it, (3, R, R) float32 in [-1, 1]: whole, in a white square."""
+    pixels = np.array(judge_contract.frame(picture, resolution_px))  # (R, R, 3)
+    return torch.from_numpy(pixels).permute(2, 0, 1).float() / 127.5 - 1
+
+
+def picture_tensor(source: Source, resolution_px: int, limit: int | None = None) -> torch.Tensor:
+    """The first `limit` pictures of a source, (N, 3, R, R); all of them by default."""
     source.preload(resolution_px)
-    pixels = torch.from_numpy(source.array).float()  # (N, R, R, 4)
-    alpha = pixels[..., 3:] / 255
-    return ((pixels[..., :3] * alpha + 255 * (1 - alpha)) / 127.5 - 1).permute(0, 3, 1, 2).contiguous()
+    count = len(source) if limit is None else min(limit, len(source))
+    return torch.stack([clean_picture(source.picture(i), resolution_px) for i in range(count)])
 
 
 def create_unet(cfg: DDPMConfig, num_labels: int) -> UNet2DModel:
@@ -154,7 +158,7 @@ def held_out_loss(unet, scheduler: DDPMScheduler, source: Source, cfg: DDPMConfi
 
     The same strata in every evaluation of every run, so that numbers compare.
     """
-    clean = picture_tensor(source, cfg.resolution)[:pictures]
+    clean = picture_tensor(source, cfg.resolution, limit=pictures)
     noise = torch.stack([torch.randn(clean.shape[1:], generator=torch.Generator().manual_seed(draw_seed("strata", i)))
                          for i in range(len(clean))])  # fmt: skip
     last, device, total = scheduler.config.num_train_timesteps, next(unet.parameters()).device, []

@@ -410,7 +410,9 @@ class _Run:
         seed = draw_seed("global", self.cfg.seed, number, self.accelerator.process_index)
         random.seed(seed)
         np.random.seed(seed % 2**32)
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
+        if self.accelerator.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
 
     def _to_device(self, batch: Any) -> Any:
         return {key: value.to(self.accelerator.device, non_blocking=True) if torch.is_tensor(value) else value
@@ -461,7 +463,11 @@ class _Run:
             "seed": self.cfg.seed,
             "skipped_steps": self.skipped,
             "data_hash": self.samples.data_hash,
-            "config": dataclasses.asdict(self.cfg),
+            "config": {
+                key: value
+                for key, value in dataclasses.asdict(self.cfg).items()
+                if key not in ("output_dir", "resume_from_checkpoint", "force_resume")
+            },  # not this machine's
             "history": _history(self.run_dir / "metrics.jsonl"),
         }
 

@@ -1,0 +1,595 @@
+"""The classifier's contract, its page, and the gallery around it: on tiny random models, over the real HTTP API and in chromium."""
+
+import json
+import pickle
+import re
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+import timm
+import torch
+from diffusers import DDPMScheduler, UNet2DModel
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from timm.models import save_for_hf
+
+from apps import classifier as app
+from apps import ddpm as ddpm_app
+from apps import gallery, ui
+from hub_models import classifier, ddpm, store
+from hub_models.store import CheckpointError
+from test_ui import BROKEN, REFUSED, noise, png_bytes
+
+LABELS = ["face", "animal", "plant", "food", "vehicle", "flag", "symbol"]
+TINY = {
+    "vit": ("vit_tiny_patch16_224", dict(img_size=32, patch_size=8, embed_dim=32, depth=3, num_heads=2)),
+    "swin": (
+        "swin_tiny_patch4_window7_224",
+        dict(img_size=32, window_size=4, embed_dim=16, depths=(2, 2), num_heads=(2, 4)),
+    ),
+}
+FOX = str(next(app.EXAMPLES.glob("*fox*.png")))
+
+
+def save_tiny(folder: Path, kind: str, **changes) -> Path:
+    """A folder as training writes it, fp16 and with a manifest, around a tiny random model with opinions."""
+    name, arguments = TINY[kind]
+    arguments = {**arguments, **changes}
+    torch.manual_seed(5)
+    model = timm.create_model(name, num_classes=len(LABELS), **arguments)
+    with torch.no_grad():
+        for key, parameter in model.named_parameters():
+            if "head" in key and parameter.ndim == 2:
+                parameter.mul_(60)  # a fresh head is nearly indifferent
+            elif "qkv.weight" in key:
+                parameter.mul_(12)  # and fresh attention nearly uniform
+    save_for_hf(model, folder, model_config={"label_names": LABELS}, model_args=arguments, safe_serialization=True)
+    store.to_half(folder)
+    store.write_manifest(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory) -> dict[str, Path]:
+    return {kind: save_tiny(tmp_path_factory.mktemp(kind), kind) for kind in TINY}
+
+
+@pytest.fixture(scope="module")
+def models(folders) -> dict[str, classifier.Classifier]:
+    loaded = {kind: classifier.load(str(folder), device="cpu") for kind, folder in folders.items()}
+    for kind, model in loaded.items():
+        model.name = kind
+    return loaded
+
+
+# ---- the contract -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", TINY)
+def test_it_is_what_stock_timm_loads_with_no_arguments_to_the_bit(kind, folders, models):
+    stock = timm.create_model(f"local-dir:{folders[kind]}", pretrained=True).eval()
+    model = models[kind]
+    assert {t.dtype for t in load_file(folders[kind] / "model.safetensors").values() if t.is_floating_point()} == {
+        torch.float16
+    }
+    assert {p.dtype for p in stock.parameters()} == {p.dtype for p in model.model.parameters()} == {torch.float32}
+    images = [noise((50, 40)), Image.open(FOX)]
+    with torch.inference_mode():
+        assert torch.equal(stock(model.preprocess(images)), model.logits(images))
+    assert model.label_names == LABELS and model.resolution_px == 32 and not model.model.training
+    assert model.parameters == sum(p.numel() for p in stock.parameters())
+    assert model.weights_sha256 == store.weights_sha256(folders[kind])
+
+
+def test_every_shipped_model_loads_in_fp32_as_stock_timm_does():
+    for name in store.variants("classifier"):
+        model = classifier.load(name)
+        stock = timm.create_model(f"local-dir:{store.WEIGHTS / 'classifier' / name}", pretrained=True).eval()
+        assert {p.dtype for p in stock.parameters()} == {torch.float32}
+        with torch.inference_mode():
+            assert torch.equal(stock(model.preprocess([noise()])), model.logits([noise()]))
+
+
+def test_predictions_are_the_largest_softmax_values(models):
+    images = [noise(), Image.open(FOX)]
+    for model in models.values():
+        for row, top in zip(model.logits(images).softmax(-1).numpy(), model.predict(images, 3), strict=True):
+            order = np.argsort(-row)[:3]
+            assert [label for label, _ in top] == [LABELS[i] for i in order]
+            assert np.allclose([p for _, p in top], row[order])
+        assert len(model.predict(images, 99)[0]) == len(LABELS)
+
+
+def test_features_are_what_the_head_is_given(models):
+    model = models["vit"]
+    images = [noise(), Image.open(FOX)]
+    assert torch.allclose(model.model.head(model.features(images)), model.logits(images), atol=1e-5)
+
+
+def test_preprocess_composites_on_white_keeps_the_aspect_and_normalises(models):
+    for model in models.values():
+        config = model.model.pretrained_cfg
+        mean, std = (np.array(config[key])[:, None, None] for key in ("mean", "std"))
+        wide = Image.new("RGBA", (64, 32), (255, 0, 0, 128))
+        x = model.preprocess([wide])[0].numpy() * std + mean  # (3, 32, 32) in [0, 1]
+        assert np.allclose(x[:, :8], 1, atol=1e-6) and np.allclose(x[:, 24:], 1, atol=1e-6)  # white above and below
+        assert np.allclose(x[:, 8:24], np.array([1, 127 / 255, 127 / 255])[:, None, None], atol=2 / 255)
+        hidden = Image.new("RGBA", (32, 32), (0, 0, 0, 0))  # black under full transparency must not show
+        assert np.allclose(model.preprocess([hidden])[0].numpy() * std + mean, 1, atol=1e-6)
+        plain = noise((32, 32))
+        exact = (np.asarray(plain).transpose(2, 0, 1) / 255 - mean) / std
+        assert np.allclose(model.preprocess([plain])[0].numpy(), exact, atol=1e-5)
+        assert model.preprocess([Image.new("RGB", (1, 50)), Image.new("P", (9, 9))]).shape == (2, 3, 32, 32)
+
+
+def test_rollout_is_the_product_of_the_layers_attention(models):
+    model = models["vit"]
+    probabilities = []
+    handles = []
+    for block in model.model.blocks:  # the reference reads them off timm's own unfused path
+        block.attn.fused_attn = False
+        handles.append(block.attn.attn_drop.register_forward_hook(lambda _, args, __: probabilities.append(args[0])))
+    model.logits([Image.open(FOX)])
+    for block, handle in zip(model.model.blocks, handles, strict=True):
+        block.attn.fused_attn = True
+        handle.remove()
+    product = np.eye(17)
+    for layer in probabilities:
+        mixed = 0.5 * layer[0].numpy().astype(np.float64).mean(0) + 0.5 * np.eye(17)
+        product = (mixed / mixed.sum(-1, keepdims=True)) @ product
+    expected = product[0, 1:].reshape(4, 4)
+    expected = (expected - expected.min()) / (expected.max() - expected.min())
+    rollout = model.attention_rollout(Image.open(FOX))
+    assert rollout.dtype == np.float32 and np.allclose(rollout, expected, atol=1e-4)
+    assert expected.std() > 0.05  # not a flat map
+    assert model.has_attention and not models["swin"].has_attention
+    with pytest.raises(ValueError, match="plain ViT"):
+        models["swin"].attention_rollout(noise())
+
+
+def test_rollout_of_a_vit_that_pools_its_patches(tmp_path):
+    model = classifier.load(str(save_tiny(tmp_path, "vit", global_pool="avg", class_token=False)), device="cpu")
+    assert model.has_attention and model.attention_rollout(noise()).shape == (4, 4)
+
+
+@pytest.mark.parametrize("kind", TINY)
+def test_occlusion_is_the_drop_at_each_place(kind, models):
+    model, image, label = models[kind], Image.open(FOX), "food"
+    x, index = model.preprocess([image]), LABELS.index(label)
+    with torch.inference_mode():
+        whole = model.model(x).softmax(-1)[0, index]
+        expected = np.zeros((5, 5))
+        for i in range(5):
+            for j in range(5):
+                covered = x.clone()
+                covered[0, :, 6 * i : 6 * i + 8, 6 * j : 6 * j + 8] = 0
+                expected[i, j] = whole - model.model(covered).softmax(-1)[0, index]
+    drop = model.occlusion(image, label, patch_px=8, stride_px=6, batch_size=4)
+    assert np.allclose(drop, expected, atol=1e-5) and np.abs(expected).max() > 1e-3
+    with pytest.raises(ValueError, match="not a label"):
+        model.occlusion_steps(image, "unicorn")
+    with pytest.raises(ValueError, match="patch_px must be from 1 to 32"):
+        model.occlusion_steps(image, label, patch_px=33)
+
+
+def test_closing_the_occlusion_stops_the_model(models):
+    model, calls = models["swin"], []
+    handle = model.model.register_forward_hook(lambda *_: calls.append(1))
+    steps = model.occlusion_steps(noise(), "food", patch_px=4, stride_px=2, batch_size=10)
+    first = next(steps)
+    steps.close()
+    handle.remove()
+    assert (first.done, first.total, len(calls)) == (10, 225, 2)  # the whole picture, and one batch
+
+
+def test_spread_is_the_mean_over_the_patches_on_a_pixel():
+    drop = np.array([[1.0, 2.0], [3.0, 4.0]], np.float32)
+    expected = np.array([[1, 1.5, 1.5, 2], [2, 2.5, 2.5, 3], [2, 2.5, 2.5, 3], [3, 3.5, 3.5, 4]])
+    assert np.allclose(classifier.spread(drop, size_px=4, patch_px=3, stride_px=1)[[0, 1, 2, 3]], expected)
+
+
+# ---- checkpoints that cannot be used ------------------------------------------------------------------------------------
+
+
+class Bomb:
+    """Unpickling this writes a file."""
+
+    def __init__(self, marker):
+        self.marker = str(marker)
+
+    def __reduce__(self):
+        return Path.touch, (Path(self.marker),)
+
+
+def damage(kind: str, source: Path, folder: Path, marker: Path) -> None:
+    folder.mkdir()
+    weights = load_file(source / "model.safetensors")
+    (folder / "config.json").write_text((source / "config.json").read_text())
+    pickled = pickle.dumps(Bomb(marker))
+    if kind == "pickled":
+        (folder / "pytorch_model.bin").write_bytes(pickled)
+    elif kind == "pickled beside":  # timm prefers pytorch_model.bin to a safetensors of another name
+        (folder / "pytorch_model.bin").write_bytes(pickled)
+        save_file(weights, folder / "other.safetensors")
+    elif kind == "pickle renamed":
+        (folder / "model.safetensors").write_bytes(pickled)
+    elif kind == "truncated":
+        (folder / "model.safetensors").write_bytes((source / "model.safetensors").read_bytes()[:-1000])
+    elif kind == "nan":
+        weights["head.weight" if "head.weight" in weights else "head.fc.weight"][0, 0] = float("nan")
+        save_file(weights, folder / "model.safetensors")
+    elif kind == "lfs pointer":
+        pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12345\n"
+        (folder / "model.safetensors").write_text(pointer)
+    elif kind == "html page":
+        (folder / "model.safetensors").write_text("<!DOCTYPE html><html>404</html>")
+    elif kind == "foreign weights":
+        save_file({"unet.conv_in.weight": torch.zeros(4, 4)}, folder / "model.safetensors")
+    elif kind == "foreign config":
+        save_file(weights, folder / "model.safetensors")
+        (folder / "config.json").write_text('{"_class_name": "UNet2DModel"}')
+    elif kind == "wrong labels":
+        save_file(weights, folder / "model.safetensors")
+        config = json.loads((source / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**config, "label_names": ["only one"]}))
+    elif kind == "missing":
+        folder.joinpath("config.json").unlink()
+
+
+DAMAGES = {
+    "pickled": "pickle",
+    "pickled beside": "model.safetensors",
+    "pickle renamed": "pickle",
+    "truncated": "truncated|not whole|cut|incomplete|safetensors",
+    "nan": "NaN",
+    "lfs pointer": "git-lfs",
+    "html page": "HTML",
+    "foreign weights": "timm cannot open",
+    "foreign config": "architecture",
+    "wrong labels": "label_names",
+    "missing": "safetensors",
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_a_broken_checkpoint_gives_a_page_that_names_the_cause(kind, folders, models, tmp_path):
+    folder, marker = tmp_path / "model", tmp_path / "unpickled"
+    damage(kind, folders["vit"], folder, marker)
+    [error] = app.load_models([str(folder)]).values()
+    assert isinstance(error, CheckpointError)
+    assert re.search(DAMAGES[kind], str(error)) and str(folder) in str(error)
+    assert not marker.exists(), "the pickle was opened"
+    for page in (app.build({"vit": error}), app.build({"vit": error, "swin": models["swin"]})):
+        shown = "".join(str(block.value) for block in page.blocks.values() if hasattr(block, "value"))
+        assert "vit could not be loaded" in shown and "role=&quot;alert" not in shown and 'role="alert"' in shown
+
+
+def test_an_unknown_name_is_told_from_a_hub_id_without_asking_the_hub():
+    [error] = app.load_models(["no-such-variant"]).values()
+    assert isinstance(error, CheckpointError) and "no-such-variant" in str(error)
+
+
+# ---- the HTTP API -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def address(models, serve_once) -> str:
+    return serve_once(app.build(models))
+
+
+def upload(address: str, name: str, data: bytes) -> httpx.Response:
+    return httpx.post(f"{address}/gradio_api/upload", files={"files": (name, data)}, timeout=60)
+
+
+def picture(path: str, name: str = "x.png") -> dict:
+    return {"path": path, "orig_name": name, "meta": {"_type": "gradio.FileData"}}
+
+
+def call(address: str, endpoint: str, *data) -> tuple[str, object]:
+    """The last event of a call, ("complete", values) or ("error", what it says), as curl would get it."""
+    body = json.dumps({"data": data}, allow_nan=True)
+    sent = httpx.post(f"{address}/gradio_api/call/{endpoint}", content=body, timeout=60)
+    if sent.status_code != 200:
+        return "error", sent.text
+    reply = httpx.get(f"{address}/gradio_api/call/{endpoint}/{sent.json()['event_id']}", timeout=60).text
+    event, value = re.findall(r"event: (\w+)\ndata: (.*)", reply)[-1]
+    return event, json.loads(value)
+
+
+def text_of(answer) -> str:
+    return answer["error"] if isinstance(answer, dict) else str(answer)
+
+
+def test_both_models_answer_over_http_as_in_python(address, models):
+    [path] = upload(address, "fox.png", Path(FOX).read_bytes()).json()
+    event, (vit, vit_facts, swin, _) = call(address, "classifier_predict", picture(path))
+    assert event == "complete" and " ms" in vit_facts and f"{models['vit'].weights_sha256[:12]}" in vit_facts
+    for answer, model in ((vit, models["vit"]), (swin, models["swin"])):
+        [expected] = model.predict([ui.read_picture(FOX)])
+        assert [c["label"] for c in answer["confidences"]] == [label for label, _ in expected]
+        assert np.allclose([c["confidence"] for c in answer["confidences"]], [p for _, p in expected], atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_unreadable_pictures_are_refused_with_the_reason_over_http(kind, address):
+    name, data = BROKEN[kind]
+    sent = upload(address, name, data())
+    if kind == "empty" and sent.status_code != 200:
+        return  # refused even earlier
+    [path] = sent.json()
+    event, answer = call(address, "classifier_predict", picture(path, name))
+    assert event == "error" and REFUSED[kind] in text_of(answer)
+
+
+def test_the_same_reasons_come_from_the_maps(address):
+    [path] = upload(address, "page.png", b"<html>").json()
+    for endpoint, rest in (("classifier_rollout", ["vit"]), ("classifier_occlusion", ["vit", "food"])):
+        event, answer = call(address, endpoint, picture(path), *rest)
+        assert event == "error" and "not a readable image" in text_of(answer)
+
+
+def test_no_picture_asks_for_one(address):
+    event, answer = call(address, "classifier_predict", None)
+    assert event == "error" and "Upload a picture first" in text_of(answer)
+
+
+def test_the_original_file_name_decides_nothing(address):
+    image = Image.new("CMYK", (20, 20), (0, 255, 255, 0))
+    image.save(buffer := __import__("io").BytesIO(), "JPEG")
+    [path] = upload(address, "x.jpg", buffer.getvalue()).json()
+    replies = [
+        call(address, "classifier_predict", picture(path, name)) for name in ("x.jpg", "x.gif", "x.svg", "", "x")
+    ]
+    assert {event for event, _ in replies} == {"complete"}
+    assert len({json.dumps(values[0]) for _, values in replies}) == 1
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", __file__, "../../etc/passwd"])
+def test_files_of_the_server_are_not_pictures(path, address):
+    event, answer = call(address, "classifier_predict", picture(path))
+    assert event == "error" and "root:" not in str(answer)
+    assert httpx.get(f"{address}/gradio_api/file={path}").status_code in (403, 404)
+
+
+def test_addresses_are_refused_and_never_fetched(address):
+    hits = []
+
+    class Count(BaseHTTPRequestHandler):
+        def do_GET(self):
+            hits.append(self.path)
+            self.send_response(200)
+            self.end_headers()
+
+    server = HTTPServer(("127.0.0.1", 0), Count)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    here = f"http://127.0.0.1:{server.server_port}/x.png"
+    for url in (here, "http://169.254.169.254/latest/meta-data/", "https://example.invalid/x.png"):
+        event, answer = call(address, "classifier_predict", picture(url))
+        assert event == "error" and "not fetched" in text_of(answer)
+        event, _ = call(address, "classifier_predict", {**picture(""), "path": None, "url": url})
+        assert event == "error"
+    server.shutdown()
+    assert not hits
+
+
+def test_a_picture_inside_the_request_is_refused(address):
+    inline = {"path": None, "url": "data:image/png;base64,AAAA", "meta": {"_type": "gradio.FileData"}}
+    assert call(address, "classifier_predict", inline)[0] == "error"
+
+
+def test_an_upload_above_the_limit_is_413(address):
+    assert upload(address, "big.png", bytes(21_000_000)).status_code == 413
+
+
+@pytest.mark.parametrize(
+    "name", ["../../../etc/x.png", "a" * 5000 + ".png", "a\x07\x1bb\u202e.png", "con.png/..", "x y&<b>.png"]
+)
+def test_hostile_file_names_are_harmless(name, address):
+    sent = upload(address, name, png_bytes())
+    if sent.status_code != 200:
+        assert sent.status_code in (400, 413, 422)
+        return
+    [path] = sent.json()
+    assert ".." not in Path(path).parts and Path(path).parent.parent == Path(ui.gr.utils.get_upload_folder())
+    assert call(address, "classifier_predict", picture(path, name))[0] == "complete"
+
+
+@pytest.mark.parametrize("model", ["unicorn", None, 3, float("nan"), ["vit"], {"a": 1}, True])
+def test_unknown_models_are_refused(model, address):
+    [path] = upload(address, "fox.png", Path(FOX).read_bytes()).json()
+    for endpoint, rest in (("classifier_rollout", []), ("classifier_occlusion", ["food"])):
+        assert call(address, endpoint, picture(path), model, *rest)[0] == "error"
+
+
+@pytest.mark.parametrize("label", ["unicorn", None, 3, float("inf"), ["food"], {"a": 1}])
+def test_unknown_labels_are_refused(label, address):
+    [path] = upload(address, "fox.png", Path(FOX).read_bytes()).json()
+    assert call(address, "classifier_occlusion", picture(path), "vit", label)[0] == "error"
+
+
+def test_the_refusal_names_the_choices(address):
+    [path] = upload(address, "fox.png", Path(FOX).read_bytes()).json()
+    _, answer = call(address, "classifier_occlusion", picture(path), None, "food")
+    assert "vit, swin" in text_of(answer)
+
+
+def test_missing_arguments_and_malformed_bodies_leave_the_server_alive(address):
+    assert call(address, "classifier_occlusion")[0] == "error"
+    url = f"{address}/gradio_api/call/classifier_predict"
+    assert httpx.post(url, content=b"{no json").status_code in (400, 422)
+    assert httpx.post(url, content=b"[]").status_code in (400, 422)
+    test_no_picture_asks_for_one(address)
+
+
+def test_endpoints_start_with_the_stem(address):
+    assert set(httpx.get(f"{address}/gradio_api/info").json()["named_endpoints"]) == {
+        "/classifier_predict",
+        "/classifier_rollout",
+        "/classifier_occlusion",
+    }
+
+
+def test_monitoring_and_other_origins_get_nothing(address):
+    assert httpx.get(f"{address}/monitoring").status_code in (403, 404)
+    reply = httpx.post(f"{address}/gradio_api/upload", headers={"Origin": "https://example.org"}, files={"files": b"x"})
+    assert "access-control-allow-origin" not in reply.headers
+
+
+# ---- in the browser -----------------------------------------------------------------------------------------------------
+
+
+def test_a_person_reads_both_answers_and_draws_the_maps(page, address, models):
+    page.goto(address)
+    page.set_input_files("#classifier-picture input[type=file]", FOX)
+    for kind, model in models.items():
+        [(label, _), *_] = model.predict([ui.read_picture(FOX)])[0], None
+        page.locator(".v-answer").nth(list(models).index(kind)).get_by_test_id("label-output-value").filter(
+            has_text=label[0]
+        ).wait_for()
+    page.get_by_text("the redder").wait_for()
+    assert (
+        page.get_by_role("img", name="Attention rollout").count()
+        or page.locator("img[alt='Attention rollout']").count()
+    )
+
+    page.get_by_label("swin").check()
+    page.get_by_role("button", name="Draw the map").click()
+    page.get_by_text(re.compile(r"swin says “.*” at \d+%")).wait_for()
+    assert page.locator("img[alt='Occlusion map']").count() == 1
+
+    page.locator("#classifier-picture").get_by_label("Clear").or_(
+        page.locator("#classifier-picture").get_by_role("button", name="Remove Image")
+    ).first.click()
+    page.get_by_text("no picture yet").nth(1).wait_for()
+
+
+def test_stop_acts_within_a_step(page, models, serve, monkeypatch):
+    monkeypatch.setattr(app, "BATCH", 1)  # 225 steps
+    url = serve(app.build(models))
+    page.goto(url)
+    page.set_input_files("#classifier-picture input[type=file]", FOX)
+    page.get_by_text("the redder").wait_for()
+    calls = []
+    handle = models["vit"].model.register_forward_hook(lambda *_: calls.append(time.monotonic()))
+    page.get_by_role("button", name="Draw the map").click()
+    page.get_by_text(re.compile(r"\d+ of 225 places")).wait_for()
+    page.get_by_role("button", name="Stop").click()
+    page.get_by_text("Stopped.").wait_for()
+    stopped = time.monotonic()
+    time.sleep(1.5)
+    handle.remove()
+    assert 0 < len(calls) < 200 and len([at for at in calls if at > stopped]) <= 1
+    page.get_by_role("button", name="Draw the map").wait_for()
+    assert page.get_by_role("button", name="Draw the map").is_enabled()
+
+
+def test_by_keyboard_an_example_is_answered(page, address):
+    page.goto(address)
+    example = page.locator(".v-examples .gallery-item").nth(1)
+    example.wait_for()
+    example.focus()
+    page.keyboard.press("Enter")
+    page.locator("dd", has_text=" ms").nth(1).wait_for()
+
+
+def test_a_bad_picture_says_why_and_leaves_no_old_answer(page, address, tmp_path):
+    (tmp_path / "page.png").write_bytes(b"<html>404</html>")
+    page.goto(address)
+    page.set_input_files("#classifier-picture input[type=file]", FOX)
+    page.locator("dd", has_text=" ms").nth(1).wait_for()
+    page.locator("#classifier-picture").get_by_role("button", name="Remove Image").click()
+    page.get_by_text("no picture yet").nth(1).wait_for()
+    page.set_input_files("#classifier-picture input[type=file]", tmp_path / "page.png")
+    page.get_by_text("page.png is not a readable image").wait_for()
+    page.get_by_text("no picture yet").nth(1).wait_for()
+
+
+def test_a_degraded_page_names_the_cause_and_the_other_model_works(page, models, serve):
+    url = serve(
+        app.build({"vit": CheckpointError("x/model.safetensors is a <b>git-lfs</b> pointer"), "swin": models["swin"]})
+    )
+    page.goto(url)
+    page.get_by_role("alert").get_by_text("x/model.safetensors is a <b>git-lfs</b> pointer").wait_for()
+    page.set_input_files("#classifier-picture input[type=file]", FOX)
+    page.locator("dd", has_text=" ms").wait_for()
+    page.get_by_text("Needs a ViT").wait_for()
+
+
+@pytest.fixture(scope="module")
+def tiny_ddpm(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ddpm")
+    unet = UNet2DModel(
+        sample_size=8,
+        block_out_channels=(8, 8),
+        layers_per_block=1,
+        norm_num_groups=4,
+        down_block_types=("DownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "UpBlock2D"),
+        num_class_embeds=len(LABELS) + 1,
+    )
+    ddpm.save_folder(
+        folder,
+        unet,
+        DDPMScheduler(num_train_timesteps=20),
+        label_names=LABELS,
+        null_label=len(LABELS),
+        resolution_px=8,
+        guidance_scale=2.0,
+    )
+    return ddpm.load(str(folder), device="cpu")
+
+
+def test_the_gallery_leads_to_every_demo(page, models, tiny_ddpm, serve):
+    url = serve(gallery.build({"ddpm": {"tiny": tiny_ddpm}, "classifier": models}))
+    alone = {
+        **app.build(models).get_api_info()["named_endpoints"],
+        **ddpm_app.build({"tiny": tiny_ddpm}).get_api_info()["named_endpoints"],
+    }
+    together = httpx.get(f"{url}/gradio_api/info").json()["named_endpoints"]
+    assert set(together) == set(alone) and all(re.match(r"/(ddpm|classifier)_", name) for name in together)
+
+    page.goto(url)
+    for demo in gallery.DEMOS:
+        link = page.get_by_role("navigation", name="Demos").get_by_role("link", name=demo.title)
+        link.wait_for()
+        link.click()
+        page.wait_for_url(f"{url}/{demo.stem}")
+        page.locator("h1").wait_for()
+        page.get_by_role("link", name="Vitrail").click()
+        page.get_by_role("navigation", name="Demos").wait_for()
+    page.goto(f"{url}/classifier")
+    page.set_input_files("#classifier-picture input[type=file]", FOX)
+    page.locator("dd", has_text=" ms").nth(1).wait_for()
+
+
+def test_the_gallery_fits_a_phone_in_the_dark_and_its_side_panels_stay_offline(page, models, serve):
+    failed = {"emoji-32": CheckpointError("emoji-32 is missing: train it")}
+    url = serve(gallery.build({"ddpm": failed, "classifier": models}))
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.emulate_media(color_scheme="dark")
+    for path in ("", "/classifier", "/ddpm"):
+        page.goto(url + path)
+        page.locator("h1").wait_for()
+        page.wait_for_timeout(300)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    page.get_by_role("alert").get_by_text("emoji-32 is missing: train it").wait_for()
+    page.set_viewport_size({"width": 1280, "height": 900})
+    page.goto(url + "/classifier")
+    for button in ("Settings", "Use via API"):
+        page.get_by_role("button", name=re.compile(button)).click()
+        page.wait_for_timeout(700)  # whatever the panel asks for, it asks now
+        page.goto(url + "/classifier")
+
+
+def test_gallery_models_are_chosen_by_stem(folders):
+    assert gallery.load_models([f"classifier={folders['vit']}", "ddpm=no-such"])["classifier"].keys() == {
+        str(folders["vit"])
+    }
+    for wrong in ("vit", "clip=x", "classifier="):
+        with pytest.raises(SystemExit, match="STEM=MODEL"):
+            gallery.load_models([wrong])

@@ -1,0 +1,266 @@
+"""Every training script on its tiny preset, end to end: killed, resumed, evaluated, exported, loaded by the stock class.
+
+The scripts run as processes of their own, on the pictures in tests/data.
+"""
+
+import importlib
+import json
+import math
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from children import run
+from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+from safetensors.torch import load_file
+
+from hub_models import store
+from training import checkpoint, publish
+from training.checkpoint import sha256_of
+
+pytestmark = [pytest.mark.smoke, pytest.mark.timeout(600)]
+
+STEMS = ["classifier", "ddpm"]
+TINY = ["--preset", "tiny", "--cpu"]
+
+
+def _script(stem: str, argv: list[str], die_after_saves: int = 0) -> None:
+    """What `python -m training.<stem> argv` does; killed when so many checkpoints are written."""
+    module, save, saves = importlib.import_module(f"training.{stem}"), checkpoint.save, 0
+
+    def save_and_die(*args, **kwargs):
+        nonlocal saves
+        folder, saves = save(*args, **kwargs), saves + 1
+        if saves == die_after_saves:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return folder
+
+    if die_after_saves:
+        checkpoint.save = save_and_die
+    module.main(argv)
+
+
+def script(stem: str, run_dir: Path, *flags: str, die_after_saves: int = 0, code: int = 0) -> str:
+    """Run a script in a process of its own, expect its exit code, return what it printed."""
+    argv = [*TINY, "--output_dir", str(run_dir), *flags]
+    got, text = run(_script, stem, argv, die_after_saves, log=run_dir.with_suffix(".log"))
+    assert got == code, text
+    return text
+
+
+def losses_of(run_dir: Path) -> list[float]:
+    rows = map(json.loads, (run_dir / "metrics.jsonl").read_text().splitlines())
+    return [row["loss"] for row in rows if "loss" in row]
+
+
+def weights_in(folder: Path) -> dict[str, str]:
+    """{file: sha256} of all weights below a folder."""
+    return {str(path.relative_to(folder)): sha256_of(path) for path in sorted(folder.rglob("*.safetensors"))}
+
+
+@pytest.fixture(scope="module", params=STEMS)
+def trained(request, tmp_path_factory) -> tuple[str, Path, str]:
+    """(stem, run folder, what it printed) of an undisturbed run of the tiny preset."""
+    run_dir = tmp_path_factory.mktemp(request.param) / "whole"
+    return request.param, run_dir, script(request.param, run_dir)
+
+
+@pytest.fixture(scope="module")
+def classifier_run(tmp_path_factory) -> Path:
+    """A tiny classifier, to be the judge where a trained one is asked for."""
+    run_dir = tmp_path_factory.mktemp("judge") / "run"
+    script("classifier", run_dir)
+    return run_dir
+
+
+def test_a_run_leaves_what_it_promises(trained):
+    _, run_dir, text = trained
+    assert [step for step, _ in checkpoint.found(run_dir)] == [1, 2]
+    assert len(losses_of(run_dir)) == 2
+    assert json.loads((run_dir / "config.json").read_text())["dataset_name"] == "emoji-sample"
+    for words in ("one measured step", "peak memory", "a push would take: README.md"):
+        assert words in text
+    printed = json.loads(text[text.index("{") : text.index("\n}") + 2])  # the resolved configuration comes first
+    assert printed == json.loads((run_dir / "config.json").read_text())
+
+
+def test_killed_and_resumed_gives_the_same_weights(trained, tmp_path):
+    stem, whole, _ = trained
+    run_dir = tmp_path / "run"
+    script(stem, run_dir, die_after_saves=1, code=-signal.SIGKILL)
+    assert [step for step, _ in checkpoint.found(run_dir)] == [1]
+    assert not (run_dir / "export").exists()
+    assert "resumed checkpoint-1: 1 steps to go" in script(stem, run_dir, "--resume_from_checkpoint", "latest")
+    assert weights_in(run_dir / "export") == weights_in(whole / "export")
+    assert weights_in(run_dir / "checkpoint-2") == weights_in(whole / "checkpoint-2")
+    assert losses_of(run_dir) == losses_of(whole)
+
+
+def stock(stem: str, export: Path) -> torch.nn.Module:
+    """The model of an export folder, opened by the library alone and with no arguments about precision."""
+    if stem == "classifier":
+        return timm.create_model(f"local-dir:{export}", pretrained=True)
+    DDPMScheduler.from_pretrained(export, subfolder="scheduler")
+    return UNet2DModel.from_pretrained(export, subfolder="unet")
+
+
+def test_the_stock_class_loads_the_averaged_weights_in_fp32(trained):
+    stem, run_dir, _ = trained
+    model = stock(stem, run_dir / "export")
+    averaged = checkpoint.find(run_dir, "latest").tensors("ema")
+    raw = checkpoint.find(run_dir, "latest").tensors("model")
+    parameters = dict(model.named_parameters())
+    assert len(parameters) == len(averaged)
+    for number, parameter in enumerate(parameters.values()):
+        assert parameter.dtype == torch.float32
+        torch.testing.assert_close(parameter.data, averaged[str(number)].half().float(), rtol=0, atol=0)
+    assert any(not torch.equal(p.data, raw[name].half().float()) for name, p in parameters.items())
+    on_disk = [t for file in (run_dir / "export").rglob("*.safetensors") for t in load_file(file).values()]
+    assert {t.dtype for t in on_disk if t.is_floating_point()} == {torch.float16}
+
+
+def test_the_contract_loads_it_and_agrees_with_the_stock_class(trained):
+    stem, run_dir, _ = trained
+    ours = importlib.import_module(f"hub_models.{stem}").load(str(run_dir / "export"), device="cpu")
+    theirs = stock(stem, run_dir / "export").eval()
+    x = torch.randn(2, 3, ours.resolution_px, ours.resolution_px, generator=torch.Generator().manual_seed(0))
+    assert len(ours.label_names) == 12
+    with torch.no_grad():
+        if stem == "classifier":
+            assert torch.equal(ours.model(x), theirs(x))
+        else:
+            label = torch.tensor([0, ours.null_label])
+            assert torch.equal(ours.unet(x, 500, class_labels=label).sample, theirs(x, 500, class_labels=label).sample)
+
+
+def _evaluate(stem: str, export: Path, output: Path, weights: Path, flags: list[str]) -> None:
+    """`python -m training.evaluate`, with `weights` in the place of the bundled ones."""
+    from training import evaluate
+
+    store.WEIGHTS = weights
+    evaluate.main([stem, "--model", str(export), "--dataset", "emoji-sample", "--output", str(output), *flags])
+
+
+def test_it_is_evaluated_and_the_numbers_go_into_the_card(trained, classifier_run, tmp_path, monkeypatch):
+    stem, run_dir, _ = trained
+    monkeypatch.setattr(store, "WEIGHTS", tmp_path / "weights")
+    for variant in ("vit", "swin"):  # the judges of the DDPM: `publish --bundle` puts them where they are looked for
+        publish.main([str(classifier_run), "--bundle", f"classifier/{variant}"])
+    publish.main([str(run_dir), "--bundle", f"{stem}/measured"])
+    folder, output = tmp_path / "weights" / stem / "measured", tmp_path / "results.json"
+    log = tmp_path / "log"
+    code, text = run(_evaluate, stem, folder, output, tmp_path / "weights", ["--record"], log=log)
+    assert code == 0, text
+    results = json.loads(output.read_text(), parse_constant=pytest.fail)  # NaN is no JSON
+    assert {"stem", "model", "dataset", "data_hash", "seconds", "metrics", "per_class", "curves"} <= results.keys()
+    assert (results["stem"], results["model"], results["dataset"]) == (stem, "measured", "emoji-sample")
+    assert all(math.isfinite(value) for value in results["metrics"].values())
+    expected = {
+        "classifier": {"validation/top1", "validation/top5", "heldout_pairs/top1", "heldout_pairs/top5"},
+        "ddpm": {"kid_x1000", "held_out_loss", "nearest_train_distance", "label_accuracy"},
+    }[stem]
+    assert expected <= results["metrics"].keys()
+    for name in expected:
+        assert re.search(rf"^{name} +-?[\d.e-]+", text, re.MULTILINE), text  # the table
+    if stem == "classifier":
+        confusion = np.array(results["curves"]["validation/confusion"])
+        assert np.trace(confusion) / confusion.sum() == pytest.approx(results["metrics"]["validation/top1"])
+    assert json.loads((folder / "results.json").read_text()) == results
+    store.verify(folder, manifest_required=True)  # the manifest knows the new card
+    assert "results.json" in store.files_to_push(folder)
+
+
+def test_what_would_be_pushed(trained, capsys):
+    _, run_dir, text = trained
+    export = run_dir / "export"
+    (export / ".env").write_text("SECRET=1")
+    (export / "optimizer.bin").write_bytes(b"pickle")
+    publish.main([str(run_dir), "--dry_run"])
+    names = {line.split()[-1] for line in capsys.readouterr().out.splitlines()}
+    (export / ".env").unlink()
+    (export / "optimizer.bin").unlink()
+    assert {"README.md", "run.json", "manifest.json"} <= names
+    assert not names & {".env", "optimizer.bin"}
+    announced = re.search("a push would take: (.*)", text).group(1).split(", ")
+    assert set(announced) <= names  # what was said before step 1 is what came
+    here = str(Path.cwd())
+    for name in names:
+        if name.endswith((".json", ".md")):
+            assert here not in (export / name).read_text(), f"{name} names this machine's folders"
+
+
+@pytest.mark.parametrize("stem", STEMS)
+def test_fine_tuning_starts_from_an_export(stem, trained, tmp_path):
+    trained_stem, run_dir, _ = trained
+    if trained_stem != stem:
+        pytest.skip("the other script's turn")
+    flag = {"classifier": "--model_name_or_path", "ddpm": "--pretrained_model_name_or_path"}[stem]
+    # A learning rate of next to nothing: what comes out is what went in.
+    flags = [flag, str(run_dir / "export"), "--max_train_steps", "1", "--learning_rate", "1e-12"]
+    if stem == "classifier":
+        flags.append("--pretrained")
+    script(stem, tmp_path / "run", *flags, "--adam_weight_decay", "0")
+    before, after = (dict(stock(stem, folder / "export").named_parameters()) for folder in (run_dir, tmp_path / "run"))
+    assert before.keys() == after.keys()
+    for name in before:
+        torch.testing.assert_close(after[name], before[name], rtol=0, atol=1e-6)
+
+
+def test_unconditional_ddpm_runs_in_the_stock_pipeline(tmp_path):
+    script("ddpm", tmp_path / "run", "--no-class_conditional", "--guidance_scale", "1", "--max_train_steps", "1")
+    pipeline = DDPMPipeline.from_pretrained(tmp_path / "run/export")
+    assert pipeline.unet.dtype == torch.float32
+    pipeline.set_progress_bar_config(disable=True)
+    picture = pipeline(num_inference_steps=2, generator=torch.Generator().manual_seed(0)).images[0]
+    assert (picture.size, picture.mode) == ((16, 16), "RGB")
+
+
+def test_two_processes_give_the_losses_of_one_and_a_run_may_move(tmp_path):
+    """accelerate launch at half the batch; then one process takes the run over."""
+    flags = ["--max_train_steps", "4", "--lr_scheduler", "constant", "--checkpointing_steps", "3",
+             "--validation_steps", "100"]  # fmt: skip
+    script("ddpm", tmp_path / "one", *flags)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    two = tmp_path / "two"
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2",
+               "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", str(port),
+               "-m", "training.ddpm", *TINY, "--output_dir", str(two), *flags, "--max_train_steps", "3",
+               "--train_batch_size", "4"]  # fmt: skip
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=400, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "cpu × 2" in done.stdout
+    assert len(losses_of(two)) == 3
+    script("ddpm", two, *flags, "--resume_from_checkpoint", "latest")
+    one, other = losses_of(tmp_path / "one"), losses_of(two)
+    assert len(one) == len(other) == 4
+    assert other == pytest.approx(one, abs=1e-5)
+    assert len(set(one)) == 4
+
+
+@pytest.mark.parametrize("stem", STEMS)
+def test_flags_that_stop_a_script_before_it_starts(stem, tmp_path):
+    text = script(stem, tmp_path / "run", "--dry_run")
+    assert '"dataset_name": "emoji-sample"' in text
+    text = script(stem, tmp_path / "run", "--no_such_flag", "1", code=2)
+    assert "no_such_flag" in text
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_error_a_person_can_act_on_is_one_line(tmp_path):
+    (tmp_path / "run").write_text("a file where the folder should be")
+    text = script("classifier", tmp_path / "run", code=1)
+    assert "choose another --output_dir" in text.splitlines()[-1]
+    text = script("classifier", tmp_path / "other", "--dataset_name", str(tmp_path / "nowhere"), code=1)
+    assert "nowhere" in text.splitlines()[-1]
