@@ -16,6 +16,7 @@ import torch
 from diffusers import DDPMScheduler, UNet2DModel
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from test_ui import BROKEN, REFUSED, noise, png_bytes
 from timm.models import save_for_hf
 
 from apps import classifier as app
@@ -23,7 +24,6 @@ from apps import ddpm as ddpm_app
 from apps import gallery, ui
 from hub_models import classifier, ddpm, store
 from hub_models.store import CheckpointError
-from test_ui import BROKEN, REFUSED, noise, png_bytes
 
 LABELS = ["face", "animal", "plant", "food", "vehicle", "flag", "symbol"]
 TINY = {
