@@ -413,13 +413,12 @@ def _draw_tab(demo, models, model_name, stops, film):
 
     def begin(request: gr.Request):
         stops.arm(request.session_hash)
-        wait = gr.DownloadButton(interactive=False)
         return (
             gr.Button(interactive=False),
             gr.Button(interactive=True),
             status_html("Waiting for the model …"),
-            wait,
-            wait,
+            gr.DownloadButton(interactive=False),
+            gr.DownloadButton(interactive=False),
         )
 
     def draw_stream(labels, count, seed, fresh, steps, guidance, sampler, model_name, request: gr.Request):

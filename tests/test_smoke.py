@@ -191,7 +191,7 @@ def test_what_would_be_pushed(trained, capsys):
     assert not names & {".env", "optimizer.bin"}
     announced = re.search("a push would take: (.*)", text).group(1).split(", ")
     assert set(announced) <= names  # what was said before step 1 is what came
-    here = str(Path.cwd())
+    here = str(run_dir.parent)
     for name in names:
         if name.endswith((".json", ".md")):
             assert here not in (export / name).read_text(), f"{name} names this machine's folders"
