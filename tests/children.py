@@ -6,23 +6,27 @@ A child can be killed, signalled and starved of disk like any process, and nothi
 import multiprocessing
 import os
 import signal
+import socket
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 PRELOAD = ["pytest", "training.classifier", "training.ddpm", "training.loop"]
 
 
 @contextmanager
-def start(function: Callable, *args, log: Path) -> Iterator[multiprocessing.Process]:
+def start(
+    function: Callable, *args, log: Path, environment: dict[str, str] | None = None
+) -> Iterator[multiprocessing.Process]:
     """A process that runs function(*args) (of a module's top level), stdout and stderr going to `log`.
 
+    environment: variables to set in it.
     What is left of it and of its own children when the block ends is killed.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)  # without effect once the server runs; modules not there are passed over
-    process = context.Process(target=_into, args=(log, multiprocessing.get_start_method(), function, args))
+    process = context.Process(target=_into, args=(log, multiprocessing.get_start_method(), environment, function, args))
     process.start()
     try:
         yield process
@@ -42,8 +46,26 @@ def run(function: Callable, *args, log: Path, timeout_s: float = 300) -> tuple[i
     return process.exitcode, log.read_text() if log.exists() else ""
 
 
-def _into(log: Path, start_method: str, function: Callable, args: tuple) -> None:
+@contextmanager
+def ranks(world: int, function: Callable, *args, log: Path) -> Iterator[list[multiprocessing.Process]]:
+    """So many processes that run function(*args) as `torchrun` would start them; rank r writes to <log>.<r>."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(world)}
+    with ExitStack() as stack:
+        yield [
+            stack.enter_context(
+                start(function, *args, log=Path(f"{log}.{rank}"),
+                      environment=shared | {"LOCAL_WORLD_SIZE": str(world), "RANK": str(rank), "LOCAL_RANK": str(rank)})
+            )
+            for rank in range(world)
+        ]  # fmt: skip
+
+
+def _into(log: Path, start_method: str, environment: dict | None, function: Callable, args: tuple) -> None:
     os.setsid()
+    os.environ.update(environment or {})
     multiprocessing.set_start_method(start_method, force=True)  # a child of a fork server would ask it for loaders, too
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     os.dup2(descriptor, 1)

@@ -10,14 +10,13 @@ import os
 import resource
 import shutil
 import signal
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from children import run, start
+from children import ranks, run, start
 from safetensors.torch import load_file, save_file
 
 from training import checkpoint, loop
@@ -453,6 +452,51 @@ def test_a_tracker_gets_the_numbers(tmp_path):
     assert list((tmp_path / "run").rglob("events.out.tfevents.*"))
 
 
+# --- two processes -------------------------------------------------------------------------------------------------
+
+
+def _train_as_rank(run_dir: Path, event: str, changes: dict) -> None:
+    """Train the plain toy as one of two; in step 4 rank 1 alone gets a SIGTERM, or a batch of NaN, or neither."""
+    calls = 0
+
+    def loss(model, batch):
+        nonlocal calls
+        calls += 1
+        if calls == 5 and os.environ["RANK"] == "1":  # with the measured one
+            if event == "signal":
+                os.kill(os.getpid(), signal.SIGTERM)
+            elif event == "NaN":
+                batch = batch | {"noisy": batch["noisy"] * torch.nan}
+        return toy_loss(model, batch)[0], {}
+
+    train(run_dir, loss, plain=True, train_batch_size=2, **changes)
+
+
+@pytest.mark.parametrize("event", ["nothing", "signal", "NaN"])
+def test_two_processes_do_as_one(tmp_path, event):
+    """What one of them meets, both act upon in the same step: else they would wait for each other for ever."""
+    two, one = tmp_path / "two", tmp_path / "one"
+    changes = {"logging_steps": 1}
+    with ranks(2, _train_as_rank, two, event, changes, log=tmp_path / "log") as processes:
+        for process in processes:
+            process.join(120)
+        text = "".join((tmp_path / f"log.{rank}").read_text() for rank in range(2))
+        assert [process.exitcode for process in processes] == [143 if event == "signal" else 0] * 2, text
+    if event == "signal":
+        assert steps_in(two) == [3, 4]
+        train(two, plain=True, resume_from_checkpoint="latest", **changes)  # one process takes over
+    bad = poisoned("loss", {4} if event == "NaN" else set())
+    train(one, lambda model, batch: (bad(model, batch)[0], {}), plain=True, **changes)
+    for mine, theirs in zip(lines_of(two), lines_of(one), strict=True):
+        mine.pop("first_index", None)
+        assert mine.keys() - {"grad_norm"} == theirs.keys() - {"grad_norm"}  # NaN there, a number here: not logged
+        for key in theirs.keys() & mine.keys():
+            assert mine[key] == pytest.approx(theirs[key], abs=1e-5), (mine, theirs)
+    ours, alone = load_file(two / "export/model.safetensors"), load_file(one / "export/model.safetensors")
+    for key in alone:
+        torch.testing.assert_close(ours[key], alone[key], rtol=0, atol=1e-5)
+
+
 # --- averaged weights ----------------------------------------------------------------------------------------------
 
 
@@ -664,7 +708,3 @@ def test_a_dry_run_prints_the_config_and_stops(capsys):
     printed = json.loads(capsys.readouterr().out)
     assert printed["max_train_steps"] == 99
     assert printed["widths"] == [16, 8]
-
-
-if __name__ == "__main__":  # accelerate launch tests/test_loop.py RUN_DIR: what each of two processes runs
-    train(Path(sys.argv[1]), plain=True, logging_steps=1, train_batch_size=2)
