@@ -5,6 +5,7 @@ python -m apps.classifier [--model vit --model swin] [--port 7860]
 
 import argparse
 import html
+import json
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -126,6 +127,19 @@ def _blend(image: Image.Image, colour: np.ndarray, alpha: np.ndarray) -> Image.I
 
 # ---- the page ---------------------------------------------------------------------------------------------------------
 
+# gradio's example buttons hold a picture and no text: give screen readers and pointers their names once they are there.
+NAME_EXAMPLES = """() => {
+  const names = NAMES;
+  const name = () => {
+    const buttons = document.querySelectorAll(".v-examples .gallery-item");
+    buttons.forEach((button, i) => { button.setAttribute("aria-label", names[i]); button.title = names[i]; });
+    return buttons.length > 0;
+  };
+  if (!name()) {
+    const watch = new MutationObserver(() => { if (name()) watch.disconnect(); });
+    watch.observe(document.body, { childList: true, subtree: true });
+  }
+}"""
 WAITING = "Choose a picture above first."
 
 
@@ -133,7 +147,8 @@ def build(models: dict[str, Classifier | CheckpointError]) -> gr.Blocks:
     """The page over these models; a CheckpointError in a model's place becomes a card that names the cause."""
     ready = {name: model for name, model in models.items() if not isinstance(model, Exception)}
     with_attention = {name: model for name, model in ready.items() if model.has_attention}
-    examples = sorted(str(path) for path in EXAMPLES.glob("*.png"))
+    index = EXAMPLES / "index.json"
+    examples = json.loads(index.read_text(encoding="utf-8")) if index.is_file() else []
 
     with ui.blocks("What do you see? · Vitrail") as page:
         ui.heading("What do you see?", "A ViT and a Swin name what is in your picture. Then see where they looked.")
@@ -146,15 +161,7 @@ def build(models: dict[str, Classifier | CheckpointError]) -> gr.Blocks:
             with gr.Column(scale=5, min_width=320):
                 box = ui.picture_input("Your picture", height=320, elem_id="classifier-picture")
                 if examples:
-                    with gr.Column(elem_classes="v-examples"):
-                        gr.Examples(
-                            [[path] for path in examples],
-                            box,
-                            label="Or one of these: our models never saw them",
-                            examples_per_page=len(examples),
-                            api_name="classifier_example",
-                            api_visibility="private",
-                        )
+                    _examples(page, examples, box)
             with gr.Column(scale=7, min_width=320):
                 answers: list[gr.components.Component] = []
                 with gr.Row(equal_height=False):
@@ -275,6 +282,24 @@ def build(models: dict[str, Classifier | CheckpointError]) -> gr.Blocks:
                 **quiet,
             )
     return page
+
+
+def _examples(page: gr.Blocks, examples: list[dict], box: gr.Image) -> None:
+    """The example pictures as buttons that say what they show, and the credits of their makers."""
+    with gr.Column(elem_classes="v-examples"):
+        gr.Examples(
+            [[str(EXAMPLES / row["file"])] for row in examples],
+            box,
+            label="Or one of these: our models never saw them",
+            examples_per_page=len(examples),
+            api_name="classifier_example",
+            api_visibility="private",
+        )
+        makers = sorted({f"{row['style'].partition('-')[0]} ({row['license']})" for row in examples})
+        credits = html.escape(f"Art: {', '.join(makers)}.")
+        gr.HTML(credits, elem_classes="v-credits", padding=False)
+    names = json.dumps([f"{row['name']}, {row['style']}" for row in examples])
+    page.load(None, js=NAME_EXAMPLES.replace("NAMES", names))
 
 
 def main() -> None:

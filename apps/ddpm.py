@@ -146,7 +146,7 @@ class Film:
             image = Image.new("RGB", (2 * left.width + 8, left.height), "white")
             image.paste(left, (0, 0))
             image.paste(right, (left.width + 8, 0))
-            frames.append(image)
+            frames.append(image.quantize(256, method=Image.Quantize.FASTOCTREE))  # median cut takes 0.2 s for noise
         buffer, durations = io.BytesIO(), [90] * (len(frames) - 1) + [1800]
         frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0)
         return buffer.getvalue()

@@ -304,6 +304,7 @@ gradio-app, .gradio-container, .gradio-container .wrap, .gradio-container main.c
 .v-examples .gallery-item { aspect-ratio: 1; width: 100%; background: white; border-radius: var(--radius-md); }
 .v-examples .gallery-item .container, .v-examples .gallery-item img { width: 100% !important; height: 100% !important;
   border: 0 !important; object-fit: contain; padding: 2px; }
+.v-credits { font-size: 0.8rem; color: var(--body-text-color-subdued); }
 .v-picture .image-frame img { background: white; }
 .v-answer { --font-mono: var(--font); }
 .v-answer .container { padding: 0 !important; }
@@ -316,6 +317,13 @@ gradio-app, .gradio-container, .gradio-container .wrap, .gradio-container main.c
 }
 @media (prefers-reduced-motion: reduce) { * { animation-duration: 0.01ms !important; transition: none !important; } }
 """
+
+
+# A window of four panes, in the page itself: no file to fetch.
+HEAD = """<link rel="icon" href="data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 8 8'%3E%3Crect
+ width='8' height='8' rx='1.6' fill='%231c1917'/%3E%3Cpath fill='%230d9488' d='M1 1h2.7v2.7H1z'/%3E%3Cpath fill='%23f59e0b'
+ d='M4.3 1H7v2.7H4.3z'/%3E%3Cpath fill='%23dc2626' d='M1 4.3h2.7V7H1z'/%3E%3Cpath fill='%232563eb'
+ d='M4.3 4.3H7V7H4.3z'/%3E%3C/svg%3E">""".replace("\n", "")
 
 
 def blocks(title: str) -> gr.Blocks:
@@ -389,6 +397,7 @@ def launch(
         server_port=port,
         theme=theme(),
         css=CSS,
+        head=HEAD,
         prevent_thread_lock=True,
         quiet=True,
         share=False,

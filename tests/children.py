@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-PRELOAD = ["pytest", "training.classifier", "training.ddpm", "training.loop"]
+PRELOAD = ["pytest", "datasets", "training.classifier", "training.ddpm", "training.evaluate", "training.figures"]
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import random
 import re
 import shutil
 import socket
+import sys
 
 import numpy as np
 import pytest
@@ -18,6 +19,19 @@ import torch
 CHROMIUM_FLAGS = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--disable-background-networking"]
 HERE = re.compile(r"^(data|blob|about):|^(https?|wss?)://(127\.0\.0\.1|localhost)(:\d+)?(/|$)")
 SKIPPED: list[str] = []
+LEFT: list[str] = []  # connections and look-ups of this process that were not for this machine
+
+
+def _note_departures(event, args):
+    if event in ("socket.connect", "socket.getaddrinfo"):
+        target = args[1] if event == "socket.connect" else args[:2]
+        host = target[0] if isinstance(target, tuple) else None  # a unix socket's address is a path
+        host = host.decode() if isinstance(host, bytes) else host
+        if host not in (None, "", "127.0.0.1", "::1", "localhost", "0.0.0.0"):
+            LEFT.append(f"{event} {host}")
+
+
+sys.addaudithook(_note_departures)
 
 
 @pytest.fixture(autouse=True)
@@ -35,10 +49,13 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def serving():
-    """start(demo) -> the address of the app, launched in this process on a free port as its users get it."""
+    """start(demo) -> the address of the app, launched in this process on a free port as its users get it.
+
+    Closing fails if the process looked up or connected to anything but this machine meanwhile.
+    """
     from apps import ui
 
-    running = []
+    running, before = [], len(LEFT)
 
     def start(demo) -> str:
         running.append(demo)
@@ -47,6 +64,7 @@ def serving():
     yield start
     for demo in running:
         demo.close(verbose=False)
+    assert not LEFT[before:], f"the server reached for {LEFT[before:]}"
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import shutil
 import signal
 import stat
 import sys
@@ -94,13 +95,11 @@ def _die_at_line(line: int) -> None:
     sys.settrace(trace)
 
 
-def _save_killed_at_every_line(parent: Path) -> None:
-    """In folder <line> of parent: checkpoints 1 and 2, and a save of step 4 killed at that line; the last is not."""
+def _save_killed_at_every_line(before: Path, parent: Path) -> None:
+    """In folder <line> of parent: a copy of `before`, and a save of step 4 killed at that line; the last is not."""
     for line in range(1, 1000):
         run_dir = parent / f"{line:03d}"
-        run_dir.mkdir()
-        save(run_dir, 1)
-        save(run_dir, 2)
+        shutil.copytree(before, run_dir)
         pid = os.fork()
         if pid == 0:
             _die_at_line(line)
@@ -112,9 +111,11 @@ def _save_killed_at_every_line(parent: Path) -> None:
 
 def test_killed_at_any_line_of_a_save(tmp_path):
     """SIGKILL before every single line that saving runs: what is found afterwards is whole, and saving works again."""
-    parent = tmp_path / "runs"
-    parent.mkdir()
-    code, text = run(_save_killed_at_every_line, parent, log=tmp_path / "log")
+    before, parent = tmp_path / "before", tmp_path / "runs"
+    before.mkdir()
+    save(before, 1)
+    save(before, 2)
+    code, text = run(_save_killed_at_every_line, before, parent, log=tmp_path / "log")
     assert code == 0, text
     outcomes, leftovers = [], 0
     for run_dir in sorted(parent.iterdir()):

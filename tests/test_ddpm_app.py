@@ -54,19 +54,28 @@ def wait_for_status(page, pattern):
     return page.inner_text("#ddpm-status")
 
 
+# Collects every distinct first picture that the sheet shows from now on.
+WATCH = """() => {
+  window.seen = [];
+  new MutationObserver(() => {
+    const image = document.querySelector('#ddpm-sheet img');
+    if (image && !window.seen.includes(image.src)) window.seen.push(image.src);
+  }).observe(document.querySelector('#ddpm-sheet'), { childList: true, subtree: true, attributes: true });
+}"""
+
+
 def test_draw_watch_stop_and_scrub_in_a_browser(serve, page, model, tmp_path):
     page.set_default_timeout(60_000)
+    slowed = model.unet.register_forward_pre_hook(lambda *_: time.sleep(0.02))  # as slow as a model worth watching
     page.goto(serve(app.build({"tiny": model})))
     page.get_by_label("food").check()
     set_number(page, "Pictures", 2)
     set_number(page, "Steps", 30)
 
+    page.evaluate(WATCH)
     page.get_by_role("button", name="Draw", exact=True).click()
-    seen, deadline = [], time.monotonic() + 60
-    while time.monotonic() < deadline and not page.query_selector(".tile:not([disabled])"):
-        if (now := sources(page, "#ddpm-sheet")[:1]) and now not in seen:
-            seen.append(now)
-    assert len(seen) >= 4, "three intermediate pictures and the last"
+    page.wait_for_selector(".tile:not([disabled])")
+    assert len(page.evaluate("window.seen")) >= 4, "three intermediate pictures and the last"
     assert re.search(r"Done: 30 steps", wait_for_status(page, "Done"))
     assert page.eval_on_selector_all(".tile b", "all => all.map(b => b.innerText)") == ["face", "food"]
     seed = page.input_value("#ddpm-seed input")
@@ -106,12 +115,35 @@ def test_draw_watch_stop_and_scrub_in_a_browser(serve, page, model, tmp_path):
     page.wait_for_function("() => !document.querySelector('#ddpm-film').innerText.includes('30 of 30')")
     assert page.get_by_role("button", name="Draw", exact=True).is_enabled()
 
+    slowed.remove()
+
     page.get_by_role("tab", name="Into the noise").click()
     page.get_by_role("button", name="Take the first picture drawn").click()
     page.wait_for_selector("#ddpm-noisy img")
     before = sources(page, "#ddpm-noisy")
     set_number(page, "t", 290)
     page.wait_for_function("old => document.querySelector('#ddpm-noisy img').src !== old", arg=before[0])
+
+
+def test_closing_the_tab_stops_the_drawing(serve, page, model):
+    evaluations = []
+
+    def count(*_):
+        time.sleep(0.05)
+        evaluations.append(1)
+
+    counted = model.unet.register_forward_pre_hook(count)
+    page.goto(serve(app.build({"tiny": model})))
+    set_number(page, "Pictures", 1)
+    set_number(page, "Steps", 250)
+    page.get_by_role("button", name="Draw", exact=True).click()
+    wait_for_status(page, "^Step")
+    page.goto("about:blank")
+    time.sleep(2)
+    left = len(evaluations)
+    time.sleep(1)
+    counted.remove()
+    assert len(evaluations) == left < 250
 
 
 def test_the_flag_stops_a_drawing_after_the_step_it_is_raised_in(model):

@@ -162,6 +162,7 @@ def create_model(cfg: ClassifierConfig, num_classes: int) -> tuple[torch.nn.Modu
     if name and not known:  # a timm name brings its own weights; anything else is a checkpoint
         folder = store.resolve(STEM, name)
         args = (json.loads((folder / "config.json").read_text()).get("model_args") or {}) | args
+        args.pop("num_classes", None)  # the base's, which timm writes among them
         name = f"local-dir:{folder}"
     drop = {"drop_path_rate": cfg.drop_path} if cfg.drop_path else {}
     model = timm.create_model(
