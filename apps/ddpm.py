@@ -28,12 +28,13 @@ from hub_models.ddpm import DDPM, Step
 
 MAX_PICTURES = 16
 MAX_STEPS = 250
+STEPS = 20  # of DPM-Solver++ look like 50 of DDIM
 MAX_GUIDANCE = 10
 DEADLINE_SECONDS = 300  # a drawing that takes longer is stopped, and says so
 PREVIEWS = 10  # pictures of a drawing under way: a yield costs more than a step
 FILM_FRAMES = 61
 GIF_FRAMES = 40
-SAMPLER_NAMES = {"DDIM": "ddim", "DDPM": "ddpm", "DPM-Solver++": "dpm++"}
+SAMPLER_NAMES = {"DPM-Solver++": "dpm++", "DDIM": "ddim", "DDPM": "ddpm"}
 ANY = "any"
 
 
@@ -285,7 +286,7 @@ def run(order: Order, stop: threading.Event) -> Iterator[Step]:
 
 STYLE = """<style>
 .ddpm-style { display: none; }
-.ddpm-gif { max-width: 320px; margin: 0 auto; }
+.ddpm-gif { width: 320px !important; max-width: 100%; align-self: center; }
 .chips .wrap { gap: 6px; }
 .chips label { border-radius: 999px; padding: 5px 13px; cursor: pointer; min-height: 34px; }
 .chips label input { position: absolute; opacity: 0; width: 1px; height: 1px; }
@@ -337,8 +338,10 @@ PAIR_CSS = """
 """
 
 
-def status_html(text: str) -> str:
-    return f'<p role="status" aria-live="polite" style="margin:0">{html.escape(text)}</p>'
+def status_html(text: str, share: float | None = None) -> str:
+    """A line that screen readers speak, over a bar for the share done."""
+    bar = "" if share is None else f'<progress max="1" value="{share:.3f}" aria-label="progress"></progress>'
+    return f'<div class="v-status" role="status"><span>{html.escape(text)}</span>{bar}</div>'
 
 
 def build(models: dict[str, DDPM | store.CheckpointError]) -> gr.Blocks:
@@ -393,7 +396,7 @@ def _draw_tab(demo, models, model_name, stops, film):
         with gr.Column(scale=4, min_width=240):
             seed = gr.Number(0, label="Seed", info="Of the first picture; each next has one more.", elem_id="ddpm-seed")
             fresh = gr.Checkbox(True, label="New seed every time")
-            steps = gr.Slider(1, max_steps(first), min(50, max_steps(first)), step=1, label="Steps")
+            steps = gr.Slider(1, max_steps(first), min(STEPS, max_steps(first)), step=1, label="Steps")
             guidance = gr.Slider(
                 1,
                 MAX_GUIDANCE,
@@ -403,9 +406,9 @@ def _draw_tab(demo, models, model_name, stops, film):
                 info="1 switches it off.",
                 visible=first.null_label is not None,
             )
-            sampler = gr.Radio(list(SAMPLER_NAMES), value="DDIM", label="Sampler", elem_classes="chips")
+            sampler = gr.Radio(list(SAMPLER_NAMES), value="DPM-Solver++", label="Sampler", elem_classes="chips")
             png = gr.DownloadButton("Download PNG with receipt", interactive=False, size="sm")
-    gr.Markdown("### Film of one picture\nClick a picture above, then drag: what the model saw, and what it guessed.")
+    ui.section("Film of one picture", "Choose a picture above, then drag: what the model saw, and what it guessed.")
     chosen = gr.State(0)
     frame = gr.Slider(0, 1, 0, step=1, label="Frame", interactive=False, elem_id="ddpm-frame")
     strip = gr.HTML(blank("The film comes with the first drawing."), css_template=PAIR_CSS, elem_id="ddpm-film")
@@ -416,7 +419,7 @@ def _draw_tab(demo, models, model_name, stops, film):
         return (
             gr.Button(interactive=False),
             gr.Button(interactive=True),
-            status_html("Waiting for the model …"),
+            status_html("Waiting for the model …", 0),
             gr.DownloadButton(interactive=False),
             gr.DownloadButton(interactive=False),
         )
@@ -434,7 +437,7 @@ def _draw_tab(demo, models, model_name, stops, film):
             if step.index in previews or now - shown > 1:
                 text = f"Step {step.index + 1} of {step.total}, t = {step.timestep}, {now - started:.1f} s"
                 tiles = sheet_html(recorder.last, order.captions, done=False)
-                yield tiles, status_html(text), order.seeds[0], *([gr.skip()] * 3)
+                yield tiles, status_html(text, (step.index + 1) / step.total), order.seeds[0], *([gr.skip()] * 3)
                 shown = time.monotonic()
         seconds, done, total = time.monotonic() - started, recorder.done, recorder.total
         receipt = order.receipt() | {"steps_done": done}
@@ -492,7 +495,7 @@ def _draw_tab(demo, models, model_name, stops, film):
         default = min(max(model.default_guidance, 1), MAX_GUIDANCE)
         return (
             gr.CheckboxGroup(options, value=options[1:2] or [ANY], visible=bool(model.label_names)),
-            gr.Slider(maximum=top, value=min(50, top)),
+            gr.Slider(maximum=top, value=min(STEPS, top)),
             gr.Slider(value=default, visible=model.null_label is not None),
         )
 
@@ -581,9 +584,10 @@ def _draw_endpoints(models, inputs, stops):
 
 def _forward_tab(models, model_name, film):
     first = models[model_name.value]
-    gr.Markdown(
-        "Training shows the model pictures with noise on them, and asks what is under it. Drag t from nothing to nothing "
-        "but noise, and see what this one answers. It knows pictures like those it draws best, and yours goes in small."
+    ui.section(
+        "What training asks",
+        "Training shows the model pictures with noise on them and asks what is under it. Drag t from a clean picture to "
+        f"nothing but noise, and see what it answers. It goes in at {first.resolution_px} × {first.resolution_px} pixels.",
     )
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=300):
@@ -630,7 +634,7 @@ def _forward_tab(models, model_name, film):
         shares = f"{alpha_bar**0.5:.3f} of the picture + {(1 - alpha_bar) ** 0.5:.3f} of noise"
         left = f"<b>x<sub>t</sub></b> at t = {t}"
         return (
-            pair_html(np.asarray(x_t), np.asarray(x0), left, "<b>predicted x<sub>0</sub></b>, in one step"),
+            pair_html(np.asarray(x_t), np.asarray(x0), left, "<b>predicted x<sub>0</sub></b>"),
             ui.facts({"x_t is": shares, "Signal to noise": f"{alpha_bar / max(1 - alpha_bar, 1e-12):.3g}"}),
         )
 

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+import torch
+
 PRELOAD = ["pytest", "datasets", "training.classifier", "training.ddpm", "training.evaluate", "training.figures"]
 
 
@@ -66,6 +68,7 @@ def ranks(world: int, function: Callable, *args, log: Path) -> Iterator[list[mul
 def _into(log: Path, start_method: str, environment: dict | None, function: Callable, args: tuple) -> None:
     os.setsid()
     os.environ.update(environment or {})
+    torch.set_num_threads(1)  # the models are tiny, and more threads only wait for each other
     multiprocessing.set_start_method(start_method, force=True)  # a child of a fork server would ask it for loaders, too
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     os.dup2(descriptor, 1)

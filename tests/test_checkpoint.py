@@ -7,6 +7,7 @@ import shutil
 import signal
 import stat
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -109,9 +110,16 @@ def _save_killed_at_every_line(before: Path, parent: Path) -> None:
             return
 
 
-def test_killed_at_any_line_of_a_save(tmp_path):
+@pytest.fixture
+def in_memory():
+    """A folder in memory where there is such a thing: a thousand fsyncs take their time on a disk."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None) as folder:
+        yield Path(folder)
+
+
+def test_killed_at_any_line_of_a_save(in_memory, tmp_path):
     """SIGKILL before every single line that saving runs: what is found afterwards is whole, and saving works again."""
-    before, parent = tmp_path / "before", tmp_path / "runs"
+    before, parent = in_memory / "before", in_memory / "runs"
     before.mkdir()
     save(before, 1)
     save(before, 2)

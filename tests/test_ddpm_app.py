@@ -103,7 +103,7 @@ def test_draw_watch_stop_and_scrub_in_a_browser(serve, page, model, tmp_path):
     download.value.save_as(tmp_path / "sheet.png")
     receipt = json.loads(ui.read_png_text(tmp_path / "sheet.png")[ddpm.RECEIPT_KEY])
     assert receipt["labels"] == ["face", "food"] and receipt["seeds"][0] == seed
-    assert receipt["num_inference_steps"] == 30 and receipt["sampler"] == "ddim"
+    assert receipt["num_inference_steps"] == 30 and receipt["sampler"] == "dpm++"
 
     set_number(page, "Pictures", 16)
     set_number(page, "Steps", 250)

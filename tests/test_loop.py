@@ -104,6 +104,15 @@ def steps_in(run_dir: Path) -> list[int]:
     return [step for step, _ in checkpoint.found(run_dir)]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _as_many_threads_as_the_children():
+    """Sums differ in the last bit between one thread and two."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory) -> Path:
     """The run nobody disturbed."""
