@@ -504,6 +504,7 @@ def _draw_tab(demo, models, model_name, stops, film):
     inputs = [labels, count, seed, fresh, steps, guidance, sampler, model_name]
     begun = draw.click(begin, None, [draw, stop, status, png, gif], queue=False, **hidden)
     drawn = begun.then(draw_stream, inputs, outputs, concurrency_id="ddpm", concurrency_limit=1, **hidden)
+    drawn.failure(lambda: status_html("Not drawn: the message says why."), None, status, queue=False, **hidden)
     ended = drawn.then(end, None, [draw, stop], queue=False, **hidden)
     ended.then(sheet_file, film, png, **hidden).then(gif_file, [film, chosen], gif, **hidden)
     stop.click(halt, None, None, queue=False, **hidden)
@@ -525,9 +526,11 @@ def _draw_endpoints(models, inputs, stops):
     def record(order: Order, request: gr.Request) -> Recorder:
         flag = stops.arm(request.session_hash)
         recorder = Recorder(ddpm.to_uint8(order.model.initial_noise(order.seeds)), order.num_inference_steps)
-        for step in run(order, flag):
-            recorder.add(step)
-        stops.drop(request.session_hash)
+        try:
+            for step in run(order, flag):
+                recorder.add(step)
+        finally:
+            stops.drop(request.session_hash)
         if recorder.done < recorder.total:
             raise ui.InputError(f"Stopped after {recorder.done} of {recorder.total} steps: ask for less at a time.")
         return recorder

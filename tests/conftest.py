@@ -101,7 +101,7 @@ def browser(request):
 def page(browser):
     """A fresh page; the test fails on any request that leaves this machine and on any error thrown in the page."""
     context = browser.new_context(viewport={"width": 1280, "height": 900})
-    context.set_default_timeout(20_000)
+    context.set_default_timeout(60_000)
     left, thrown = [], []
 
     def only_here(route):

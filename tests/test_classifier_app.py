@@ -477,7 +477,12 @@ def test_stop_acts_within_a_step(page, models, serve, monkeypatch):
     page.set_input_files("#classifier-picture input[type=file]", FOX)
     page.get_by_text("the redder").wait_for()
     calls = []
-    handle = models["vit"].model.register_forward_hook(lambda *_: calls.append(time.monotonic()))
+
+    def slow_step(*_):  # 225 of them take longer than any browser needs to press Stop
+        calls.append(time.monotonic())
+        time.sleep(0.1)
+
+    handle = models["vit"].model.register_forward_hook(slow_step)
     page.get_by_role("button", name="Draw the map").click()
     page.get_by_text(re.compile(r"\d+ of 225 places")).wait_for()
     page.get_by_role("button", name="Stop").click()

@@ -117,6 +117,13 @@ def test_draw_watch_stop_and_scrub_in_a_browser(serve, page, model, tmp_path):
 
     slowed.remove()
 
+    page.locator("#ddpm-seed input").fill("1.5")  # an error is said, and the page is ready again
+    page.get_by_label("New seed every time").uncheck()
+    page.get_by_role("button", name="Draw", exact=True).click()
+    page.get_by_text("Seed must be a whole number").wait_for()
+    wait_for_status(page, "Not drawn")
+    page.wait_for_selector("button:not([disabled]) >> text=/^Draw$/")
+
     page.get_by_role("tab", name="Into the noise").click()
     page.get_by_role("button", name="Take the first picture drawn").click()
     page.wait_for_selector("#ddpm-noisy img")
