@@ -1,4 +1,4 @@
-"""The one picture intake and the checks of parameters, called directly. tests/test_classifier_app.py sends the same over HTTP."""
+"""The one picture intake and the checks of parameters, called directly. tests/test_classifier.py sends the same over HTTP."""
 
 import io
 import math
