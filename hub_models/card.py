@@ -152,6 +152,11 @@ def _measured(results: dict | None) -> list[str]:
         return ["Not measured yet: `python -m training.evaluate` fills this in."]
     stem, kind = results.get("stem"), Path(str(results.get("dataset"))).name
     parts = [f"By `python -m training.evaluate {stem}` on `{kind}`.", "\n".join(metric_table(results))]
+    baseline = results.get("baseline") or {}
+    below = [name for name, value in results["metrics"].items()
+             if name in baseline and SHARES.fullmatch(name.rsplit("/", 1)[-1]) and value < baseline[name]]  # fmt: skip
+    if below:
+        parts.append(f"Below {results.get('baseline_name', 'the baseline')} in: {', '.join(f'`{n}`' for n in below)}.")
     if table := class_table(results):
         parts += ["Per class:", "\n".join(table)]
     return parts
@@ -171,6 +176,8 @@ def _training(run: dict) -> list[str]:
     }
     if number["skipped_steps"]:
         rows["steps skipped (loss or gradient not finite)"] = said["skipped_steps"]
+    for number, change in enumerate(run.get("changed_on_resume") or [], 1):
+        rows[f"changed on the way ({number})"] = change
     if run.get("base_model"):
         rows["fine-tuned from"] = (
             f"`{Path(run['base_model']).name if _is_local(run['base_model']) else run['base_model']}`"

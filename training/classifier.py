@@ -2,7 +2,7 @@
 
     python -m training.classifier --preset swin --output_dir runs/swin     # Swin, window 4, 64 px, from scratch
     python -m training.classifier --preset vit --output_dir runs/vit       # ViT, patch 8, 64 px, from scratch
-    python -m training.classifier --preset finetune --dataset_name my_pictures --output_dir runs/mine \
+    python -m training.classifier --preset finetune --dataset_name my_pictures --resolution 224 --output_dir runs/mine \
         --pretrained_model_name_or_path timm/vit_small_patch16_224.augreg_in21k_ft_in1k     # somebody's class folders
 
 Cost and scores of the shipped weights stand in their cards (hub_models/weights/classifier/).

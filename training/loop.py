@@ -214,6 +214,7 @@ class _Run:
         self.window: list[dict[str, float]] = []  # the finite numbers of each step since the last line of the log
         self.received: int | None = None  # the signal this process got
         self.signal: int | None = None  # the one that all processes agreed to act upon
+        self.hardware, self.forced = _hardware(accelerator), []
 
     # --- the phases ------------------------------------------------------------------------------------------------
 
@@ -274,12 +275,16 @@ class _Run:
                 raise RunError(f"{found.path.name} belongs to another configuration: {text}. Restore it, choose another "
                                "--output_dir, or resume all the same with --force_resume")  # fmt: skip
             self._say(f"resuming although {text}")
+            self.forced = [f"from step {found.step} on, {text}"]
         self.bare.load_state_dict(found.tensors("model"))
         averaged = found.tensors("ema")
         for number, shadow in enumerate(self.ema.shadow_params):
             shadow.data.copy_(averaged[str(number)])
         self.ema.optimization_step = found.step - found.state["skipped"]
         checkpoint.load_optimizer_tensors(self.optimizer, found.tensors("optimizer"))
+        self.forced = found.state.get("forced", []) + self.forced
+        if found.step >= self.cfg.max_train_steps:  # nothing left to train: what trained is what saved it
+            self.hardware = found.state["hardware"]
         self.step, self.seconds, self.skipped = found.step, found.state["seconds"], found.state["skipped"]
         self.in_a_row, self.window = found.state["in_a_row"], found.state["window"]
         if self.main and log.exists():
@@ -439,7 +444,7 @@ class _Run:
             }
             state = {"identity": self.identity, "seconds": self.seconds, "skipped": self.skipped,
                      "in_a_row": self.in_a_row, "window": self.window,
-                     "hardware": _hardware(self.accelerator)}  # fmt: skip
+                     "hardware": self.hardware, "forced": self.forced}  # fmt: skip
             checkpoint.save(self.run_dir, self.step, tensors, state, keep=self.cfg.checkpoints_total_limit)
         self.accelerator.wait_for_everyone()
 
@@ -459,9 +464,10 @@ class _Run:
             "steps": self.step,
             "images_seen": self.step * self.whole,
             "hours": round(self.seconds / 3600, 2),
-            "hardware": _hardware(self.accelerator),
+            "hardware": self.hardware,
             "seed": self.cfg.seed,
             "skipped_steps": self.skipped,
+            "changed_on_resume": self.forced,
             "data_hash": self.samples.data_hash,
             "config": {
                 key: value
