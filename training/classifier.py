@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import timm
 import torch
-from PIL import Image
+from PIL import Image, ImageFilter
 from timm.data import Mixup
 from timm.data.auto_augment import rand_augment_transform
 from timm.data.random_erasing import RandomErasing
@@ -52,8 +52,11 @@ class ClassifierConfig(TrainConfig):
     rand_augment: str = "rand-m6-n2-mstd0.5-inc1"  # timm's RandAugment string (Cubuk 2020); "" = off
     scale: tuple[float, float] = (0.6, 1.0)  # area range of the random resized crop
     ratio: tuple[float, float] = (0.8, 1.25)  # aspect range of the random resized crop
+    margin: float = 0.0  # before it, ground is added on each side, up to this share of the side: art that fills less
     random_ground: float = 0.4  # probability that transparent art lies on a random colour instead of white
     grayscale: float = 0.05  # probability of a grey picture
+    color_jitter: float = 0.0  # brightness, contrast and saturation change by up to this share, hue by a third of it
+    ink: float = 0.0  # probability that edges are drawn over in black, for drawings in a style of their own
     random_erasing: float = 0.1  # probability of an erased rectangle (Zhong 2020)
     random_flip: bool = False  # off by default: arrows, hands and letters have a direction
     mixup: float = 0.2  # Mixup's beta parameter (Zhang 2018); 0 = off
@@ -65,25 +68,26 @@ class ClassifierConfig(TrainConfig):
     balance: float = 0.3  # 0 = every picture counts the same, 1 = every class does
 
 
-EMOJI = ClassifierConfig(
-    output_dir="runs/classifier", resolution=64, train_batch_size=64, learning_rate=8e-4, lr_warmup_steps=300,
+EMOJI = ClassifierConfig(  # augmentation: see docs/LOG.md, 2026-11-21
+    output_dir="runs/classifier", resolution=64, train_batch_size=128, learning_rate=8e-4, lr_warmup_steps=300,
     adam_weight_decay=0.05, ema_decay=0.998, dataloader_num_workers=1, checkpointing_steps=250, validation_steps=500,
+    rand_augment="rand-m5-n1-mstd0.5-inc1", scale=(0.7, 1.0), margin=0.25, random_ground=0.15, color_jitter=0.3,
+    grayscale=0.1, ink=0.2, random_erasing=0.0, mix_probability=0.0, balance=0.0,
 )  # fmt: skip
 PRESETS = {
     "swin": dataclasses.replace(
-        EMOJI, model_name="swin_tiny_patch4_window7_224", max_train_steps=9000,
+        EMOJI, model_name="swin_tiny_patch4_window7_224", max_train_steps=6000,
         model_args={"img_size": 64, "window_size": 4, "embed_dim": 48, "depths": (2, 2, 4), "num_heads": (2, 4, 8)},
     ),
-    "vit": dataclasses.replace(  # milder augmentation: see docs/LOG.md, 2026-11-21
-        EMOJI, model_name="vit_tiny_patch16_224", max_train_steps=9000, learning_rate=1e-3,
+    "vit": dataclasses.replace(
+        EMOJI, model_name="vit_tiny_patch16_224", max_train_steps=6000, learning_rate=1e-3,
         model_args={"img_size": 64, "patch_size": 8, "embed_dim": 192, "depth": 6, "num_heads": 3},
-        rand_augment="rand-m5-n1-mstd0.5-inc1", scale=(0.7, 1.0), random_ground=0.3, random_erasing=0.0,
-        mix_probability=0.1, label_smoothing=0.05, drop_path=0.0,
+        drop_path=0.0,
     ),
     "finetune": dataclasses.replace(
         EMOJI, pretrained_model_name_or_path="swin", dataset_name="path/to/class/folders", train_batch_size=32,
         learning_rate=3e-4, layer_decay=0.75, max_train_steps=1000, lr_warmup_steps=50, ema_decay=0.99,
-        balance=0.0, scale=(0.35, 1.0),
+        scale=(0.35, 1.0), margin=0.0, ink=0.0,
     ),
     "tiny": dataclasses.replace(
         EMOJI, model_name="vit_tiny_patch16_224", dataset_name="emoji-sample", resolution=32,
@@ -106,6 +110,8 @@ class LabelledPictures:
         )
         hints = {"translate_const": cfg.resolution // 8, "img_mean": (255, 255, 255)}
         self.augment = rand_augment_transform(cfg.rand_augment, hints) if cfg.rand_augment else None
+        shift = cfg.color_jitter
+        self.jitter = transforms.ColorJitter(shift, shift, shift, min(shift / 3, 0.5)) if shift else None
         self.erase = RandomErasing(cfg.random_erasing, mode="pixel", device="cpu")
         counts = np.bincount(source.labels, minlength=len(source.label_names)).astype(np.float64)  # (K,)
         weight = np.where(counts > 0, np.maximum(counts, 1) ** -cfg.balance, 0)
@@ -121,12 +127,17 @@ class LabelledPictures:
         random.seed(seed)
         np.random.seed(seed)
         torch.default_generator.manual_seed(seed)
-        picture = on_ground(self.source.picture(index), _ground(self.cfg.random_ground))
+        margin = random.uniform(0, self.cfg.margin)
+        picture = on_ground(self.source.picture(index), _ground(self.cfg.random_ground), margin)
+        if random.random() < self.cfg.ink:
+            picture = inked(picture)
         picture = self.crop(picture)
         if self.cfg.random_flip and random.random() < 0.5:
             picture = F.hflip(picture)
         if self.augment:
             picture = self.augment(picture)
+        if self.jitter:
+            picture = self.jitter(picture)
         if random.random() < self.cfg.grayscale:
             picture = F.rgb_to_grayscale(picture, 3)
         pixels = F.normalize(F.to_tensor(picture), self.mean, self.std)  # (3, R, R)
@@ -137,11 +148,21 @@ def _ground(probability: float) -> tuple[int, int, int]:
     return tuple(random.randrange(256) for _ in range(3)) if random.random() < probability else (255, 255, 255)
 
 
-def on_ground(picture: Image.Image, colour: tuple[int, int, int]) -> Image.Image:
-    """The picture as RGB, its transparent parts over `colour`."""
-    if picture.mode != "RGBA":
-        return picture.convert("RGB")
-    return Image.alpha_composite(Image.new("RGBA", picture.size, (*colour, 255)), picture).convert("RGB")
+def inked(picture: Image.Image) -> Image.Image:
+    """An RGB picture whose edges, of any colour, are drawn over in black, one to three pixels wide."""
+    edges = np.asarray(picture.filter(ImageFilter.FIND_EDGES)).max(-1).copy()  # (H, W), strongest of the channels
+    edges[[0, -1]] = edges[:, [0, -1]] = 0  # the filter copies the rim
+    mask = Image.fromarray(np.where(edges > random.uniform(40, 120), 255, 0).astype(np.uint8))
+    mask = mask.filter(ImageFilter.MaxFilter(3) if random.random() < 0.5 else ImageFilter.SMOOTH)
+    return Image.composite(Image.new("RGB", picture.size), picture, mask)
+
+
+def on_ground(picture: Image.Image, colour: tuple[int, int, int], margin: float = 0.0) -> Image.Image:
+    """The picture as RGB, its transparent parts over `colour`, with that share of its sides as ground around it."""
+    across, down = round(margin * picture.width), round(margin * picture.height)
+    ground = Image.new("RGB", (picture.width + 2 * across, picture.height + 2 * down), colour)
+    ground.paste(picture, (across, down), picture if picture.mode == "RGBA" else None)
+    return ground
 
 
 # What a served model has to know of timm's pretrained_cfg; the rest tells where the base came from.
