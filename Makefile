@@ -2,6 +2,7 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 PORT ?= 7860
+JOBS ?= 2
 PY := .venv/bin/python
 SETUP := .venv/.complete
 OFFLINE := HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 GRADIO_ANALYTICS_ENABLED=False CUDA_VISIBLE_DEVICES=
@@ -43,8 +44,8 @@ $(SETUP): requirements.lock
 demo: setup  ## the gallery of all demos on http://127.0.0.1:7860 (PORT=)
 	$(PY) -m apps.gallery --port $(PORT)
 
-test: setup  ## the whole suite, offline and on the CPU (ARGS= goes to pytest)
-	$(OFFLINE) $(PY) -m pytest $(ARGS)
+test: setup  ## the whole suite, offline and on the CPU in JOBS=2 processes (ARGS= goes to pytest)
+	$(OFFLINE) OMP_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 check: setup  ## format, lint, import rules
 	$(PY) -m ruff format --check .
@@ -56,7 +57,7 @@ format: setup  ## put the code into the house's format
 	$(PY) -m ruff format .
 
 smoke: setup  ## every training script on its tiny preset: 2 steps, killed, resumed, evaluated, exported, loaded
-	$(OFFLINE) $(PY) -m pytest -m smoke $(ARGS)
+	$(OFFLINE) OMP_NUM_THREADS=1 $(PY) -m pytest -m smoke -n $(JOBS) $(ARGS)
 
 data: setup  ## the emoji data set and its unseen-style test set, into build/data (needs npm)
 	$(PY) -m training.data.emoji --output_dir build/data/emoji

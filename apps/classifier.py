@@ -3,7 +3,6 @@
 python -m apps.classifier [--model vit --model swin] [--port 7860]
 """
 
-import argparse
 import html
 import json
 import time
@@ -36,13 +35,7 @@ RED, BLUE = np.array([(220, 38, 38), (37, 99, 235)], np.float32)
 
 def load_models(names: Sequence[str]) -> dict[str, Classifier | CheckpointError]:
     """Each named model, or the error in its place."""
-    models = {}
-    for name in names:
-        try:
-            models[name] = classifier.load(name)
-        except CheckpointError as error:
-            models[name] = error
-    return models
+    return ui.load_each(classifier.load, names)
 
 
 # ---- what the handlers compute ----------------------------------------------------------------------------------------
@@ -103,13 +96,7 @@ def occlusion(
         centres = slice(
             stride_px // 2, None, stride_px
         )  # where the spread map is flat: between them it is drawn smooth
-        yield occlusion_overlay(image, spread[centres, centres]), status(text, step.done / step.total)
-
-
-def status(text: str, fraction: float | None = None) -> str:
-    """HTML of a line that screen readers announce, with a bar while the fraction is below 1."""
-    bar = "" if fraction is None or fraction >= 1 else f'<progress max="1" value="{fraction:.3f}"></progress>'
-    return f'<div class="v-status" role="status"><span>{html.escape(text)}</span>{bar}</div>'
+        yield occlusion_overlay(image, spread[centres, centres]), ui.status(text, step.done / step.total)
 
 
 def _enlarge(values: np.ndarray) -> np.ndarray:
@@ -197,9 +184,9 @@ def build(models: dict[str, Classifier | CheckpointError]) -> gr.Blocks:
                         visible=len(with_attention) > 1,
                     )
                     rollout_map = ui.picture_output("Attention rollout")
-                    rollout_note = gr.HTML(status(WAITING), padding=False)
+                    rollout_note = gr.HTML(ui.status(WAITING), padding=False)
                 else:
-                    gr.HTML(status("Needs a ViT: none of the models above is a plain one."), padding=False)
+                    gr.HTML(ui.status("Needs a ViT: none of the models above is a plain one."), padding=False)
             with gr.Column(min_width=320, elem_classes="v-card"):
                 ui.subheading("Occlusion", "Red: hiding this place lowers the answer. Blue: it raises it.")
                 with gr.Row():
@@ -210,7 +197,7 @@ def build(models: dict[str, Classifier | CheckpointError]) -> gr.Blocks:
                     draw = gr.Button("Draw the map", variant="primary", min_width=120)
                     stop = gr.Button("Stop", variant="stop", min_width=80, interactive=False)
                 occlusion_map = ui.picture_output("Occlusion map")
-                occlusion_note = gr.HTML(status(WAITING), padding=False)
+                occlusion_note = gr.HTML(ui.status(WAITING), padding=False)
 
         # What the page does when its picture changes, and the same under a name for the API.
         def predict(path):
@@ -220,7 +207,7 @@ def build(models: dict[str, Classifier | CheckpointError]) -> gr.Blocks:
         def rollout(path, name):
             image = ui.read_picture(path)
             model = with_attention[ui.choice(name, "Model", with_attention)]
-            return rollout_overlay(model, image), status(
+            return rollout_overlay(model, image), ui.status(
                 f"{model.name}: the redder, the more of it flows into the answer."
             )
 
@@ -230,14 +217,14 @@ def build(models: dict[str, Classifier | CheckpointError]) -> gr.Blocks:
 
         def emptied():
             parts = [part for model in ready.values() for part in (None, card(model))]
-            return [*parts, *([None, status(WAITING)] if with_attention else []), None, status(WAITING)]
+            return [*parts, *([None, ui.status(WAITING)] if with_attention else []), None, ui.status(WAITING)]
 
         def look(path, *attention):
             if path is None:
                 return emptied()
             parts = predict(path)
             parts += rollout(path, *attention) if attention else []
-            return [*parts, None, status("Draw the map to see it.")]
+            return [*parts, None, ui.status("Draw the map to see it.")]
 
         maps = [rollout_map, rollout_note] if with_attention else []
         attention_in = [attention_model] if with_attention else []
@@ -261,7 +248,7 @@ def build(models: dict[str, Classifier | CheckpointError]) -> gr.Blocks:
         )
         rest = dict(fn=lambda: [gr.Button(interactive=True), gr.Button(interactive=False)], outputs=[draw, stop])
         drawn.then(**rest, queue=False, **quiet)
-        stop.click(lambda: status("Stopped."), None, occlusion_note, cancels=drawn, queue=False, **quiet).then(
+        stop.click(lambda: ui.status("Stopped."), None, occlusion_note, cancels=drawn, queue=False, **quiet).then(
             **rest, queue=False, **quiet
         )
         seen = box.change(
@@ -275,7 +262,7 @@ def build(models: dict[str, Classifier | CheckpointError]) -> gr.Blocks:
                 rollout, [box, attention_model], maps, api_name="classifier_rollout", **one
             )
             attention_model.change(
-                lambda path, name: rollout(path, name) if path else [None, status(WAITING)],
+                lambda path, name: rollout(path, name) if path else [None, ui.status(WAITING)],
                 [box, attention_model],
                 maps,
                 **one,
@@ -303,13 +290,7 @@ def _examples(page: gr.Blocks, examples: list[dict], box: gr.Image) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m apps.classifier", description=__doc__.splitlines()[0])
-    parser.add_argument("--model", action="append", help="a bundled variant, a folder or org/repo; may be repeated")
-    parser.add_argument("--port", type=int, default=7860)
-    parser.add_argument("--host", help="the address to listen on; 127.0.0.1 by default, 0.0.0.0 lets others in")
-    args = parser.parse_args()
-    models = load_models(args.model or MODELS)
-    ui.launch(build(models), port=args.port, host=args.host, models=models)
+    ui.run(STEM, __doc__.splitlines()[0], load_models, build, MODELS)
 
 
 if __name__ == "__main__":

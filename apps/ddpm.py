@@ -5,13 +5,10 @@
 Letters: B pictures of R × R pixels, F kept frames of a film.
 """
 
-import argparse
 import base64
-import contextlib
 import html
 import io
 import json
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,7 +16,6 @@ from dataclasses import dataclass
 import gradio as gr
 import numpy as np
 from gradio import processing_utils
-from gradio.utils import get_upload_folder
 from PIL import Image
 
 from apps import ui
@@ -53,11 +49,6 @@ def data_url(pixels: np.ndarray, side_px: int, quality: int = 90) -> str:
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def columns(count: int) -> int:
-    """Columns of a sheet of `count` pictures: 1, 2, 3, 2 × 2, then rows of four."""
-    return {1: 1, 2: 2, 3: 3, 4: 2, 5: 3, 6: 3, 9: 3}.get(count, 4)
-
-
 def sheet_html(pictures: np.ndarray, captions: list[tuple[str, str]], *, done: bool) -> str:
     """The sheet of pictures (B, R, R, 3): buttons that choose the film's picture, once the drawing is done."""
     side_px = 256 if done else 128
@@ -70,7 +61,7 @@ def sheet_html(pictures: np.ndarray, captions: list[tuple[str, str]], *, done: b
             f'<img src="{data_url(pixels, side_px)}" alt="{html.escape(name)}">'
             f"<span><b>{html.escape(label)}</b> {html.escape(detail)}</span></button>"
         )
-    return f'<div class="sheet cols-{columns(len(tiles))}">{"".join(tiles)}</div>'
+    return f'<div class="sheet cols-{ui.columns(len(tiles))}">{"".join(tiles)}</div>'
 
 
 def pair_html(left: np.ndarray, right: np.ndarray, left_caption: str, right_caption: str) -> str:
@@ -85,14 +76,10 @@ def pair_html(left: np.ndarray, right: np.ndarray, left_caption: str, right_capt
     return f'<div class="pair">{figures}</div>'
 
 
-def blank(text: str) -> str:
-    return f'<div class="blank">{html.escape(text)}</div>'
-
-
 def sheet(pictures: np.ndarray) -> Image.Image:
     """The pictures (B, R, R, 3), enlarged, on one transparent sheet."""
     tiles = [enlarge(pixels, 256) for pixels in pictures]
-    cols, gap = columns(len(tiles)), 16
+    cols, gap = ui.columns(len(tiles)), 16
     rows, pitch = -(-len(tiles) // cols), tiles[0].width + gap
     image = Image.new("RGBA", (cols * pitch + gap, rows * pitch + gap), (0, 0, 0, 0))
     for k, tile in enumerate(tiles):
@@ -108,11 +95,6 @@ def with_receipt(image: Image.Image, receipt: dict) -> Image.Image:
         f"Model hash: {receipt['weights_sha256'][:10]}, Model: {receipt['model']}"
     )
     return ui.png_with_text(image, {ddpm.RECEIPT_KEY: json.dumps(receipt), "parameters": line})
-
-
-def cached_file(data: bytes, name: str) -> str:
-    """The path of a file in gradio's cache, from where it is served and after an hour deleted."""
-    return processing_utils.save_bytes_to_cache(data, name, get_upload_folder())
 
 
 # ---- drawing ----------------------------------------------------------------------------------------------------------
@@ -182,31 +164,6 @@ class Recorder:
         )
 
 
-class StopFlags:
-    """One flag a session: its Stop button sets it, and so does closing the tab. Looked at after every step.
-
-    gradio's own `cancels` ends a generator at its next yield only, and leaves it no last word to the page.
-    """
-
-    def __init__(self):
-        self._flags: dict[str | None, threading.Event] = {}
-
-    def arm(self, session: str | None) -> threading.Event:
-        """A fresh flag for the session's next drawing."""
-        self._flags[session] = threading.Event()
-        return self._flags[session]
-
-    def get(self, session: str | None) -> threading.Event:
-        return self._flags.get(session) or self.arm(session)
-
-    def set(self, session: str | None) -> None:
-        if flag := self._flags.get(session):
-            flag.set()
-
-    def drop(self, session: str | None) -> None:
-        self._flags.pop(session, None)
-
-
 @dataclass(frozen=True)
 class Order:
     """What to draw, checked."""
@@ -272,49 +229,25 @@ def check_order(model: DDPM, labels, count, seed, steps, guidance, sampler) -> O
     )
 
 
-def run(order: Order, stop: threading.Event) -> Iterator[Step]:
-    """The steps of an order, until it is done, stopped or past the deadline: looked at after every step."""
-    started = time.monotonic()
-    with contextlib.closing(order.steps()) as steps:
-        for step in steps:
-            yield step
-            if stop.is_set() or time.monotonic() - started > DEADLINE_SECONDS:
-                return
-
-
 # ---- the page ---------------------------------------------------------------------------------------------------------
 
 STYLE = """<style>
 .ddpm-style { display: none; }
 .ddpm-gif { width: 320px !important; max-width: 100%; align-self: center; }
-.chips .wrap { gap: 6px; }
-.chips label { border-radius: 999px; padding: 5px 13px; cursor: pointer; min-height: 34px; }
-.chips label input { position: absolute; opacity: 0; width: 1px; height: 1px; }
-.chips label span { margin: 0; }
-.chips label:has(input:checked) { background: var(--primary-600); border-color: var(--primary-600); }
-.chips label:has(input:checked) span { color: #fff; }
-.chips label:has(input:focus-visible) { outline: 2px solid var(--primary-400); outline-offset: 2px; }
 </style>"""
 
-SHEET_CSS = """
-.sheet { display: grid; gap: 12px; margin: 0 auto; align-items: start; }
-.cols-1 { grid-template-columns: minmax(0, 420px); justify-content: center; }
-.cols-2 { grid-template-columns: repeat(2, minmax(0, 300px)); justify-content: center; }
-.cols-3 { grid-template-columns: repeat(3, minmax(0, 1fr)); }
-.cols-4 { grid-template-columns: repeat(4, minmax(0, 1fr)); }
-.tile { display: block; margin: 0 !important; padding: 0; text-align: left; background: none; border: 0; border-radius: 12px; cursor: pointer;
-        color: var(--body-text-color-subdued); }
+SHEET_CSS = (
+    ui.SHEET_CSS
+    + """
+.tile { display: block; margin: 0 !important; padding: 0; text-align: left; background: none; border: 0; border-radius: 12px;
+        cursor: pointer; color: var(--body-text-color-subdued); }
 .tile[disabled] { cursor: progress; opacity: 1; }
-.tile img { display: block; width: 100%; aspect-ratio: 1; border-radius: 12px; background: #fff;
-            box-shadow: 0 0 0 1px var(--border-color-primary); }
 .tile span { display: block; padding: 5px 2px 0; font-size: 12px; line-height: 1.35; font-weight: 400; }
 .tile b { color: var(--body-text-color); font-weight: 600; margin-right: 4px; }
 .tile[aria-pressed=true] img { box-shadow: 0 0 0 3px var(--primary-500); }
 .tile:focus-visible { outline: 2px solid var(--primary-400); outline-offset: 4px; }
-.blank { display: grid; place-items: center; min-height: 280px; padding: 24px; text-align: center; border-radius: 12px;
-         border: 1px dashed var(--border-color-primary); color: var(--body-text-color-subdued); }
-@media (max-width: 640px) { .sheet { gap: 8px; } .cols-3, .cols-4 { grid-template-columns: repeat(2, minmax(0, 1fr)); } }
 """
+)
 
 SHEET_JS = """
 element.addEventListener('click', (event) => {
@@ -333,21 +266,13 @@ PAIR_CSS = """
 .pair figcaption { padding: 6px 2px 0; font-size: 13px; line-height: 1.4; color: var(--body-text-color-subdued);
                    font-variant-numeric: tabular-nums; }
 .pair b { color: var(--body-text-color); }
-.blank { display: grid; place-items: center; min-height: 200px; padding: 24px; text-align: center; border-radius: 12px;
-         border: 1px dashed var(--border-color-primary); color: var(--body-text-color-subdued); }
 """
-
-
-def status_html(text: str, share: float | None = None) -> str:
-    """A line that screen readers speak, over a bar for the share done."""
-    bar = "" if share is None else f'<progress max="1" value="{share:.3f}" aria-label="progress"></progress>'
-    return f'<div class="v-status" role="status"><span>{html.escape(text)}</span>{bar}</div>'
 
 
 def build(models: dict[str, DDPM | store.CheckpointError]) -> gr.Blocks:
     """The page around loaded models; in the place of one that could not be loaded stands the cause."""
     usable = {name: model for name, model in models.items() if isinstance(model, DDPM)}
-    stops = StopFlags()
+    stops = ui.StopFlags()
 
     with ui.blocks("Draw out of noise") as demo:
         ui.heading(
@@ -387,12 +312,12 @@ def _draw_tab(demo, models, model_name, stops, film):
                 stop = gr.Button("Stop", variant="stop", interactive=False, min_width=80)
         with gr.Column(scale=9, min_width=320):
             pictures = gr.HTML(
-                blank("Choose a class and press Draw: the pictures form here."),
+                ui.blank("Choose a class and press Draw: the pictures form here."),
                 css_template=SHEET_CSS,
                 js_on_load=SHEET_JS,
                 elem_id="ddpm-sheet",
             )
-            status = gr.HTML(status_html("Nothing drawn yet."), elem_id="ddpm-status")
+            status = gr.HTML(ui.status("Nothing drawn yet."), elem_id="ddpm-status")
         with gr.Column(scale=4, min_width=240):
             seed = gr.Number(0, label="Seed", info="Of the first picture; each next has one more.", elem_id="ddpm-seed")
             fresh = gr.Checkbox(True, label="New seed every time")
@@ -411,18 +336,8 @@ def _draw_tab(demo, models, model_name, stops, film):
     ui.section("Film of one picture", "Choose a picture above, then drag: what the model saw, and what it guessed.")
     chosen = gr.State(0)
     frame = gr.Slider(0, 1, 0, step=1, label="Frame", interactive=False, elem_id="ddpm-frame")
-    strip = gr.HTML(blank("The film comes with the first drawing."), css_template=PAIR_CSS, elem_id="ddpm-film")
+    strip = gr.HTML(ui.blank("The film comes with the first drawing."), css_template=PAIR_CSS, elem_id="ddpm-film")
     gif = gr.DownloadButton("Download GIF", interactive=False, size="sm", elem_classes="ddpm-gif")
-
-    def begin(request: gr.Request):
-        stops.arm(request.session_hash)
-        return (
-            gr.Button(interactive=False),
-            gr.Button(interactive=True),
-            status_html("Waiting for the model …", 0),
-            gr.DownloadButton(interactive=False),
-            gr.DownloadButton(interactive=False),
-        )
 
     def draw_stream(labels, count, seed, fresh, steps, guidance, sampler, model_name, request: gr.Request):
         model = models[ui.choice(model_name, "Model", models)]
@@ -431,13 +346,13 @@ def _draw_tab(demo, models, model_name, stops, film):
         recorder = Recorder(ddpm.to_uint8(model.initial_noise(order.seeds)), order.num_inference_steps)
         previews = set(np.linspace(0, order.num_inference_steps - 1, PREVIEWS).round().astype(int).tolist())
         started = shown = time.monotonic()
-        for step in run(order, flag):
+        for step in ui.until(order.steps(), flag, DEADLINE_SECONDS):
             recorder.add(step)
             now = time.monotonic()
             if step.index in previews or now - shown > 1:
                 text = f"Step {step.index + 1} of {step.total}, t = {step.timestep}, {now - started:.1f} s"
                 tiles = sheet_html(recorder.last, order.captions, done=False)
-                yield tiles, status_html(text, (step.index + 1) / step.total), order.seeds[0], *([gr.skip()] * 3)
+                yield tiles, ui.status(text, (step.index + 1) / step.total), order.seeds[0], *([gr.skip()] * 3)
                 shown = time.monotonic()
         seconds, done, total = time.monotonic() - started, recorder.done, recorder.total
         receipt = order.receipt() | {"steps_done": done}
@@ -447,31 +362,24 @@ def _draw_tab(demo, models, model_name, stops, film):
         text += f" in {seconds:.1f} s, seed {order.seeds[0]}"
         yield (
             sheet_html(result.noisy[-1], order.captions, done=True),
-            status_html(text),
+            ui.status(text),
             order.seeds[0],
             result,
             0,
             gr.Slider(maximum=len(result.steps) - 1, value=len(result.steps) - 1, interactive=True),
         )
 
-    def halt(request: gr.Request):
-        stops.set(request.session_hash)
-
-    def end(request: gr.Request):
-        stops.drop(request.session_hash)
-        return gr.Button(interactive=True), gr.Button(interactive=False)
-
     def sheet_file(film):
         if film is None:
             return gr.skip()
         data = processing_utils.encode_pil_to_bytes(with_receipt(sheet(film.noisy[-1]), film.receipt))
-        path = cached_file(data, f"ddpm-{film.receipt['seeds'][0]}.png")
+        path = ui.cached_file(data, f"ddpm-{film.receipt['seeds'][0]}.png")
         return gr.DownloadButton(value=path, interactive=True)
 
     def gif_file(film, k):
         if film is None:
             return gr.skip()
-        path = cached_file(film.gif(k), f"ddpm-{film.receipt['seeds'][k]}.gif")
+        path = ui.cached_file(film.gif(k), f"ddpm-{film.receipt['seeds'][k]}.gif")
         return gr.DownloadButton(value=path, interactive=True)
 
     def scrub(film, k, frame):
@@ -499,20 +407,16 @@ def _draw_tab(demo, models, model_name, stops, film):
             gr.Slider(value=default, visible=model.null_label is not None),
         )
 
-    hidden = {"show_progress": "hidden", "api_visibility": "private"}
     outputs = [pictures, status, seed, film, chosen, frame]
     inputs = [labels, count, seed, fresh, steps, guidance, sampler, model_name]
-    begun = draw.click(begin, None, [draw, stop, status, png, gif], queue=False, **hidden)
-    drawn = begun.then(draw_stream, inputs, outputs, concurrency_id="ddpm", concurrency_limit=1, **hidden)
-    drawn.failure(lambda: status_html("Not drawn: the message says why."), None, status, queue=False, **hidden)
-    ended = drawn.then(end, None, [draw, stop], queue=False, **hidden)
-    ended.then(sheet_file, film, png, **hidden).then(gif_file, [film, chosen], gif, **hidden)
-    stop.click(halt, None, None, queue=False, **hidden)
-    demo.unload(halt)
-    frame.change(scrub, [film, chosen, frame], strip, trigger_mode="always_last", **hidden)
-    film.change(last_frame, [film, chosen], strip, **hidden)  # the slider may still be at a frame of the last film
-    pictures.click(pick, [film, frame], [chosen, strip, gif], trigger_mode="always_last", **hidden)
-    model_name.change(fit_to_model, model_name, [labels, steps, guidance], **hidden)
+    ended = ui.stoppable(
+        demo, stops, draw, stop, draw_stream, inputs, outputs, line=status, stem="ddpm", busy=[png, gif]
+    )
+    ended.then(sheet_file, film, png, **ui.HIDDEN).then(gif_file, [film, chosen], gif, **ui.HIDDEN)
+    frame.change(scrub, [film, chosen, frame], strip, trigger_mode="always_last", **ui.HIDDEN)
+    film.change(last_frame, [film, chosen], strip, **ui.HIDDEN)  # the slider may still be at a frame of the last film
+    pictures.click(pick, [film, frame], [chosen, strip, gif], trigger_mode="always_last", **ui.HIDDEN)
+    model_name.change(fit_to_model, model_name, [labels, steps, guidance], **ui.HIDDEN)
     _draw_endpoints(models, inputs, stops)
 
 
@@ -527,7 +431,7 @@ def _draw_endpoints(models, inputs, stops):
         flag = stops.arm(request.session_hash)
         recorder = Recorder(ddpm.to_uint8(order.model.initial_noise(order.seeds)), order.num_inference_steps)
         try:
-            for step in run(order, flag):
+            for step in ui.until(order.steps(), flag, DEADLINE_SECONDS):
                 recorder.add(step)
         finally:
             stops.drop(request.session_hash)
@@ -565,7 +469,7 @@ def _draw_endpoints(models, inputs, stops):
         """
         order = check_order(models[ui.choice(model, "Model", models)], label, 1, seed, steps, guidance, sampler)
         film = record(order, request).film(order.captions, order.receipt())
-        return cached_file(film.gif(0), f"ddpm-{order.seeds[0]}.gif"), order.receipt()
+        return ui.cached_file(film.gif(0), f"ddpm-{order.seeds[0]}.gif"), order.receipt()
 
     label = gr.Textbox(ANY if ANY in label_choices(models[model_name.value]) else "", label="Class", visible=False)
     together = {"concurrency_id": "ddpm", "concurrency_limit": 1}
@@ -606,7 +510,7 @@ def _forward_tab(models, model_name, film):
             seed = gr.Number(0, label="Seed of the noise")
         with gr.Column(scale=5, min_width=320):
             pair = gr.HTML(
-                blank("Upload a picture, or take one you drew."), css_template=PAIR_CSS, elem_id="ddpm-noisy"
+                ui.blank("Upload a picture, or take one you drew."), css_template=PAIR_CSS, elem_id="ddpm-noisy"
             )
             numbers = gr.HTML("")
     small = gr.State(None, time_to_live=3600)  # the picture at no more than 256 px: dragging t decodes nothing
@@ -621,7 +525,7 @@ def _forward_tab(models, model_name, film):
     def from_film(film):
         if film is None:
             raise ui.InputError("Draw a picture in the first tab, then take it here.")
-        return cached_file(processing_utils.encode_pil_to_bytes(enlarge(film.picture(0), 256)), "drawn.png")
+        return ui.cached_file(processing_utils.encode_pil_to_bytes(enlarge(film.picture(0), 256)), "drawn.png")
 
     def noisy(image, t, seed, label, model):
         model = models[ui.choice(model, "Model", models)]
@@ -631,7 +535,7 @@ def _forward_tab(models, model_name, film):
 
     def show(image, t, seed, label, model_name):
         if image is None:
-            return blank("Upload a picture, or take one you drew."), ""
+            return ui.blank("Upload a picture, or take one you drew."), ""
         model, t, x_t, x0 = noisy(image, t, seed, label, model_name)
         alpha_bar = float(model.scheduler.alphas_cumprod[t])
         shares = f"{alpha_bar**0.5:.3f} of the picture + {(1 - alpha_bar) ** 0.5:.3f} of noise"
@@ -661,10 +565,9 @@ def _forward_tab(models, model_name, film):
             options, value=options[0], visible=bool(model.label_names)
         )
 
-    hidden = {"show_progress": "hidden", "api_visibility": "private"}
     inputs, shown = [small, t, seed, label, model_name], [pair, numbers]
-    upload.change(shrink, upload, small, **hidden).success(show, inputs, shown, **hidden)
-    take.click(from_film, film, upload, **hidden)
+    upload.change(shrink, upload, small, **ui.HIDDEN).success(show, inputs, shown, **ui.HIDDEN)
+    take.click(from_film, film, upload, **ui.HIDDEN)
     gr.on(
         [t.change, seed.change, label.change],
         show,
@@ -673,9 +576,9 @@ def _forward_tab(models, model_name, film):
         trigger_mode="always_last",
         concurrency_id="ddpm_forward",
         concurrency_limit=2,
-        **hidden,
+        **ui.HIDDEN,
     )
-    model_name.change(fit_to_model, model_name, [t, label], **hidden)
+    model_name.change(fit_to_model, model_name, [t, label], **ui.HIDDEN)
     gr.Button(visible=False).click(
         ddpm_forward,
         [upload, t, seed, label, model_name],
@@ -688,23 +591,11 @@ def _forward_tab(models, model_name, film):
 
 def load_models(names: list[str]) -> dict[str, DDPM | store.CheckpointError]:
     """Each named model, or the error in its place."""
-    models = {}
-    for name in names:
-        try:
-            models[name] = ddpm.load(name)
-        except store.CheckpointError as error:
-            models[name] = error
-    return models
+    return ui.load_each(ddpm.load, names)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m apps.ddpm", description="Draw pictures out of noise, and watch.")
-    parser.add_argument("--model", action="append", help="a bundled variant, a folder or org/repo; may be repeated")
-    parser.add_argument("--port", type=int, default=7860)
-    parser.add_argument("--host", default=None, help="the address to listen on; 127.0.0.1 by default")
-    arguments = parser.parse_args()
-    models = load_models(arguments.model or ["emoji-32"])
-    ui.launch(build(models), port=arguments.port, host=arguments.host, models=models)
+    ui.run("ddpm", __doc__.splitlines()[0], load_models, build, ["emoji-32"])
 
 
 if __name__ == "__main__":

@@ -1,16 +1,25 @@
 """What every page shares: the look, the launch, the one picture intake, and errors people can act on."""
 
+import argparse
+import contextlib
 import html
 import math
 import os
 import secrets
 import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import gradio as gr
 import numpy as np
 import torch
+from gradio import processing_utils
+from gradio.utils import get_upload_folder
 from PIL import Image, ImageOps
+
+from hub_models.store import CheckpointError
 
 MAX_PIXELS = 16_000_000
 MAX_ASPECT = 50
@@ -178,6 +187,11 @@ def read_png_text(path: str | None) -> dict[str, str]:
         raise PictureError(f"{name} is not a readable PNG. Use the file as it was downloaded.") from error
 
 
+def cached_file(data: bytes, name: str) -> str:
+    """The path of a file in gradio's cache, from where it is served and after an hour deleted."""
+    return processing_utils.save_bytes_to_cache(data, name, get_upload_folder())
+
+
 # ---- parameters -------------------------------------------------------------------------------------------------------
 
 
@@ -306,6 +320,15 @@ gradio-app, .gradio-container, .gradio-container .wrap, .gradio-container main.c
   border: 0 !important; object-fit: contain; padding: 2px; }
 .v-credits { font-size: 0.8rem; color: var(--body-text-color-subdued); }
 .v-picture .image-frame img { background: white; }
+.v-blank { display: grid; place-items: center; min-height: 260px; padding: 24px; text-align: center; border-radius: 12px;
+  border: 1px dashed var(--border-color-primary); color: var(--body-text-color-subdued); }
+.chips .wrap { gap: 6px; }
+.chips label { border-radius: 999px; padding: 5px 13px; cursor: pointer; min-height: 34px; }
+.chips label input { position: absolute; opacity: 0; width: 1px; height: 1px; }
+.chips label span { margin: 0; }
+.chips label:has(input:checked) { background: var(--primary-600); border-color: var(--primary-600); }
+.chips label:has(input:checked) span { color: #fff; }
+.chips label:has(input:focus-visible) { outline: 2px solid var(--primary-400); outline-offset: 2px; }
 .v-answer { --font-mono: var(--font); }
 .v-answer .container { padding: 0 !important; }
 :focus-visible { outline: 2px solid var(--primary-600) !important; outline-offset: 2px; }
@@ -358,7 +381,125 @@ def degraded(name: str, error: Exception) -> gr.HTML:
     return gr.HTML(f'<div class="v-degraded" role="alert">{body}</div>', padding=False)
 
 
+def status(text: str, share: float | None = None) -> str:
+    """HTML of a line that screen readers speak, over a bar for the share done while that is below 1."""
+    shown = share is not None and share < 1
+    bar = f'<progress max="1" value="{share:.3f}" aria-label="progress"></progress>' if shown else ""
+    return f'<div class="v-status" role="status"><span>{html.escape(text)}</span>{bar}</div>'
+
+
+# ---- drawings that are watched and stopped ------------------------------------------------------------------------------
+
+# For the css_template of a gr.HTML that shows a sheet of tiles: <div class="sheet cols-N">, N = columns(count).
+SHEET_CSS = """
+.sheet { display: grid; gap: 12px; margin: 0 auto; align-items: start; }
+.cols-1 { grid-template-columns: minmax(0, 420px); justify-content: center; }
+.cols-2 { grid-template-columns: repeat(2, minmax(0, 300px)); justify-content: center; }
+.cols-3 { grid-template-columns: repeat(3, minmax(0, 1fr)); }
+.cols-4 { grid-template-columns: repeat(4, minmax(0, 1fr)); }
+.tile img { display: block; width: 100%; aspect-ratio: 1; border-radius: 12px; background: #fff;
+            box-shadow: 0 0 0 1px var(--border-color-primary); }
+@media (max-width: 640px) { .sheet { gap: 8px; } .cols-3, .cols-4 { grid-template-columns: repeat(2, minmax(0, 1fr)); } }
+"""
+
+
+def columns(count: int) -> int:
+    """Columns of a sheet of `count` pictures: 1, 2, 3, 2 × 2, then rows of four."""
+    return {1: 1, 2: 2, 3: 3, 4: 2, 5: 3, 6: 3, 9: 3}.get(count, 4)
+
+
+def blank(text: str) -> str:
+    """HTML of the frame that stands where nothing is drawn yet."""
+    return f'<div class="v-blank">{html.escape(text)}</div>'
+
+
+class StopFlags:
+    """One flag a session: its Stop button sets it, and so does closing the tab. Looked at after every step.
+
+    gradio's own `cancels` ends a generator at its next yield only, and leaves it no last word to the page.
+    """
+
+    def __init__(self):
+        self._flags: dict[str | None, threading.Event] = {}
+
+    def arm(self, session: str | None) -> threading.Event:
+        """A fresh flag for the session's next drawing."""
+        self._flags[session] = threading.Event()
+        return self._flags[session]
+
+    def get(self, session: str | None) -> threading.Event:
+        return self._flags.get(session) or self.arm(session)
+
+    def set(self, session: str | None) -> None:
+        if flag := self._flags.get(session):
+            flag.set()
+
+    def drop(self, session: str | None) -> None:
+        self._flags.pop(session, None)
+
+
+def until(steps: Iterator, stop: threading.Event, seconds: float) -> Iterator:
+    """The steps of a drawing until they end, stop is set, or time is out: looked at after every step."""
+    started = time.monotonic()
+    with contextlib.closing(steps):
+        for step in steps:
+            yield step
+            if stop.is_set() or time.monotonic() - started > seconds:
+                return
+
+
+HIDDEN = {"show_progress": "hidden", "api_visibility": "private"}  # of events that are the page's own
+
+
+def stoppable(demo, flags: StopFlags, draw, stop, stream, inputs, outputs, *, line, stem: str, busy=()):
+    """The event that ends a drawing: `draw` starts the generator `stream`, `stop` or a closed tab sets its flag.
+
+    line: the gr.HTML of its status; busy: download buttons that wait until there is something new in them.
+    """
+
+    def begin(request: gr.Request):
+        flags.arm(request.session_hash)
+        waiting = gr.Button(interactive=False), gr.Button(interactive=True), status("Waiting for the model …", 0)
+        return *waiting, *(gr.DownloadButton(interactive=False) for _ in busy)
+
+    def halt(request: gr.Request):
+        flags.set(request.session_hash)
+
+    def end(request: gr.Request):
+        flags.drop(request.session_hash)
+        return gr.Button(interactive=True), gr.Button(interactive=False)
+
+    begun = draw.click(begin, None, [draw, stop, line, *busy], queue=False, **HIDDEN)
+    drawn = begun.then(stream, inputs, outputs, concurrency_id=stem, concurrency_limit=1, **HIDDEN)
+    drawn.failure(lambda: status("Not drawn: the message says why."), None, line, queue=False, **HIDDEN)
+    stop.click(halt, None, None, queue=False, **HIDDEN)
+    demo.unload(halt)
+    return drawn.then(end, None, [draw, stop], queue=False, **HIDDEN)
+
+
 # ---- launch -----------------------------------------------------------------------------------------------------------
+
+
+def load_each(load: Callable, names: Sequence[str]) -> dict:
+    """{name: model}, with the CheckpointError in the place of a model that cannot be loaded."""
+    models = {}
+    for name in names:
+        try:
+            models[name] = load(name)
+        except CheckpointError as error:
+            models[name] = error
+    return models
+
+
+def run(stem: str, description: str, load_models: Callable, build: Callable, default: Sequence[str]) -> None:
+    """The command line of one page: --model, --port, --host; then the page, until ctrl-c."""
+    parser = argparse.ArgumentParser(prog=f"python -m apps.{stem}", description=description)
+    parser.add_argument("--model", action="append", help="a bundled variant, a folder or org/repo; may be repeated")
+    parser.add_argument("--port", type=int, default=7860)
+    parser.add_argument("--host", help="the address to listen on; 127.0.0.1 by default, 0.0.0.0 lets others in")
+    arguments = parser.parse_args()
+    models = load_models(arguments.model or list(default))
+    launch(build(models), port=arguments.port, host=arguments.host, models=models)
 
 
 def device_line(models: dict) -> str:

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import torch
 
-PRELOAD = ["pytest", "datasets", "training.classifier", "training.ddpm", "training.evaluate", "training.figures"]
+PRELOAD = ["pytest", "datasets", "training.figures", "training.evaluate", "training.classifier", "training.ddpm",
+           "training.autoencoder", "training.clip", "training.text_to_image"]  # fmt: skip
 
 
 @contextmanager

@@ -18,7 +18,7 @@ import torch
 
 CHROMIUM_FLAGS = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--disable-background-networking"]
 HERE = re.compile(r"^(data|blob|about):|^(https?|wss?)://(127\.0\.0\.1|localhost)(:\d+)?(/|$)")
-SKIPPED: list[str] = []
+NO_CHROMIUM = "no chromium: install it, or point CHROMIUM at one"
 LEFT: list[str] = []  # connections and look-ups of this process that were not for this machine
 
 
@@ -82,13 +82,11 @@ def serve_once():
 
 
 @pytest.fixture(scope="module")
-def browser(request):
+def browser():
     """A headless chromium from $CHROMIUM or the path; without one the test skips, or fails under REQUIRE_BROWSER=1."""
     program = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
     if program is None:
-        SKIPPED.append(request.module.__name__)
-        reason = "no chromium: install it, or point CHROMIUM at one"
-        pytest.fail(reason) if os.environ.get("REQUIRE_BROWSER") == "1" else pytest.skip(reason)
+        pytest.fail(NO_CHROMIUM) if os.environ.get("REQUIRE_BROWSER") == "1" else pytest.skip(NO_CHROMIUM)
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
@@ -122,8 +120,9 @@ def page(browser):
 
 
 def pytest_terminal_summary(terminalreporter):
-    if SKIPPED:
-        where = ", ".join(sorted(set(SKIPPED)))
+    skipped = [test for test in terminalreporter.stats.get("skipped", []) if NO_CHROMIUM in str(test.longrepr)]
+    if skipped:
+        where = ", ".join(sorted({test.nodeid.partition("::")[0] for test in skipped}))
         terminalreporter.write_sep("!", "BROWSER TESTS SKIPPED: no chromium found", red=True, bold=True)
         terminalreporter.write_line(
             f"in {where}. Install chromium or set CHROMIUM=/path; REQUIRE_BROWSER=1 makes this an error."

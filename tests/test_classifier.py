@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import random
 import re
 import threading
 import time
@@ -24,6 +25,8 @@ from apps import ddpm as ddpm_app
 from apps import gallery, ui
 from hub_models import classifier, ddpm, store
 from hub_models.store import CheckpointError
+from training import classifier as training_classifier
+from training.data.sources import open_source
 
 LABELS = ["face", "animal", "plant", "food", "vehicle", "flag", "symbol"]
 TINY = {
@@ -619,3 +622,33 @@ def test_gallery_models_are_chosen_by_stem(folders):
     for wrong in ("vit", "clip=x", "classifier="):
         with pytest.raises(SystemExit, match="STEM=MODEL"):
             gallery.load_models([wrong])
+
+
+def test_a_margin_leaves_the_art_whole_in_the_middle_of_more_ground():
+    art = Image.new("RGBA", (40, 20), (0, 0, 0, 0))
+    art.paste((200, 10, 10, 255), (0, 0, 40, 10))
+    framed = np.asarray(training_classifier.on_ground(art, (0, 0, 255), 0.25))  # (30, 60, 3)
+    assert framed.shape == (30, 60, 3)
+    assert (framed[5:15, 10:50] == (200, 10, 10)).all()
+    assert (framed[framed[..., 0] != 200] == (0, 0, 255)).all() and (framed[..., 0] == 200).sum() == 400
+
+
+def test_ink_runs_along_edges_of_any_colour_and_not_around_the_picture():
+    picture = Image.new("RGB", (64, 64), (200, 0, 0))
+    picture.paste((0, 102, 0), (32, 0, 64, 64))  # equally bright as grey: only the colour differs
+    assert np.ptp(np.asarray(picture.convert("L"))) <= 1
+    for seed in range(8):
+        random.seed(seed)
+        inked = np.asarray(training_classifier.inked(picture))  # (64, 64, 3)
+        assert (inked[1:-1, 31:33] < 90).all()
+        assert (inked[:, :28] == (200, 0, 0)).all() and (inked[:, 36:] == (0, 102, 0)).all()
+
+
+def test_augmentation_is_a_function_of_its_draw():
+    train = open_source("emoji-sample", split="train", limit=12)
+    samples = training_classifier.LabelledPictures(train, training_classifier.EMOJI, (0, 0, 0), (1, 1, 1))
+    first, again, other = (
+        torch.stack([samples.sample(i, draw)["pixels"] for i in range(12)])
+        for draw in (torch.Generator().manual_seed(seed) for seed in (5, 5, 6))
+    )
+    assert torch.equal(first, again) and (first != other).flatten(1).any(1).all()

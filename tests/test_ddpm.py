@@ -155,17 +155,17 @@ def test_closing_the_tab_stops_the_drawing(serve, page, model):
 
 def test_the_flag_stops_a_drawing_after_the_step_it_is_raised_in(model):
     order = app.check_order(model, ["food"], 2, 1, 100, 2.0, "DPM-Solver++")
-    flag, done = app.StopFlags().arm("session"), 0
-    for step in app.run(order, flag):
+    flag, done = ui.StopFlags().arm("session"), 0
+    for step in ui.until(order.steps(), flag, 60):
         done += 1
         if step.index == 6:
             flag.set()
     assert done == 7
 
 
-def test_a_drawing_past_its_deadline_ends(model, monkeypatch):
-    monkeypatch.setattr(app, "DEADLINE_SECONDS", 0)
-    assert len(list(app.run(app.check_order(model, [], 1, 1, 100, 2.0, "DDIM"), app.StopFlags().arm(None)))) == 1
+def test_a_drawing_past_its_deadline_ends(model):
+    order = app.check_order(model, [], 1, 1, 100, 2.0, "DDIM")
+    assert len(list(ui.until(order.steps(), ui.StopFlags().arm(None), 0))) == 1
 
 
 def test_the_film_pairs_each_noisy_picture_with_the_guess_made_from_it(model):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from training import metrics
 
@@ -42,6 +43,40 @@ def test_top_k_equals_sklearn_like_sorting():
 def test_top_k_refuses(logits, labels, k, says):
     with pytest.raises(ValueError, match=says):
         metrics.top_k_accuracy(logits, labels, k)
+
+
+def test_recall_by_hand():
+    similarity = np.array([[0.9, 0.8, 0.1, 0.0], [0.9, 0.8, 0.7, 0.6], [0.1, 0.2, 0.3, 0.4]])
+    asked, offered = np.array([7, 5, 9]), np.array([7, 9, 5, 5])  # best right ones at ranks 1, 3, 3
+    assert [metrics.recall_at_k(similarity, asked, offered, k) for k in (1, 2, 3, 99)] == [1 / 3, 1 / 3, 1, 1]
+    # The other way: 7 finds row 0 tied with row 1 and first; 9 has 0.8, 0.8, 0.2; 5 and 5 have row 1 first.
+    assert metrics.recall_at_k(similarity.T, offered, asked, 1) == 0.75
+    assert metrics.recall_at_k(similarity.T, offered, asked, 3) == 1
+
+
+def test_recall_gives_a_constant_answer_no_more_than_chance_and_equals_top_k():
+    assert metrics.recall_at_k(np.zeros((50, 50)), np.arange(50), np.arange(50), 5) == 0.1
+    rng = np.random.default_rng(0)
+    similarity, asked = rng.integers(0, 9, (80, 12)).astype(float), rng.integers(0, 12, 80)  # many ties
+    for k in (1, 4):
+        expected = metrics.top_k_accuracy(similarity, asked, k)
+        assert metrics.recall_at_k(similarity, asked, np.arange(12), k) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("similarity", "asked", "offered", "k", "says"),
+    [
+        (np.zeros((2, 3)), [0, 1], [0, 1], 1, "similarity"),
+        (np.zeros((0, 3)), [], [0, 1, 2], 1, "N query_ids > 0"),
+        (np.zeros((2, 2)), [0, 1], [0, 1], 0, "k > 0"),
+        (np.full((2, 2), np.nan), [0, 1], [0, 1], 1, "not finite"),
+        (np.zeros((2, 2)), [0, 3], [0, 1], 1, "query 1 has no right candidate"),
+        (np.zeros((1, 1)), [0.5], [0], 1, "integers"),
+    ],
+)
+def test_recall_refuses(similarity, asked, offered, k, says):
+    with pytest.raises(ValueError, match=says):
+        metrics.recall_at_k(similarity, np.array(asked), np.array(offered), k)
 
 
 def test_confusion_matrix_has_the_truth_in_rows():
@@ -178,3 +213,86 @@ def test_nearest_neighbour_accuracy_by_hand():
     assert metrics.nearest_neighbour_accuracy(train_x, train_y, x, y) == 0.75
     with pytest.raises(ValueError, match="3/2"):
         metrics.nearest_neighbour_accuracy(train_x, train_y[:2], x, y)
+
+
+def test_psnr_by_hand():
+    reference = np.zeros((3, 4, 5, 3), np.uint8)
+    pictures = reference.copy()
+    pictures[0] += 51  # a fifth of the range everywhere: 20 log10(5)
+    pictures[1, 0, 0, 0] = 255  # one value of sixty is off by all of it: 10 log10(60)
+    np.testing.assert_allclose(metrics.psnr(pictures, reference), [20 * np.log10(5), 10 * np.log10(60), np.inf])
+    np.testing.assert_allclose(metrics.psnr(reference, pictures), metrics.psnr(pictures, reference))
+
+
+def test_ssim_of_flat_pictures_by_hand():
+    """Without contrast only the luminance term is left: (2 a b + C1) / (a² + b² + C1)."""
+    a, b, c1 = 100.0, 150.0, (0.01 * 255) ** 2
+    pictures, reference = np.full((2, 16, 16, 3), 100, np.uint8), np.full((2, 16, 16, 3), 150, np.uint8)
+    reference[1] = 100
+    wanted = [(2 * a * b + c1) / (a**2 + b**2 + c1), 1.0]
+    np.testing.assert_allclose(metrics.ssim(pictures, reference), wanted, rtol=1e-6)
+
+
+def test_ssim_is_wang_et_al_2004_written_out():
+    rng = np.random.default_rng(6)
+    x = rng.integers(0, 256, (1, 24, 30, 3), dtype=np.uint8)
+    y = np.clip(x + rng.normal(0, 40, x.shape), 0, 255).astype(np.uint8)
+    line = np.exp(-np.square(np.arange(-5, 6)) / (2 * 1.5**2))
+    window = np.outer(line, line) / line.sum() ** 2  # 11 × 11, σ = 1.5, sum 1
+    c1, c2, values = (0.01 * 255) ** 2, (0.03 * 255) ** 2, []
+    for channel in range(3):
+        for top in range(24 - 10):  # all places where the window lies in the picture
+            for left in range(30 - 10):
+                p, q = (v[0, top : top + 11, left : left + 11, channel].astype(float) for v in (x, y))
+                mean_p, mean_q = (window * p).sum(), (window * q).sum()
+                var_p, var_q = (window * p * p).sum() - mean_p**2, (window * q * q).sum() - mean_q**2
+                cov = (window * p * q).sum() - mean_p * mean_q
+                luminance = (2 * mean_p * mean_q + c1) / (mean_p**2 + mean_q**2 + c1)
+                values.append(luminance * (2 * cov + c2) / (var_p + var_q + c2))
+    assert metrics.ssim(y, x)[0] == pytest.approx(np.mean(values), abs=1e-6)
+    assert 0.1 < np.mean(values) < 0.95
+
+
+@pytest.mark.parametrize("score", [metrics.psnr, metrics.ssim])
+def test_picture_scores_refuse(score):
+    good = np.zeros((2, 16, 16, 3), np.uint8)
+    for bad in (good.astype(np.float32), good[..., :1], good[0], good[:0]):
+        with pytest.raises(ValueError, match="uint8"):
+            score(bad, bad)
+    with pytest.raises(ValueError, match="one shape"):
+        score(good, good[:1])
+
+
+def test_patch_pca_is_torch_linalg():
+    rng = np.random.default_rng(7)
+    pictures = np.clip(rng.normal(120, 60, (70, 8, 12, 3)).cumsum(axis=2) / 3, 0, 255).astype(np.uint8)  # two blocks
+    mean, basis = metrics.fit_patch_pca(pictures, 4, 5)
+    # patches cut out one by one, and a singular value decomposition of them all
+    rows = torch.tensor(
+        np.array([p[y : y + 4, x : x + 4].ravel() for p in pictures for y in (0, 4) for x in (0, 4, 8)]),
+        dtype=torch.float64,
+    )
+    centre = rows.mean(0)
+    _, _, directions = torch.linalg.svd(rows - centre, full_matrices=False)  # (D, D), rows are directions
+    np.testing.assert_allclose(mean, centre, atol=1e-3)
+    np.testing.assert_allclose(np.abs(directions[:5].numpy() @ basis), np.eye(5), atol=2e-3)
+    projected = (rows - centre) @ directions[:5].T @ directions[:5] + centre
+    made = metrics.patch_pca_reconstruction(pictures, 4, mean, basis)
+    patch = projected[7].reshape(4, 4, 3).round().clamp(0, 255).numpy()  # the second picture's second patch, top row
+    assert np.abs(made[1, 0:4, 4:8].astype(float) - patch).max() <= 1
+    assert made.shape == pictures.shape and made.dtype == np.uint8
+
+
+def test_patch_pca_with_all_components_gives_the_picture_back():
+    pictures = np.random.default_rng(8).integers(0, 256, (40, 4, 4, 3), dtype=np.uint8)
+    mean, basis = metrics.fit_patch_pca(pictures, 2, 12)
+    np.testing.assert_array_equal(metrics.patch_pca_reconstruction(pictures, 2, mean, basis), pictures)
+    errors = [
+        np.square(metrics.patch_pca_reconstruction(pictures, 2, mean, basis[:, :k]).astype(float) - pictures).mean()
+        for k in (1, 4, 8, 12)
+    ]
+    assert errors == sorted(errors, reverse=True)
+    with pytest.raises(ValueError, match="1 to 12 components"):
+        metrics.fit_patch_pca(pictures, 2, 13)
+    with pytest.raises(ValueError, match="patches of 3 px"):
+        metrics.fit_patch_pca(pictures, 3, 2)

@@ -3,30 +3,46 @@
 The scripts run as processes of their own, on the pictures in tests/data.
 """
 
+import atexit
+import functools
 import importlib
 import json
 import math
 import os
 import re
+import shutil
 import signal
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import timm
+import tiny_models
 import torch
 from children import ranks, run
-from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+from diffusers import AutoencoderKL, DDPMPipeline, DDPMScheduler, DiffusionPipeline, UNet2DModel
 from safetensors.torch import load_file
+from transformers import AutoModel
 
-from hub_models import store
+from hub_models import clip, store
 from training import checkpoint, publish
 from training.checkpoint import sha256_of
 
 pytestmark = [pytest.mark.smoke, pytest.mark.timeout(600)]
 
-STEMS = ["classifier", "ddpm"]
+STEMS = ["autoencoder", "classifier", "clip", "ddpm", "text_to_image"]
 TINY = ["--preset", "tiny", "--cpu"]
+
+
+@functools.cache
+def parts() -> Path:
+    """A folder of what a U-Net stands on: vae/ and clip/, random; the cache goes there, too."""
+    folder = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    tiny_models.autoencoder_folder(folder / "vae")
+    tiny_models.dual_encoder(folder / "clip")
+    return folder
 
 
 def _script(stem: str, argv: list[str], die_after_saves: int = 0) -> None:
@@ -42,12 +58,16 @@ def _script(stem: str, argv: list[str], die_after_saves: int = 0) -> None:
 
     if die_after_saves:
         checkpoint.save = save_and_die
+    if stem == "text_to_image":
+        os.environ["VITRAIL_CACHE"] = str(Path(argv[argv.index("--vae_name_or_path") + 1]).parent / "cache")
     module.main(argv)
 
 
 def script(stem: str, run_dir: Path, *flags: str, die_after_saves: int = 0, code: int = 0) -> str:
     """Run a script in a process of its own, expect its exit code, return what it printed."""
     argv = [*TINY, "--output_dir", str(run_dir), *flags]
+    if stem == "text_to_image":
+        argv += ["--vae_name_or_path", str(parts() / "vae"), "--clip_name_or_path", str(parts() / "clip")]
     got, text = run(_script, stem, argv, die_after_saves, log=run_dir.with_suffix(".log"))
     assert got == code, text
     return text
@@ -105,6 +125,12 @@ def stock(stem: str, export: Path) -> torch.nn.Module:
     """The model of an export folder, opened by the library alone and with no arguments about precision."""
     if stem == "classifier":
         return timm.create_model(f"local-dir:{export}", pretrained=True)
+    if stem == "autoencoder":
+        return AutoencoderKL.from_pretrained(export)
+    if stem == "clip":
+        return AutoModel.from_pretrained(export)
+    if stem == "text_to_image":
+        return DiffusionPipeline.from_pretrained(export).unet
     DDPMScheduler.from_pretrained(export, subfolder="scheduler")
     return UNet2DModel.from_pretrained(export, subfolder="unet")
 
@@ -115,11 +141,19 @@ def test_the_stock_class_loads_the_averaged_weights_in_fp32(trained):
     averaged = checkpoint.find(run_dir, "latest").tensors("ema")
     raw = checkpoint.find(run_dir, "latest").tensors("model")
     parameters = dict(model.named_parameters())
-    assert len(parameters) == len(averaged)
-    for number, parameter in enumerate(parameters.values()):
+    assert len(parameters) == len(averaged) - (2 if stem == "clip" else 0)  # its head over names isn't exported
+    centred = {"quant_conv.bias", "post_quant_conv.bias"} if stem == "autoencoder" else set()  # the latents' mean is in
+    for number, (name, parameter) in enumerate(parameters.items()):
         assert parameter.dtype == torch.float32
+        if name in centred:
+            continue
         torch.testing.assert_close(parameter.data, averaged[str(number)].half().float(), rtol=0, atol=0)
-    assert any(not torch.equal(p.data, raw[name].half().float()) for name, p in parameters.items())
+    raw = {
+        name.removeprefix("vae.").removeprefix("clip."): value for name, value in raw.items()
+    }  # as the loop wraps them
+    assert any(
+        not torch.equal(p.data, raw[name].half().float()) for name, p in parameters.items() if name not in centred
+    )
     on_disk = [t for file in (run_dir / "export").rglob("*.safetensors") for t in load_file(file).values()]
     assert {t.dtype for t in on_disk if t.is_floating_point()} == {torch.float16}
 
@@ -129,8 +163,20 @@ def test_the_contract_loads_it_and_agrees_with_the_stock_class(trained):
     ours = importlib.import_module(f"hub_models.{stem}").load(str(run_dir / "export"), device="cpu")
     theirs = stock(stem, run_dir / "export").eval()
     x = torch.randn(2, 3, ours.resolution_px, ours.resolution_px, generator=torch.Generator().manual_seed(0))
-    assert len(ours.label_names) == 12
     with torch.no_grad():
+        if stem == "autoencoder":
+            z = theirs.encode(x).latent_dist.mean
+            assert torch.equal(ours.encode_tensor(x)[0], z * theirs.config.scaling_factor)
+            return
+        if stem == "clip":
+            row = theirs.get_image_features(x).pooler_output
+            assert torch.equal(clip.unit_image_rows(ours.model, x), torch.nn.functional.normalize(row, dim=-1))
+            return
+        if stem == "text_to_image":
+            x, states = torch.randn(1, *ours.latent_shape), {"encoder_hidden_states": ours.text_states(["a red apple"])}
+            assert torch.equal(ours.pipe.unet(x, 500, **states).sample, theirs(x, 500, **states).sample)
+            return
+        assert len(ours.label_names) == 12
         if stem == "classifier":
             assert torch.equal(ours.model(x), theirs(x))
         else:
@@ -152,6 +198,8 @@ def test_it_is_evaluated_and_the_numbers_go_into_the_card(trained, classifier_ru
     for variant in ("vit", "swin"):  # the judges of the DDPM: `publish --bundle` puts them where they are looked for
         publish.main([str(classifier_run), "--bundle", f"classifier/{variant}"])
     publish.main([str(run_dir), "--bundle", f"{stem}/measured"])
+    if stem == "text_to_image":  # its other judge
+        shutil.copytree(parts() / "clip", tmp_path / "weights" / "clip" / "emoji")
     folder, output = tmp_path / "weights" / stem / "measured", tmp_path / "results.json"
     log = tmp_path / "log"
     code, text = run(_evaluate, stem, folder, output, tmp_path / "weights", ["--record"], log=log)
@@ -161,9 +209,19 @@ def test_it_is_evaluated_and_the_numbers_go_into_the_card(trained, classifier_ru
     assert (results["stem"], results["model"], results["dataset"]) == (stem, "measured", "emoji-sample")
     assert all(math.isfinite(value) for value in results["metrics"].values())
     expected = {
+        "autoencoder": {"validation/psnr", "validation/ssim", "heldout_pairs/psnr", "heldout_pairs/ssim"},
         "classifier": {"validation/top1", "validation/top5", "heldout_pairs/top1", "heldout_pairs/top5"},
+        "clip": {
+            *(f"{split}/{way}/recall@{k}" for split in ("heldout_pairs", "validation")
+              for way in ("image_to_text", "text_to_image") for k in (1, 5, 10)),
+            "validation/zero_shot_accuracy", "heldout_pairs/pictures",
+        },
         "ddpm": {"kid_x1000", "held_out_loss", "nearest_train_distance", "label_accuracy"},
-    }[stem]
+        "text_to_image": {
+            *(f"{split}/retrieval_precision{kind}" for split in ("train", "heldout_pairs") for kind in ("", "_real")),
+            "kid_x1000", "held_out_loss", "nearest_train_distance",
+        },
+    }[stem]  # fmt: skip
     assert expected <= results["metrics"].keys()
     for name in expected:
         assert re.search(rf"^{name} +-?[\d.e-]+", text, re.MULTILINE), text  # the table
@@ -198,6 +256,8 @@ def test_fine_tuning_starts_from_an_export(trained, tmp_path):
     stem, run_dir, _ = trained
     # A learning rate of next to nothing: what comes out is what went in.
     flags = ["--learning_rate", "1e-12", "--adam_weight_decay", "0", "--max_train_steps", "1"]
+    if stem == "autoencoder":
+        flags.append("--freeze_encoder")  # else the mean and scale of the latents are measured anew
     script(stem, tmp_path / "run", "--pretrained_model_name_or_path", str(run_dir / "export"), *flags)
     before, after = (dict(stock(stem, folder / "export").named_parameters()) for folder in (run_dir, tmp_path / "run"))
     assert before.keys() == after.keys()

@@ -14,7 +14,7 @@ from pathlib import Path
 from hub_models import store
 from training import publish
 
-STEMS = ("classifier", "ddpm")
+STEMS = ("autoencoder", "classifier", "clip", "ddpm", "text_to_image")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

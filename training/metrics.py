@@ -29,6 +29,31 @@ def top_k_accuracy(logits: np.ndarray, labels: np.ndarray, k: int = 1) -> float:
     return float((rank < k).mean())
 
 
+def recall_at_k(similarity: np.ndarray, query_ids: np.ndarray, candidate_ids: np.ndarray, k: int = 1) -> float:
+    """Share of queries in [0, 1] with a right candidate among the k most similar ones.
+
+    similarity (N, M) of N queries to M candidates; query_ids (N,), candidate_ids (M,) integers: a candidate is right
+    where they are equal, and several may be. Of equal similarities the lower index comes first, so a model that finds
+    everything alike earns no more than chance. k above M counts as M.
+    Raises ValueError for shapes that do not fit, no queries, a query without a right candidate, and values that are not
+    finite.
+    """
+    similarity = np.asarray(similarity)
+    query, candidate = _class_ids(query_ids, "query_ids"), _class_ids(candidate_ids, "candidate_ids")
+    if similarity.shape != (len(query), len(candidate)) or not len(query) or k < 1:
+        raise ValueError(
+            f"need similarity (N, M), N query_ids > 0, M candidate_ids and k > 0; got {similarity.shape}, {len(query)}, "
+            f"{len(candidate)}, k={k}"
+        )
+    if not np.isfinite(similarity).all():
+        raise ValueError("similarity holds values that are not finite")
+    right = query[:, None] == candidate[None]  # (N, M)
+    if not right.any(1).all():
+        raise ValueError(f"query {np.flatnonzero(~right.any(1))[0]} has no right candidate")
+    order = np.argsort(-similarity, axis=1, kind="stable")[:, :k]  # (N, k)
+    return float(np.take_along_axis(right, order, axis=1).any(1).mean())
+
+
 def confusion_matrix(pred: np.ndarray, true: np.ndarray, num_classes: int) -> np.ndarray:
     """Counts (K, K) int64: row = truth, column = prediction.
 
@@ -140,6 +165,84 @@ def nearest_neighbour_accuracy(train_x: np.ndarray, train_y: np.ndarray, x: np.n
     if len(train_x) != len(train_y) or len(x) != len(y) or len(y) == 0:
         raise ValueError(f"rows and labels differ or are none: {len(train_x)}/{len(train_y)}, {len(x)}/{len(y)}")
     return float((train_y[nearest_distances(x, train_x)[0]] == y).mean())
+
+
+def psnr(pictures: np.ndarray, references: np.ndarray) -> np.ndarray:
+    """Peak signal-to-noise ratio of each picture in dB, (N,) float64; infinite where it equals its reference.
+
+    pictures, references (N, H, W, 3) uint8: 10 log10(255² / mean squared error).
+    """
+    pictures, references = _pictures(pictures, references)
+    error = np.array([np.square(a.astype(np.float64) - b).mean() for a, b in zip(pictures, references, strict=True)])
+    with np.errstate(divide="ignore"):
+        return 10 * np.log10(255.0**2 / error)  # (N,)
+
+
+def ssim(pictures: np.ndarray, references: np.ndarray) -> np.ndarray:
+    """Structural similarity of each picture to its reference, (N,) float64, 1 = equal; mean over pixels and channels.
+
+    pictures, references (N, H, W, 3) uint8, sides of 11 px or more. Gaussian window of σ = 1.5, K = (0.01, 0.03):
+    Wang et al. 2004, "Image quality assessment: from error visibility to structural similarity", §III-B, by
+    scikit-image (extra `train`).
+    """
+    from skimage.metrics import structural_similarity  # here: apps and tests of the other scores go without it
+
+    pictures, references = _pictures(pictures, references)
+    settings = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
+    return np.array([structural_similarity(a, b, channel_axis=-1, data_range=255, **settings)
+                     for a, b in zip(pictures, references, strict=True)])  # fmt: skip
+
+
+def fit_patch_pca(pictures: np.ndarray, patch_px: int, components: int) -> tuple[np.ndarray, np.ndarray]:
+    """Mean (D,) and the first principal components (D, components) of all patches of pictures, float32.
+
+    pictures (N, H, W, 3) uint8, sides multiples of patch_px; D = 3 patch_px². Orthonormal columns, largest variance
+    first. Raises ValueError for more components than D. Works in blocks.
+    """
+    if not 1 <= components <= 3 * patch_px**2:
+        raise ValueError(f"patches of {patch_px} px have 1 to {3 * patch_px**2} components, asked for {components}")
+    total, products, count = 0.0, 0.0, 0
+    for start in range(0, len(pictures), 64):
+        rows = _patches(pictures[start : start + 64], patch_px) - 127.5  # near 0: float32 products are exact enough
+        total, count = total + rows.sum(axis=0, dtype=np.float64), count + len(rows)
+        products = products + (rows.T @ rows).astype(np.float64)  # (D, D)
+    mean = total / count
+    _, vectors = np.linalg.eigh(products / count - np.outer(mean, mean))  # ascending
+    return (mean + 127.5).astype(np.float32), vectors[:, ::-1][:, :components].astype(np.float32)
+
+
+def patch_pca_reconstruction(pictures: np.ndarray, patch_px: int, mean: np.ndarray, basis: np.ndarray) -> np.ndarray:
+    """Pictures (N, H, W, 3) uint8 with each patch projected on the components of `fit_patch_pca`; rounded to bytes."""
+    out = np.empty_like(pictures)
+    for start in range(0, len(pictures), 64):
+        block = pictures[start : start + 64]
+        rows = _patches(block, patch_px) - mean  # (P, D)
+        rows = (rows @ basis) @ basis.T + mean
+        n, height, width, _ = block.shape
+        grid = rows.reshape(n, height // patch_px, width // patch_px, patch_px, patch_px, 3)
+        whole = grid.transpose(0, 1, 3, 2, 4, 5).reshape(block.shape)
+        out[start : start + 64] = np.clip(np.rint(whole), 0, 255).astype(np.uint8)
+    return out
+
+
+def _patches(pictures: np.ndarray, patch_px: int) -> np.ndarray:
+    """The patches of pictures (N, H, W, 3) as rows, float32 (N·H/p·W/p, 3 p²)."""
+    n, height, width, _ = pictures.shape
+    if height % patch_px or width % patch_px:
+        raise ValueError(f"pictures of {width} × {height} px don't divide into patches of {patch_px} px")
+    grid = pictures.reshape(n, height // patch_px, patch_px, width // patch_px, patch_px, 3)
+    return grid.transpose(0, 1, 3, 2, 4, 5).reshape(-1, 3 * patch_px**2).astype(np.float32)
+
+
+def _pictures(pictures: np.ndarray, references: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Both as they are; ValueError where they are not uint8 (N, H, W, 3) of one shape, N > 0."""
+    pictures, references = np.asarray(pictures), np.asarray(references)
+    for array in (pictures, references):
+        if array.ndim != 4 or array.shape[-1] != 3 or array.dtype != np.uint8 or not len(array):
+            raise ValueError(f"need uint8 (N, H, W, 3), N > 0, got {array.dtype} {array.shape}")
+    if pictures.shape != references.shape:
+        raise ValueError(f"pictures {pictures.shape} and references {references.shape} must be of one shape")
+    return pictures, references
 
 
 def _unbiased_mmd2(x: np.ndarray, y: np.ndarray) -> float:

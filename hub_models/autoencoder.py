@@ -1,0 +1,288 @@
+"""Pictures to small latents and back: any stock `AutoencoderKL`, scaled as StableDiffusionPipeline scales its latents.
+
+A model folder is what stock diffusers writes, plus one file for what has no place in a stock config:
+
+    config.json  diffusion_pytorch_model.safetensors  preprocessor_config.json {"resolution_px", "ground",
+                                                                   "latent_to_rgb", "latent_to_rgb_bias"}
+
+The stock StableDiffusionPipeline multiplies and divides by `scaling_factor` and reads no `shift_factor`; so a mean that the
+latents have is folded into the biases beside them (`centred`), and no shift is left to be read.
+
+Letters: B pictures, R pixels a side, C channels of a latent, (h, w) its cells, f = R / h the reduction.
+Pictures are float in [-1, 1] inside and PIL at the edges. "Latents" without another word are scaled: (z - shift) · scaling.
+"""
+
+import copy
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from PIL import Image
+
+from hub_models import store
+
+STEM = "autoencoder"
+PREPROCESSOR = "preprocessor_config.json"
+
+
+class Autoencoder:
+    """A loaded model. Made by `load`, or from parts that are being trained.
+
+    latent_to_rgb (C, 3) and latent_to_rgb_bias (3,): the colour of a cell in [-1, 1] from its latent; None lets the first
+    `preview` fit them to the decoder.
+    """
+
+    def __init__(
+        self,
+        vae: AutoencoderKL,
+        *,
+        resolution_px: int | None = None,
+        ground: Sequence[int] = (255, 255, 255),
+        latent_to_rgb: torch.Tensor | None = None,
+        latent_to_rgb_bias: torch.Tensor | None = None,
+        name: str = "",
+        weights_sha256: str = "",
+    ):
+        self.vae = vae
+        self.resolution_px = resolution_px or vae.config.sample_size
+        self.ground = tuple(ground)
+        self.latent_to_rgb, self.latent_to_rgb_bias = latent_to_rgb, latent_to_rgb_bias
+        self.name = name
+        self.weights_sha256 = weights_sha256
+
+    @property
+    def device(self) -> torch.device:
+        return self.vae.device
+
+    @property
+    def parameters(self) -> int:
+        return sum(p.numel() for p in self.vae.parameters())
+
+    @property
+    def reduction(self) -> int:
+        """Pixels per side of a latent cell."""
+        return reduction(self.vae)
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        side = self.resolution_px // self.reduction
+        return self.vae.config.latent_channels, side, side
+
+    def preprocess(self, pictures: Sequence[Image.Image]) -> torch.Tensor:
+        """The pictures as the model wants them, (B, 3, R, R) in [-1, 1]: whole, in a square of the ground colour."""
+        pixels = np.stack([np.asarray(frame(p, self.resolution_px, self.ground)) for p in pictures])  # (B, R, R, 3)
+        return from_uint8(pixels).to(self.device)
+
+    @torch.no_grad()
+    def encode(self, pictures: Sequence[Image.Image]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and standard deviation of the latents of each picture, both (B, C, h, w)."""
+        return self.encode_tensor(self.preprocess(pictures))
+
+    @torch.no_grad()
+    def encode_tensor(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """As `encode`, of x (B, 3, H, W) in [-1, 1], sides multiples of f."""
+        posterior = self.vae.encode(x).latent_dist
+        shift, scaling = scale_of(self.vae)
+        return (posterior.mean - shift) * scaling, posterior.std * scaling  # (B, C, h, w) ×2
+
+    @torch.no_grad()
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        """The pictures of latents (B, C, h, w), (B, 3, f·h, f·w) in [-1, 1]."""
+        shift, scaling = scale_of(self.vae)
+        return self.vae.decode(latents.to(self.device) / scaling + shift).sample.clamp(-1, 1)
+
+    @torch.no_grad()
+    def preview(self, latents: torch.Tensor) -> np.ndarray:
+        """One coloured pixel for each cell of latents (B, C, h, w): uint8 (B, h, w, 3), without the decoder."""
+        if self.latent_to_rgb is None:
+            self.latent_to_rgb, self.latent_to_rgb_bias = self._fit_to_decoder()
+        weight, bias = self.latent_to_rgb.to(latents), self.latent_to_rgb_bias.to(latents)
+        return to_uint8(torch.einsum("bchw,cd->bdhw", latents, weight) + bias.view(1, 3, 1, 1))
+
+    def _fit_to_decoder(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The linear map for a folder that ships none: from what the decoder makes of random patches of latents."""
+        draw, channels = torch.Generator().manual_seed(0), self.vae.config.latent_channels
+        patches = torch.randn(8 + channels, channels, 4, 4, generator=draw).repeat_interleave(2, -1)
+        latents = patches.repeat_interleave(2, -2).to(self.device)  # (N, C, 8, 8)
+        pictures = torch.cat([self.decode(part) for part in latents.split(4)])  # (N, 3, 8 f, 8 f)
+        return fit_latent_to_rgb(latents, pictures)
+
+
+def reduction(vae: AutoencoderKL) -> int:
+    """Pixels per side of a latent cell, f."""
+    return 2 ** (len(vae.config.block_out_channels) - 1)
+
+
+def scale_of(vae: AutoencoderKL) -> tuple[float, float]:
+    """(shift, scaling) of a config: latents are (z - shift) · scaling."""
+    return vae.config.shift_factor or 0.0, vae.config.scaling_factor
+
+
+def fit_latent_to_rgb(latents: torch.Tensor, pictures: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The linear map (C, 3) and bias (3,) from latents to colours in [-1, 1] with the least squared error.
+
+    latents (N, C, h, w); pictures (N, 3, H, W), averaged over the area of each cell.
+    """
+    colours = torch.nn.functional.adaptive_avg_pool2d(pictures, latents.shape[-2:])  # (N, 3, h, w)
+    x, y = (t.movedim(1, -1).flatten(0, -2).double().cpu() for t in (latents, colours))  # (N·h·w, C), (N·h·w, 3)
+    x = torch.cat([x, torch.ones(len(x), 1, dtype=x.dtype)], dim=1)  # (N·h·w, C + 1)
+    solution = torch.linalg.lstsq(
+        x, y, driver="gelsd"
+    ).solution.float()  # gelsd: a dead channel leaves it rank-deficient
+    return solution[:-1], solution[-1]
+
+
+def centred(vae: AutoencoderKL, mean: torch.Tensor, scaling: float) -> AutoencoderKL:
+    """A copy whose latents have lost `mean` (C,), and whose config says `scaling`; it codes and decodes the same pictures.
+
+    The mean goes into the biases of the two 1 × 1 convolutions around the latents, which is exact. Raises ValueError
+    where a model has none of these.
+    """
+    if vae.quant_conv is None or vae.post_quant_conv is None:
+        raise ValueError("a mean can be folded into quant_conv and post_quant_conv only, and this model has none")
+    vae = copy.deepcopy(vae)
+    with torch.no_grad():
+        mean = mean.to(vae.quant_conv.bias)
+        vae.quant_conv.bias[: len(mean)] -= mean
+        vae.post_quant_conv.bias += vae.post_quant_conv.weight[:, :, 0, 0] @ mean
+    vae.register_to_config(scaling_factor=float(scaling), shift_factor=None)
+    return vae
+
+
+def frame(image: Image.Image, size_px: int, ground: Sequence[int]) -> Image.Image:
+    """The whole picture in a square of `ground`, centred, aspect kept, bicubic: RGB, transparency on the ground."""
+    if image.has_transparency_data:  # laid on the ground before it is resized: RGB under clear pixels must not bleed in
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, (*ground, 255)), image)
+    scale = size_px / max(image.size)
+    width_px, height_px = (max(1, round(side * scale)) for side in image.size)
+    image = image.convert("RGB").resize((width_px, height_px), Image.Resampling.BICUBIC)
+    square = Image.new("RGB", (size_px, size_px), tuple(ground))
+    square.paste(image, ((size_px - width_px) // 2, (size_px - height_px) // 2))
+    return square
+
+
+def from_uint8(pixels: np.ndarray) -> torch.Tensor:
+    """(B, 3, H, W) in [-1, 1] of bytes (B, H, W, 3)."""
+    return torch.from_numpy(np.array(pixels)).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def to_uint8(x: torch.Tensor) -> np.ndarray:
+    """Bytes (B, H, W, 3) of x (B, 3, H, W) in [-1, 1], rounded as StableDiffusionPipeline rounds."""
+    return ((x / 2 + 0.5).clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+
+
+def save_folder(folder: Path, model: Autoencoder) -> None:
+    """Write the stock files and preprocessor_config.json. The layout is defined here and nowhere else."""
+    if model.latent_to_rgb is None:
+        model.latent_to_rgb, model.latent_to_rgb_bias = model._fit_to_decoder()
+    model.vae.save_pretrained(folder, safe_serialization=True)
+    extra = {
+        "resolution_px": model.resolution_px,
+        "ground": list(model.ground),
+        "latent_to_rgb": _rounded(model.latent_to_rgb),
+        "latent_to_rgb_bias": _rounded(model.latent_to_rgb_bias),
+    }
+    Path(folder, PREPROCESSOR).write_text(json.dumps(extra, indent=1) + "\n")
+
+
+def _rounded(values: torch.Tensor) -> list:
+    return np.round(values.double().cpu().numpy(), 6).tolist()
+
+
+def default_device() -> torch.device:
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def resolve(name: str) -> Path:
+    """The verified folder of the AutoencoderKL itself. A name of a bundled text_to_image variant is its vae/.
+
+    A folder or Hub id may be the autoencoder's own, or that of a pipeline with a vae/ in it. Raises store.CheckpointError.
+    """
+    stem = "text_to_image" if name in store.variants("text_to_image") else STEM
+    folder = store.resolve(stem, name)
+    return folder / "vae" if (folder / "vae" / "config.json").is_file() else folder
+
+
+def load(name: str = "emoji", device: str | torch.device | None = None) -> Autoencoder:
+    """The autoencoder of a bundled variant, a folder or a Hub repo ("org/repo[@revision]"), in fp32 and eval mode.
+
+    A stock folder without preprocessor_config.json loads too, at the config's sample_size; so does the folder of any
+    pipeline with a vae/ of this kind in it. Raises store.CheckpointError, which names the file at fault.
+    """
+    name = str(name)
+    folder = resolve(name)
+    if not (folder / "config.json").is_file():
+        raise store.CheckpointError(f"{folder} is a pipeline without a vae/: name one that has an AutoencoderKL")
+    kind = _read_json(folder / "config.json").get("_class_name")
+    if kind != "AutoencoderKL":
+        raise store.CheckpointError(
+            f"{folder}/config.json is of a {kind}: this needs an AutoencoderKL, such as training/autoencoder.py exports"
+        )
+    try:
+        vae, info = AutoencoderKL.from_pretrained(
+            folder, use_safetensors=True, low_cpu_mem_usage=False, output_loading_info=True
+        )
+    except Exception as error:  # diffusers raises anything from OSError to AttributeError on a config it cannot read
+        raise store.CheckpointError(
+            f"{folder}: diffusers cannot read the autoencoder "
+            f"({type(error).__name__}: {' '.join(str(error).split())[:200]}); export it again"
+        ) from error
+    if info["missing_keys"] or info["unexpected_keys"]:
+        key = (info["missing_keys"] or info["unexpected_keys"])[0]
+        raise store.CheckpointError(f"{folder}: weights and config.json disagree, first at {key!r}; export again")
+    if (vae.config.in_channels, vae.config.out_channels) != (3, 3) or not vae.config.scaling_factor:
+        raise store.CheckpointError(
+            f"{folder}/config.json: need 3 channels in and out and a scaling_factor that is not 0"
+        )
+    extra = _read_extra(folder / PREPROCESSOR, vae)
+    return Autoencoder(
+        vae.float().eval().requires_grad_(False).to(device or default_device()),
+        name=name,
+        weights_sha256=store.weights_sha256(folder),
+        **extra,
+    )
+
+
+def _read_json(path: Path) -> dict:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise store.CheckpointError(f"{path} cannot be read ({error}): export it again") from error
+    if not isinstance(content, dict):
+        raise store.CheckpointError(f"{path} is no JSON object: export it again")
+    return content
+
+
+def _read_extra(path: Path, vae: AutoencoderKL) -> dict:
+    """The arguments of `Autoencoder` that preprocessor_config.json holds, checked; none where there is no such file."""
+    if not path.is_file():
+        return {}
+    saved = _read_json(path)
+    extra = {"resolution_px": saved.get("resolution_px", vae.config.sample_size)}
+    side, step = extra["resolution_px"], reduction(vae)
+    if isinstance(side, bool) or not isinstance(side, int) or side < step or side % step:
+        raise store.CheckpointError(f"{path}: resolution_px {side!r} is no multiple of {step}; correct it")
+    ground = saved.get("ground", [255, 255, 255])
+    if not isinstance(ground, list) or len(ground) != 3 or not all(isinstance(c, int) and 0 <= c < 256 for c in ground):
+        raise store.CheckpointError(f"{path}: ground {ground!r} is not three numbers from 0 to 255; correct it")
+    extra["ground"] = ground
+    if "latent_to_rgb" in saved:
+        try:
+            weight = torch.tensor(saved["latent_to_rgb"], dtype=torch.float32)  # (C, 3)
+            bias = torch.tensor(saved.get("latent_to_rgb_bias", [0, 0, 0]), dtype=torch.float32)  # (3,)
+        except (TypeError, ValueError) as error:
+            raise store.CheckpointError(f"{path}: latent_to_rgb is no table of numbers; export it again") from error
+        if weight.shape != (vae.config.latent_channels, 3) or bias.shape != (3,) or not weight.isfinite().all():
+            shape = f"{tuple(weight.shape)} and {tuple(bias.shape)}"
+            wanted = f"({vae.config.latent_channels}, 3) and (3,)"
+            raise store.CheckpointError(
+                f"{path}: latent_to_rgb and its bias are {shape} instead of {wanted}; export again"
+            )
+        extra |= {"latent_to_rgb": weight, "latent_to_rgb_bias": bias}
+    return extra

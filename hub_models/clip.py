@@ -1,0 +1,164 @@
+"""Pictures and texts in one space: a dual encoder of the CLIP kind.
+
+A model folder is what stock transformers writes for a `VisionTextDualEncoderModel` (any vision and text tower) or a
+`CLIPModel`, with its tokenizer and image processor; `AutoModel`, `AutoTokenizer` and `AutoImageProcessor` open it.
+
+Letters: B pictures or texts, R pixels a side, L tokens of a text, D width of the common space, C width of the text tower.
+"""
+
+import warnings
+from collections.abc import Sequence
+
+import torch
+from PIL import Image
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoTokenizer,
+    CLIPModel,
+    PreTrainedModel,
+    VisionTextDualEncoderModel,
+)
+
+from hub_models import store
+from hub_models.store import CheckpointError
+
+GROUND = (255, 255, 255)  # transparency and the borders of a picture that is not square: white, as in training
+MODELS = {"vision-text-dual-encoder": VisionTextDualEncoderModel, "clip": CLIPModel}
+BATCH = 128  # pictures or texts that are embedded at once
+
+
+class CLIP:
+    """A loaded dual encoder. Made by `load`, or from parts that are being trained."""
+
+    def __init__(self, model: PreTrainedModel, tokenizer, image_processor, *, name: str, weights_sha256: str):
+        self.model, self.tokenizer, self.image_processor = model, tokenizer, image_processor
+        self.name, self.weights_sha256 = name, weights_sha256
+        size = getattr(model.config.vision_config, "image_size", 224)
+        self.resolution_px: int = size if isinstance(size, int) else size[-1]
+        positions = getattr(model.config.text_config, "max_position_embeddings", tokenizer.model_max_length)
+        self.max_length: int = min(tokenizer.model_max_length, positions)
+        self.parameters = sum(p.numel() for p in model.parameters())
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    @property
+    def logit_scale(self) -> float:
+        """What cosine similarities are multiplied by before a softmax: the inverse of the temperature."""
+        return float(self.model.logit_scale.detach().exp())
+
+    def preprocess(self, images: Sequence[Image.Image]) -> torch.Tensor:
+        """The pictures as the model wants them, (B, 3, R, R): framed (see `frame`), then normalised by the processor."""
+        framed = [frame(image, self.resolution_px) for image in images]
+        return self.image_processor(images=framed, return_tensors="pt")["pixel_values"].to(self.device)
+
+    @torch.no_grad()
+    def embed_images(self, images: Sequence[Image.Image]) -> torch.Tensor:
+        """One row of norm 1 for each picture, (B, D), on the CPU."""
+        parts = [images[at : at + BATCH] for at in range(0, len(images), BATCH)]
+        return torch.cat([unit_image_rows(self.model, self.preprocess(part)).cpu() for part in parts])
+
+    @torch.no_grad()
+    def embed_texts(self, texts: Sequence[str]) -> torch.Tensor:
+        """One row of norm 1 for each text, (B, D), on the CPU. Padding is masked, so a text's row is its own."""
+        rows = []
+        for at in range(0, len(texts), BATCH):
+            tokens = self.tokenizer(
+                list(texts[at : at + BATCH]), padding=True, truncation=True, max_length=self.max_length,
+                return_tensors="pt",
+            ).to(self.device)  # fmt: skip
+            rows.append(unit_text_rows(self.model, tokens["input_ids"], tokens["attention_mask"]).cpu())
+        return torch.cat(rows)
+
+    def tokenize(self, texts: Sequence[str]) -> torch.Tensor:
+        """Token ids int64 (B, L), L = max_length: longer texts are cut, shorter ones padded, as a diffusion pipeline does."""
+        return self.tokenizer(
+            list(texts), padding="max_length", max_length=self.max_length, truncation=True, return_tensors="pt"
+        )["input_ids"]
+
+    @torch.no_grad()
+    def text_states(self, texts: Sequence[str]) -> torch.Tensor:
+        """Last hidden states of the text tower, (B, L, C), on the model's device.
+
+        Without an attention mask: what `StableDiffusionPipeline.encode_prompt` computes with this tower and tokenizer.
+        """
+        return self.model.text_model(self.tokenize(texts).to(self.device))[0]
+
+    def was_cut(self, text: str) -> bool:
+        """Whether the text has more tokens than the tower reads, so that its end is lost."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return len(self.tokenizer(text, truncation=False, verbose=False)["input_ids"]) > self.max_length
+
+
+def unit_image_rows(model: PreTrainedModel, pixels: torch.Tensor) -> torch.Tensor:
+    """Pictures (B, 3, R, R) in the common space, rows of norm 1: (B, D)."""
+    row = model.visual_projection(model.vision_model(pixel_values=pixels).pooler_output)
+    return torch.nn.functional.normalize(row.float(), dim=-1)
+
+
+def unit_text_rows(model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """Texts (B, L) in the common space, rows of norm 1: (B, D)."""
+    row = model.text_projection(model.text_model(input_ids=ids, attention_mask=mask).pooler_output)
+    return torch.nn.functional.normalize(row.float(), dim=-1)
+
+
+def frame(image: Image.Image, size_px: int) -> Image.Image:
+    """The whole picture in a white square of size_px, centred, aspect kept, bicubic: RGB, transparency on white."""
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+    scale = size_px / max(image.size)
+    width_px, height_px = (max(1, round(side * scale)) for side in image.size)
+    if image.mode == "RGBA":  # laid on the ground before it is resized: RGB under clear pixels must not bleed in
+        image = Image.alpha_composite(Image.new("RGBA", image.size, (*GROUND, 255)), image)
+    image = image.convert("RGB").resize((width_px, height_px), Image.Resampling.BICUBIC)
+    square = Image.new("RGB", (size_px, size_px), GROUND)
+    square.paste(image, ((size_px - width_px) // 2, (size_px - height_px) // 2))
+    return square
+
+
+def load(name: str = "emoji", device: str | torch.device | None = None) -> CLIP:
+    """The dual encoder of a bundled variant, a folder or a Hub repo ("org/repo[@revision]"); fp32, eval.
+
+    Raises store.CheckpointError, which names the file at fault.
+    """
+    folder = store.resolve("clip", name)
+    try:
+        config = AutoConfig.from_pretrained(folder)
+    except Exception as error:  # whatever a foreign config.json raises
+        raise CheckpointError(
+            f"{folder}/config.json is not one that transformers knows ({store.one_line(error)}): this needs a "
+            "VisionTextDualEncoderModel or a CLIPModel"
+        ) from error
+    if config.model_type not in MODELS:
+        raise CheckpointError(
+            f"{folder}/config.json says model_type {config.model_type!r}: this needs a VisionTextDualEncoderModel or a CLIPModel"
+        )
+    try:
+        model, report = MODELS[config.model_type].from_pretrained(
+            folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+        )
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        image_processor = AutoImageProcessor.from_pretrained(folder)
+    except Exception as error:  # a tower that is not known, a file that is missing, a shape that does not fit
+        raise CheckpointError(
+            f"{folder}: transformers cannot open this as a {config.model_type} ({store.one_line(error)}); save model, "
+            "tokenizer and image processor into it with save_pretrained"
+        ) from error
+    if report["missing_keys"]:
+        raise CheckpointError(
+            f"{folder}: the weights lack {sorted(report['missing_keys'])[0]} and {len(report['missing_keys']) - 1} more: "
+            "they belong to another architecture; export it again"
+        )
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    model = model.eval().requires_grad_(False).to(device)
+    return CLIP(model, tokenizer, image_processor, name=str(name), weights_sha256=store.weights_sha256(folder))
+
+
+def save_folder(folder, model: PreTrainedModel, tokenizer, image_processor) -> None:
+    """Write what `load` reads: stock config, weights, tokenizer and image processor."""
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    image_processor.save_pretrained(folder)

@@ -1,0 +1,346 @@
+"""The model itself: prompt and seeds in, steps of sampling and pictures out.
+
+Letters: B pictures, R pixels a side, C × h × w the shape of a latent, L tokens, T training timesteps. Latents are scaled
+as the pipeline's are (times `vae.config.scaling_factor`).
+"""
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import diffusers
+import numpy as np
+import torch
+import transformers
+from diffusers import StableDiffusionPipeline
+from diffusers.utils.torch_utils import randn_tensor
+from PIL import Image, ImageFilter
+
+from hub_models.text_to_image.settings import (
+    MAX_PICTURES,
+    MAX_PROMPT_CHARACTERS,
+    SAMPLERS,
+    ReceiptError,
+    Verdict,
+    altered_fields,
+    check,
+    check_seed,
+    is_number,
+    normalise_prompt,
+    pixels_sha256,
+    versions,
+)
+
+SCHEDULERS = {
+    "dpm++": diffusers.DPMSolverMultistepScheduler,  # 2M: Lu et al. 2022
+    "ddim": diffusers.DDIMScheduler,  # η = 0: Song et al. 2021
+    "unipc": diffusers.UniPCMultistepScheduler,  # Zhao et al. 2023
+    "ddpm": diffusers.DDPMScheduler,  # Ho et al. 2020
+    "euler": diffusers.EulerDiscreteScheduler,  # Karras et al. 2022, algorithm 2 without churn
+}
+EXTRA = {
+    "guidance_scale": 7.5, "default_steps": 20, "default_sampler": "dpm++", "resolution_px": None,
+    "ground": [255, 255, 255], "styles": [], "latent_to_rgb": None, "latent_to_rgb_bias": [0.0, 0.0, 0.0],
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one step of sampling left behind. `TextToImage.decode` makes pictures of the last one's latents."""
+
+    index: int  # 0 … total - 1
+    total: int
+    timestep: int  # the noise level the model was asked at
+    preview: np.ndarray | None  # uint8 (B, h, w, 3): the model's guess of the clean picture; None without a linear map
+    latents: torch.Tensor  # (B, C, h, w) after this step
+
+
+def predict_x0(output: torch.Tensor, x_t: torch.Tensor, alpha_bar: torch.Tensor, prediction_type: str) -> torch.Tensor:
+    """The clean latents that a model output implies; all of (B, C, h, w). See `hub_models.ddpm.predict_x0`."""
+    if prediction_type == "epsilon":
+        return (x_t - (1 - alpha_bar).sqrt() * output) / alpha_bar.sqrt()
+    if prediction_type == "v_prediction":
+        return alpha_bar.sqrt() * x_t - (1 - alpha_bar).sqrt() * output
+    return output
+
+
+class TextToImage:
+    """A loaded model. Made by `load`, or from a pipeline that is being trained."""
+
+    def __init__(self, pipe: StableDiffusionPipeline, *, name: str = "", weights_sha256: str = "", **extra):
+        extra = EXTRA | extra
+        self.pipe, self.name, self.weights_sha256, self.extra = pipe, name, weights_sha256, extra
+        pipe.set_progress_bar_config(disable=True)
+        side = pipe.unet.config.sample_size
+        self.resolution_px = extra["resolution_px"] or side * pipe.vae_scale_factor
+        self.default_guidance = float(extra["guidance_scale"])
+        self.default_steps = int(extra["default_steps"])
+        self.default_sampler = extra["default_sampler"]
+        self.styles = list(extra["styles"])
+        self.ground = tuple(extra["ground"])
+        self._to_rgb = None
+        if extra["latent_to_rgb"] is not None:
+            self._to_rgb = torch.tensor(extra["latent_to_rgb"]).float(), torch.tensor(extra["latent_to_rgb_bias"])
+
+    @property
+    def device(self) -> torch.device:
+        return self.pipe.device
+
+    @property
+    def parameters(self) -> int:
+        parts = (self.pipe.unet, self.pipe.vae, self.pipe.text_encoder)
+        return sum(p.numel() for part in parts for p in part.parameters())
+
+    @property
+    def num_train_timesteps(self) -> int:
+        return self.pipe.scheduler.config.num_train_timesteps
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        side = self.resolution_px // self.pipe.vae_scale_factor
+        return (self.pipe.unet.config.in_channels, side, side)
+
+    @property
+    def max_length(self) -> int:
+        """Tokens that the text tower reads, its two marks at the ends included."""
+        return self.pipe.tokenizer.model_max_length
+
+    def was_cut(self, prompt: str) -> str | None:
+        """The end of the prompt that the text tower doesn't read; None if it reads all of it."""
+        text, tokenizer = normalise_prompt(prompt), self.pipe.tokenizer
+        kept = self.max_length - tokenizer.num_special_tokens_to_add()
+        read = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        if len(read["input_ids"]) <= kept:
+            return None
+        return text[read["offset_mapping"][kept][0] :]
+
+    def scheduler(self, sampler: str):
+        """A new scheduler with the noise schedule of the saved one, its steps spaced from pure noise down.
+
+        "trailing" spacing: Lin et al. 2024, table 2. This is what a stock pipeline needs to draw the same picture.
+        """
+        config = dict(self.pipe.scheduler.config)
+        config.pop("_use_default_values", None)  # with it, from_config resets what the saved scheduler had as default
+        # Latents are not clipped; a scheduler that knows no clip_sample says nothing of it, and then others assume it.
+        return SCHEDULERS[sampler].from_config(config, timestep_spacing="trailing", clip_sample=False)
+
+    def generate(
+        self,
+        prompt: str | Sequence[str],
+        seeds: Sequence[int],
+        *,
+        negative_prompt: str = "",
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        sampler: str | None = None,
+        image: Image.Image | None = None,
+        strength: float = 0.6,
+    ) -> Iterator[Step]:
+        """One `Step` for every step of sampling. Close it to stop at once. None takes the model's own default.
+
+        prompt: one for all pictures or one for each; "" leaves all to the model. negative_prompt: what to steer away
+            from. All are normalised and cut.
+        seeds: one for each picture, 0 … 2**63 - 1. A picture depends on its own seed alone: in a batch and by itself it
+            comes out the same within 1/255 (floating point sums differ).
+        guidance_scale: 1 … 30; 1 means none and costs half (Ho & Salimans 2022).
+        image, strength: start from this picture, and redraw it by strength in (0, 1] of the steps (SDEdit, Meng 2022).
+        Raises ValueError, here and not at the first step, for anything out of these ranges.
+        """
+        if not 1 <= len(seeds) <= MAX_PICTURES:
+            raise ValueError(f"{len(seeds)} seeds: give one for each picture, at most {MAX_PICTURES}")
+        prompts = list(prompt) if isinstance(prompt, list | tuple) else [prompt] * len(seeds)
+        if len(prompts) != len(seeds):
+            raise ValueError(f"{len(prompts)} prompts for {len(seeds)} seeds: give one for all, or one for each")
+        choices = negative_prompt, num_inference_steps, guidance_scale, sampler
+        prompts = [self._settings(text, *choices)[0] for text in prompts]
+        _, *settings = self._settings("", *choices)
+        seeds = [check_seed(seed) for seed in seeds]
+        if image is not None and not (is_number(strength) and 0 < strength <= 1):
+            raise ValueError(f"strength {strength!r} is not a number above 0 and up to 1")
+        return self._steps(prompts, *settings, seeds, None if image is None else self.to_tensor(image), strength)
+
+    def _settings(self, prompt, negative_prompt, steps, scale, sampler) -> tuple[str, str, int, float, str]:
+        """The settings with the defaults filled in. Raises ValueError for one that is out of its range."""
+        texts = normalise_prompt(prompt), normalise_prompt(negative_prompt)
+        for text in texts:
+            if len(text) > MAX_PROMPT_CHARACTERS:
+                raise ValueError(f"a prompt of {len(text)} characters is too long: at most {MAX_PROMPT_CHARACTERS}")
+        steps = self.default_steps if steps is None else steps
+        scale = self.default_guidance if scale is None else scale
+        sampler = self.default_sampler if sampler is None else sampler
+        last = self.num_train_timesteps
+        if isinstance(steps, bool) or not isinstance(steps, int | np.integer) or not 1 <= steps <= last:
+            raise ValueError(f"num_inference_steps {steps!r} is not an integer from 1 to {last}")
+        if not (is_number(scale) and 1 <= scale <= 30):
+            raise ValueError(f"guidance_scale {scale!r} is not a number from 1 to 30")
+        if sampler not in SAMPLERS:
+            raise ValueError(f"sampler {sampler!r} is unknown: choose one of {', '.join(SAMPLERS)}")
+        return *texts, int(steps), float(scale), sampler
+
+    @torch.no_grad()
+    def _steps(self, prompts, negative, num_steps, scale, sampler, seeds, image, strength) -> Iterator[Step]:
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        guided = scale > 1 and set(prompts) != {negative}
+        distinct = list(dict.fromkeys(prompts))
+        states = self.text_states(distinct)[[distinct.index(text) for text in prompts]]  # (B, L, D)
+        if guided:
+            states = torch.cat([self.text_states([negative]).expand_as(states), states])  # (2 B, L, D)
+        scheduler = self.scheduler(sampler)
+        scheduler.set_timesteps(num_steps, device=self.device)
+        timesteps, shape = scheduler.timesteps, (len(seeds), *self.latent_shape)
+        if image is None:
+            noise = randn_tensor(shape, generator=generators, device=self.device, dtype=torch.float32)
+            x = noise * scheduler.init_noise_sigma  # (B, C, h, w)
+        else:  # StableDiffusionImg2ImgPipeline's order of draws: the posterior first, then the noise
+            clean = self._encode(image.to(self.device), generators)  # (B, C, h, w)
+            noise = randn_tensor(shape, generator=generators, device=self.device, dtype=torch.float32)
+            begin = num_steps - max(1, min(int(num_steps * strength), num_steps))
+            timesteps = timesteps[begin:]
+            if hasattr(scheduler, "set_begin_index"):
+                scheduler.set_begin_index(begin)
+            x = scheduler.add_noise(clean, noise, timesteps[:1].repeat(len(seeds)))
+        by_chance = {"generator": generators} if sampler == "ddpm" else {}
+        alphas_cumprod = scheduler.alphas_cumprod.to(self.device)  # (T,)
+        for index, t in enumerate(timesteps):
+            x_t = scheduler.scale_model_input(x, t)
+            output = self.pipe.unet(torch.cat([x_t, x_t]) if guided else x_t, t, encoder_hidden_states=states).sample
+            if guided:
+                null, towards = output.chunk(2)
+                output = null + scale * (towards - null)
+            x0 = predict_x0(output, x_t, alphas_cumprod[round(t.item())], scheduler.config.prediction_type)
+            x = scheduler.step(output, t, x, **by_chance, return_dict=False)[0]
+            yield Step(index, len(timesteps), round(t.item()), self.preview(x0), x)
+
+    @torch.no_grad()
+    def text_states(self, texts: Sequence[str]) -> torch.Tensor:
+        """What the U-Net is told of each text, (B, L, D): computed as the stock pipeline does, padded and cut to L."""
+        with _quiet():
+            return self.pipe.encode_prompt(list(texts), self.device, 1, False)[0]
+
+    def _encode(self, pixels: torch.Tensor, generators: list[torch.Generator]) -> torch.Tensor:
+        """Latents (B, C, h, w) of one picture (1, 3, R, R), drawn from its posterior by each generator."""
+        posterior = self.pipe.vae.encode(pixels).latent_dist
+        drawn = torch.cat([posterior.sample(generator=generator) for generator in generators])
+        return self.pipe.vae.config.scaling_factor * drawn
+
+    @torch.no_grad()
+    def decode(self, latents: torch.Tensor) -> list[Image.Image]:
+        """One RGB picture for each row of latents (B, C, h, w).
+
+        Where the folder has a safety checker, what it objects to comes out blurred beyond recognition, never black.
+        """
+        decoded = self.pipe.vae.decode(latents / self.pipe.vae.config.scaling_factor).sample  # (B, 3, R, R)
+        pictures = self.pipe.image_processor.postprocess(decoded, output_type="pil")
+        if self.pipe.safety_checker is not None:
+            _, flagged = self.pipe.run_safety_checker(decoded.clone(), self.device, torch.float32)
+            blur = ImageFilter.GaussianBlur(self.resolution_px / 8)
+            pictures = [p.filter(blur) if bad else p for p, bad in zip(pictures, flagged, strict=True)]
+        return pictures
+
+    def preview(self, latents: torch.Tensor) -> np.ndarray | None:
+        """uint8 (B, h, w, 3): latents (B, C, h, w) by the fitted linear map to colour; None where there is none."""
+        if self._to_rgb is None:
+            return None
+        weight, bias = (part.to(latents) for part in self._to_rgb)  # (C, 3), (3,)
+        colour = torch.einsum("bchw,cd->bhwd", latents, weight) + bias  # in [-1, 1]
+        return ((colour / 2 + 0.5).clamp(0, 1) * 255).round().byte().cpu().numpy()
+
+    def to_tensor(self, image: Image.Image) -> torch.Tensor:
+        """(1, 3, R, R) in [-1, 1]: alpha composited on the ground, padded to a square with it, resized."""
+        pixels = torch.from_numpy(np.array(self.frame(image))).permute(2, 0, 1)  # (3, R, R) uint8
+        return pixels[None].float() / 127.5 - 1
+
+    def frame(self, image: Image.Image) -> Image.Image:
+        """The whole picture in a square of the ground's colour, RGB, R × R: what image-to-image starts from."""
+        image, side = image.convert("RGBA"), max(image.size)
+        square = Image.new("RGBA", (side, side), (*self.ground, 255))
+        square.alpha_composite(image, ((side - image.width) // 2, (side - image.height) // 2))
+        return square.convert("RGB").resize((self.resolution_px, self.resolution_px), Image.Resampling.BICUBIC)
+
+    # ---- receipts ----------------------------------------------------------------------------------------------------
+
+    def receipt(
+        self,
+        prompt: str,
+        seed: int,
+        *,
+        negative_prompt: str = "",
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        sampler: str | None = None,
+        image: Image.Image | None = None,
+        strength: float = 0.6,
+        picture: Image.Image | None = None,
+    ) -> dict:
+        """Everything that draws this one picture again, for JSON. Arguments as of `generate`; picture: what came out.
+
+        Seeds are text, because JSON readers round big integers. "checks" holds a short hash of each field, so that
+        `verify` can say which one was altered by hand.
+        """
+        texts = self._settings(prompt, negative_prompt, num_inference_steps, guidance_scale, sampler)
+        fields = {
+            "model": self.name,
+            "weights_sha256": self.weights_sha256,
+            "prompt": texts[0],
+            "negative_prompt": texts[1],
+            "seed": str(check_seed(seed)),
+            "num_inference_steps": texts[2],
+            "guidance_scale": texts[3],
+            "sampler": texts[4],
+            "size": [self.resolution_px, self.resolution_px],
+        }
+        if image is not None:
+            fields |= {"strength": float(strength), "image_sha256": pixels_sha256(self.frame(image))}
+        if picture is not None:
+            fields["picture_sha256"] = pixels_sha256(picture)
+        fields["versions"] = versions()
+        fields["device"] = self.device.type
+        return fields | {"checks": {name: check(name, value) for name, value in fields.items()}}
+
+    def verify(self, receipt: Mapping, picture: Image.Image, *, image: Image.Image | None = None) -> Verdict:
+        """Draw a receipt's picture again and compare. image: what image-to-image started from, where it did.
+
+        Raises ReceiptError where it cannot be drawn here: settings missing or out of range, or the start picture.
+        """
+        fields = altered_fields(receipt)
+        if receipt.get("weights_sha256") != self.weights_sha256:
+            fields.append("weights_sha256")
+        if receipt.get("picture_sha256") not in (None, pixels_sha256(picture)):
+            fields.append("picture")
+        if list(receipt.get("size", picture.size)) != list(picture.size):
+            fields.append("size")
+        if "strength" in receipt:
+            if image is None:
+                raise ReceiptError("this picture was drawn from another one: give that one, too, to draw it again")
+            if receipt.get("image_sha256") != pixels_sha256(self.frame(image)):
+                fields.append("image_sha256")
+        try:
+            names = ("negative_prompt", "num_inference_steps", "guidance_scale", "sampler")
+            arguments = {name: receipt[name] for name in names} | {"strength": receipt.get("strength", 0.6)}
+            steps = self.generate(receipt["prompt"], [int(receipt["seed"])], image=image, **arguments)
+        except KeyError as error:
+            raise ReceiptError(f"the receipt has no {error.args[0]}: without it nothing can be drawn again") from None
+        except (ValueError, TypeError) as error:
+            raise ReceiptError(f"the receipt cannot be drawn again: {error}") from None
+        *_, last = steps
+        again, given = np.asarray(self.decode(last.latents)[0]).astype(int), np.asarray(picture.convert("RGB"))
+        apart = np.abs(again - given).max() if again.shape == given.shape else 255
+        state = "identical" if apart == 0 else "within 1/255" if apart == 1 else "different"
+        if state == "different" and not fields:
+            now = {"versions": versions(), "device": self.device.type}
+            fields = [name for name, value in now.items() if receipt.get(name) not in (None, value)]
+        return Verdict(state, tuple(dict.fromkeys(fields)))
+
+
+@contextlib.contextmanager
+def _quiet():
+    """Without the libraries' own warnings of cut prompts: `was_cut` says it where people see it."""
+    logs = diffusers.utils.logging, transformers.utils.logging
+    levels = [log.get_verbosity() for log in logs]
+    for log in logs:
+        log.set_verbosity_error()
+    try:
+        yield
+    finally:
+        for log, level in zip(logs, levels, strict=True):
+            log.set_verbosity(level)

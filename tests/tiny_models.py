@@ -1,0 +1,134 @@
+"""Tiny random models in the stock layouts, made in a second: what a test hands to code that serves or tunes real ones."""
+
+import json
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from transformers import (
+    BertConfig,
+    BertModel,
+    BertTokenizer,
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTokenizer,
+    SwinConfig,
+    SwinModel,
+    VisionTextDualEncoderConfig,
+    VisionTextDualEncoderModel,
+    ViTImageProcessor,
+)
+
+WORDS = "a an of the red green blue apple face cat dog house car flag heart in style flat noto emoji drawing".split()
+LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789.,-'"
+
+
+def bert_tokenizer(max_length: int = 12) -> BertTokenizer:
+    """A BertTokenizer of a few words and all letters."""
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *LETTERS, *(f"##{c}" for c in LETTERS), *WORDS]
+    vocab = {piece: number for number, piece in enumerate(dict.fromkeys(pieces))}
+    return BertTokenizer(vocab=vocab, do_lower_case=True, model_max_length=max_length)
+
+
+def clip_tokenizer(max_length: int = 12) -> CLIPTokenizer:
+    """A CLIPTokenizer whose pieces are single letters and a few words."""
+    letters = [chr(c) for c in range(ord("!"), ord("~") + 1)]
+    words = [word for word in WORDS if len(word) > 1]
+    merges, pieces = [], []
+    for word in words:
+        parts = [*word[:-1], f"{word[-1]}</w>"]
+        while len(parts) > 1:
+            merges.append((parts[0], parts[1]))
+            parts = [parts[0] + parts[1], *parts[2:]]
+            pieces.append(parts[0])
+    vocab = [*letters, *(f"{c}</w>" for c in letters), *pieces, "<|startoftext|>", "<|endoftext|>"]
+    numbered = {piece: number for number, piece in enumerate(dict.fromkeys(vocab))}
+    return CLIPTokenizer(vocab=numbered, merges=list(dict.fromkeys(merges)), model_max_length=max_length)
+
+
+def stable_diffusion(
+    folder: Path | str,
+    *,
+    text: str = "clip",
+    prediction_type: str = "epsilon",
+    beta_schedule: str = "scaled_linear",
+    channels: int = 4,
+    extra: dict | None = None,
+    seed: int = 0,
+) -> Path:
+    """A folder of a stock StableDiffusionPipeline that draws 32 × 32 noise of its own; returns the folder.
+
+    text: "clip" has a CLIPTextModel, as Stable Diffusion; "bert" a BertModel, as ours.
+    extra: contents of preprocessor_config.json; None writes none, as in a foreign folder.
+    """
+    torch.manual_seed(seed)
+    if text == "clip":
+        tokenizer = clip_tokenizer()
+        tower = CLIPTextModel(
+            CLIPTextConfig(
+                vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+                num_attention_heads=2, max_position_embeddings=12, bos_token_id=tokenizer.bos_token_id,
+                eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+            )
+        )  # fmt: skip
+    else:
+        tokenizer = bert_tokenizer()
+        tower = BertModel(
+            BertConfig(vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+                       num_attention_heads=2, max_position_embeddings=12)
+        )  # fmt: skip
+    for parameter in tower.parameters():  # louder than at the start of a training, so that words make a difference
+        parameter.data.mul_(4) if parameter.ndim > 1 else None
+    pipe = StableDiffusionPipeline(
+        vae=autoencoder(channels), text_encoder=tower, tokenizer=tokenizer,
+        unet=UNet2DConditionModel(
+            sample_size=8, in_channels=channels, out_channels=channels, block_out_channels=(16, 32),
+            layers_per_block=1, norm_num_groups=8, cross_attention_dim=32, attention_head_dim=2,
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        ),
+        scheduler=DDIMScheduler(
+            beta_start=0.00085, beta_end=0.012, beta_schedule=beta_schedule, prediction_type=prediction_type,
+            clip_sample=False, timestep_spacing="trailing", steps_offset=1,
+        ),
+        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+    )  # fmt: skip
+    pipe.save_pretrained(folder, safe_serialization=True)
+    if extra is not None:
+        (Path(folder) / "preprocessor_config.json").write_text(json.dumps(extra))
+    return Path(folder)
+
+
+def autoencoder(channels: int = 4) -> AutoencoderKL:
+    """A random AutoencoderKL from 32 × 32 pictures to 8 × 8 latents."""
+    vae = AutoencoderKL(
+        in_channels=3, out_channels=3, latent_channels=channels, block_out_channels=(8, 16, 16), layers_per_block=1,
+        norm_num_groups=4, sample_size=32, scaling_factor=2.0,
+        down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3,
+    ).eval()  # fmt: skip
+    vae.quant_conv.bias.data[channels:] -= 8  # surer of its latents than a fresh one
+    return vae
+
+
+def autoencoder_folder(folder: Path | str, channels: int = 4) -> Path:
+    """A folder of a random autoencoder, as `hub_models.autoencoder` has it."""
+    from hub_models import autoencoder as contract
+
+    torch.manual_seed(0)
+    contract.save_folder(Path(folder), contract.Autoencoder(autoencoder(channels)))
+    return Path(folder)
+
+
+def dual_encoder(folder: Path | str) -> Path:
+    """A folder of a random VisionTextDualEncoderModel (Swin and BERT) for 32 × 32 pictures."""
+    torch.manual_seed(0)
+    tokenizer = bert_tokenizer()
+    vision = SwinConfig(image_size=32, patch_size=4, embed_dim=16, depths=[1, 1], num_heads=[1, 2], window_size=4)
+    text = BertConfig(vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=1,
+                      num_attention_heads=2, max_position_embeddings=12)  # fmt: skip
+    config = VisionTextDualEncoderConfig.from_vision_text_configs(vision, text, projection_dim=16)
+    model = VisionTextDualEncoderModel(config, vision_model=SwinModel(vision), text_model=BertModel(text))
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
+    return Path(folder)
