@@ -10,8 +10,9 @@ import html
 import io
 import json
 import re
+import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import gradio as gr
@@ -22,7 +23,6 @@ from PIL import Image
 from apps import ui
 from hub_models import store, text_to_image
 from hub_models.text_to_image import ReceiptError, Step, TextToImage, Verdict
-from hub_models.text_to_image.settings import check
 
 STEM = "text_to_image"
 MAX_PICTURES = 8
@@ -55,14 +55,11 @@ class Order:
     def pngs(self, step: Step) -> list[Image.Image]:
         """The pictures after this step, each with its receipt; of a stopped drawing, what the model takes them for."""
         done = step.index + 1
-        pictures = self.model.decode(step.latents if done == step.total else getattr(step, "x0", step.latents))
+        pictures = self.model.decode(step.latents if done == step.total else step.x0)
         receipts = [
-            self.model.receipt(self.prompt, seed, picture=picture, **self.settings)
+            self.model.receipt(self.prompt, seed, picture=picture, steps_done=done, **self.settings)
             for seed, picture in zip(self.seeds, pictures, strict=True)
         ]
-        if done < step.total:
-            checks = {"steps_done": check("steps_done", done)}
-            receipts = [r | {"steps_done": done, "checks": r["checks"] | checks} for r in receipts]
         return [
             ui.png_with_text(
                 picture,
@@ -180,11 +177,7 @@ class Found:
 
 def read(path: str | None, models: dict[str, TextToImage], chosen: str) -> Found:
     """The receipt in a PNG, for these models. Raises ReceiptError, in words for the page, where there is none."""
-    text = ui.read_png_text(path)
-    try:
-        receipt = text_to_image.read_receipt(text)
-    except RecursionError as error:
-        raise ReceiptError("the picture's receipt is broken: it is nested beyond reason") from error
+    receipt = text_to_image.read_receipt(ui.read_png_text(path))
     name = next((name for name, model in models.items() if drew(model, receipt)), None)
     here = name is not None
     if name is None:
@@ -237,22 +230,30 @@ def taken(receipt: Mapping, model: TextToImage) -> tuple[dict, list[str]]:
 
 
 def verify(found: Found, model: TextToImage, path: str, start: str | None, on_step=None) -> Verdict:
-    """Draw a PNG's picture again. Raises ReceiptError where that cannot be done here."""
+    """Draw a PNG's picture again, on_step after every step. Raises ReceiptError where that cannot be done here."""
     altered = text_to_image.altered_fields(found.receipt)
     if not found.here and "weights_sha256" not in altered:
         raise ReceiptError(found.problems[-2 if "strength" in found.receipt else -1])
     receipt = found.receipt
-    if "steps_done" in receipt:
-        raise ReceiptError("this drawing was stopped before its last step: only finished ones are drawn again")
     if "weights_sha256" not in receipt:  # other programs write the head of it alone
         receipt = receipt | {"weights_sha256": model.weights_sha256}
-    if not isinstance(receipt.get("size", []), list):
-        receipt = receipt | {"size": []}
     if "num_inference_steps" in receipt and "num_inference_steps" not in found.settings:
         raise ReceiptError(f"Steps must be a whole number from 1 to {max_steps(model)} to be drawn again here.")
     image = None if start is None else ui.read_picture(start, ground=model.ground)
     with Image.open(path, formats=("PNG",)) as picture:
-        return model.verify(receipt, picture.copy(), image=image)
+        return model.verify(receipt, picture.copy(), image=image, on_step=on_step)
+
+
+def watch(stop: threading.Event, seconds: float) -> Callable[[Step], None]:
+    """What to call after every step of a verification: raises ReceiptError once stop is set or time is out."""
+    started = time.monotonic()
+
+    def look(step: Step) -> None:
+        if stop.is_set() or time.monotonic() - started > seconds:
+            cause = "stopped" if stop.is_set() else f"out of time ({seconds} s)"
+            raise ReceiptError(f"{cause} after {step.index + 1} of {step.total} steps: nothing was compared")
+
+    return look
 
 
 FIELDS = {
@@ -434,7 +435,7 @@ def build(models: dict[str, TextToImage | store.CheckpointError]) -> gr.Blocks:
                 ui.degraded(name, model)
         if usable:
             form = _draw_part(demo, usable)
-            _restore_part(usable, form)
+            _restore_part(demo, usable, form)
             _draw_endpoint(usable, form)
     return demo
 
@@ -589,12 +590,13 @@ def _draw_part(demo, models) -> Form:
     return form
 
 
-def _restore_part(models, form: Form) -> None:
+def _restore_part(demo, models, form: Form) -> None:
     ui.section("Restore or verify", "A PNG drawn here carries its receipt: drop it, and everything is as it was.")
     with gr.Row(equal_height=False):
         with gr.Column(scale=4, min_width=280):
             png = ui.picture_input("PNG with a receipt", height=240, sources=["upload"], elem_id="text-to-image-png")
             again = gr.Button("Verify", interactive=False)
+            cancel = gr.Button("Cancel", variant="stop", visible=False)
         with gr.Column(scale=8, min_width=320):
             note = gr.HTML(ui.blank(NO_PNG), css_template=VERDICT_CSS, elem_id="text-to-image-receipt")
 
@@ -625,13 +627,29 @@ def _restore_part(models, form: Form) -> None:
             *(gr.update(**field) for field in fitted(model, settings | {"style": style})),
         )
 
-    def drawn_again(path, start, chosen):
-        found = read(path, models, ui.choice(chosen, "Model", models))
-        return found, verify(found, models[found.name], path, start)
+    flags = ui.StopFlags()  # of verifications, which a drawing's own leave alone
 
-    def verify_here(path, start, chosen):
+    def begin(request: gr.Request):
+        flags.arm(request.session_hash)
+        return ui.status("Drawing it again …", 0), gr.Button(interactive=False), gr.Button(visible=True)
+
+    def halt(request: gr.Request):
+        flags.set(request.session_hash)
+
+    def end(path):
+        return gr.Button(interactive=path is not None), gr.Button(visible=False)
+
+    def drawn_again(path, start, chosen, session):
         try:
-            found, verdict = drawn_again(path, start, chosen)
+            found = read(path, models, ui.choice(chosen, "Model", models))
+            on_step = watch(flags.get(session), DEADLINE_SECONDS)
+            return found, verify(found, models[found.name], path, start, on_step)
+        finally:
+            flags.drop(session)
+
+    def verify_here(path, start, chosen, request: gr.Request):
+        try:
+            found, verdict = drawn_again(path, start, chosen, request.session_hash)
         except (ReceiptError, ui.PictureError) as error:
             message = getattr(error, "message", str(error))
             return card("Cannot be verified here", [html.unescape(message)], "bad")
@@ -651,7 +669,7 @@ def _restore_part(models, form: Form) -> None:
         settings = found.settings | ({"seed": str(found.settings["seed"])} if "seed" in found.settings else {})
         return {"model": found.name, "weights_here": found.here, "settings": settings, "problems": found.problems}
 
-    def text_to_image_verify(picture, start, model):
+    def text_to_image_verify(picture, start, model, request: gr.Request):
         """Draw a PNG's picture again and compare: "identical", "within 1/255" or "different", and in which fields.
 
         Parameters:
@@ -660,7 +678,7 @@ def _restore_part(models, form: Form) -> None:
             model: the name of the model to ask, where the receipt's own model was altered
         """
         try:
-            _, verdict = drawn_again(picture, start, model)
+            _, verdict = drawn_again(picture, start, model, request.session_hash)
         except ReceiptError as error:
             raise ui.InputError(html.escape(str(error))) from error
         return {"verdict": verdict.state, "fields": list(verdict.fields)}
@@ -669,9 +687,11 @@ def _restore_part(models, form: Form) -> None:
                form.from_picture, *form.of_model]  # fmt: skip
     png.change(restore, [png, form.model_name], [note, again, *outputs], queue=False, **ui.HIDDEN)
     one = {"concurrency_id": STEM, "concurrency_limit": 1}
-    again.click(lambda: ui.status("Drawing it again …", 0), None, note, queue=False, **ui.HIDDEN).then(
-        verify_here, [png, form.picture, form.model_name], note, **one, **ui.HIDDEN
-    )
+    begun = again.click(begin, None, [note, again, cancel], queue=False, **ui.HIDDEN)
+    verified = begun.then(verify_here, [png, form.picture, form.model_name], note, **one, **ui.HIDDEN)
+    verified.then(end, png, [again, cancel], queue=False, **ui.HIDDEN)
+    cancel.click(halt, None, None, queue=False, **ui.HIDDEN)
+    demo.unload(halt)
     result = gr.JSON(label="Result", visible=False)
     gr.Button(visible=False).click(
         text_to_image_settings, [png, form.model_name], result, api_name="text_to_image_settings", queue=False

@@ -372,6 +372,7 @@ def subheading(title: str, text: str) -> gr.HTML:
 def facts(rows: dict[str, str]) -> str:
     """HTML of a small table of name and value, for `gr.HTML`: parameters, hash, device, milliseconds."""
     cells = "".join(f"<dt>{html.escape(str(k))}</dt><dd>{html.escape(str(v))}</dd>" for k, v in rows.items())
+    cells = cells.encode("utf-8", "replace").decode()  # a lone surrogate, from somebody's file, can't be sent as JSON
     return f'<dl class="v-facts">{cells}</dl>'
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import threading
 import time
 
 import numpy as np
@@ -174,6 +175,13 @@ def test_write_watch_stop_download_restore_and_verify_in_a_browser(serve, page, 
     assert not page.get_by_label("New seed every time").is_checked()
     page.get_by_role("button", name="Verify").click()
     wait_for_text(page, NOTE, "^Identical")
+    page.get_by_role("button", name="Cancel").wait_for(state="hidden")
+    slowed = model.pipe.unet.register_forward_pre_hook(lambda *_: time.sleep(0.3))
+    page.get_by_role("button", name="Verify").click()
+    page.get_by_role("button", name="Cancel").click()
+    wait_for_text(page, NOTE, r"stopped after \d+ of 20 steps")
+    page.get_by_role("button", name="Cancel").wait_for(state="hidden")
+    slowed.remove()
 
     page.get_by_role("button", name="Draw", exact=True).click()  # and they draw the same picture
     wait_for_text(page, STATUS, "Done: 20")
@@ -393,12 +401,25 @@ def test_verify_names_each_altered_field(model, drawn, tmp_path):
     assert "Altered since it was drawn: the pixels." in app.verdict_html(verdict, found)
 
 
-def test_a_stopped_picture_says_so_and_is_not_drawn_again(model, tmp_path):
+def test_a_stopped_picture_says_so_and_is_drawn_again_as_far(model, tmp_path):
     path = save(app.check_order(model, **(GOOD | {"steps": 12})), tmp_path / "stopped.png", upto=5)
     assert json.loads(ui.read_png_text(path)["vitrail"])["steps_done"] == 5
     assert app.read(path, {"tiny": model}, "tiny").settings["num_inference_steps"] == 12
-    with pytest.raises(text_to_image.ReceiptError, match="stopped before its last step"):
-        judged(path, model)
+    verdict, found = judged(path, model)
+    assert (verdict.state, verdict.fields) == ("identical", ()) and "Stopped after" in app.verdict_html(verdict, found)
+    verdict, found = judged(altered(path, tmp_path / "x.png", receipt={"steps_done": 3}), model)
+    assert (verdict.state, verdict.fields) == ("different", ("steps_done",))
+    assert "Altered since it was drawn: steps done." in app.verdict_html(verdict, found)
+
+
+def test_stop_and_the_deadline_reach_a_verification(model, drawn):
+    found, stop = app.read(drawn, {"tiny": model}, "tiny"), threading.Event()
+    assert app.verify(found, model, str(drawn), None, app.watch(stop, 60)).state == "identical"
+    with pytest.raises(text_to_image.ReceiptError, match=r"out of time \(0 s\) after 1 of 4 steps"):
+        app.verify(found, model, str(drawn), None, app.watch(stop, 0))
+    stop.set()
+    with pytest.raises(text_to_image.ReceiptError, match="stopped after 1 of 4 steps"):
+        app.verify(found, model, str(drawn), None, app.watch(stop, 60))
 
 
 def test_a_picture_drawn_from_another_wants_that_one(model, drawn, tmp_path):
@@ -444,7 +465,8 @@ def test_no_or_a_broken_receipt_is_said_in_words(model, drawn, tmp_path, text, w
 @pytest.mark.parametrize(
     "change",
     [{"seed": "x"}, {"seed": None}, {"num_inference_steps": 10**9}, {"guidance_scale": "2"}, {"sampler": ["ddim"]},
-     {"prompt": "x" * 3000}, {"negative_prompt": 5}, {"strength": "much"}],
+     {"prompt": "x" * 3000}, {"negative_prompt": 5}, {"strength": "much"}, {"seed": float("inf")},
+     {"guidance_scale": 10**400}],
 )  # fmt: skip
 def test_a_receipt_with_nonsense_in_a_field_restores_the_rest(model, drawn, tmp_path, change):
     path = altered(drawn, tmp_path / "x.png", receipt=change)

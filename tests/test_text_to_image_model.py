@@ -178,7 +178,8 @@ def test_steps_are_watched_and_closing_stops(model):
     finally:
         counted.remove()
     assert (first.index, second.index, first.total) == (0, 1, 50) and first.timestep > second.timestep
-    assert second.latents.shape == (2, 4, 8, 8)
+    assert second.latents.shape == second.x0.shape == (2, 4, 8, 8)
+    assert (model.preview(second.x0) == second.preview).all()
     assert second.preview.shape == (2, 8, 8, 3) and second.preview.dtype == np.uint8
 
 
@@ -190,6 +191,7 @@ def test_previews_are_the_linear_map_of_the_guess_of_the_clean_latents(models):
         colour = last.latents[0].permute(1, 2, 0).numpy() @ weight + bias
         expected = (np.clip(colour / 2 + 0.5, 0, 1) * 255).round()
         assert np.abs(last.preview[0] - expected).max() <= 1
+        torch.testing.assert_close(last.x0, last.latents, atol=1e-4, rtol=1e-4)
     assert next(models["foreign"].generate(PROMPT, [1], num_inference_steps=2)).preview is None
 
 
@@ -311,6 +313,13 @@ def test_the_text_of_other_programs_is_read():
         {"Software": "paint"},
         {"vitrail": "{"},
         {"vitrail": "[]"},
+        {"vitrail": "null"},
+        {"vitrail": "[" * 10**6},
+        {"vitrail": "[" * 10**4},
+        {"vitrail": f'{{"prompt": "a", "seed": "1", "x": {"[" * 300 + "]" * 300}}}'},
+        {"vitrail": json.dumps({"prompt": "a" * 10**5, "seed": "1"})},
+        {"parameters": "a" * 10**6},
+        {"parameters": "a" * 60_000},  # in no time
         {"vitrail": '{"labels": ["face"], "seeds": ["1"]}'},  # of another page
         {"parameters": "a prompt and nothing else"},
         {"parameters": "x\nSteps: many, Seed: 1"},
@@ -352,7 +361,12 @@ def test_verify_names_what_else_does_not_fit(model, models, with_receipt):
     )
     assert "weights_sha256" in models["foreign"].verify(receipt, picture).fields
     assert "size" in model.verify(receipt, picture.resize((16, 16))).fields
-    for broken in ({"sampler": "heun"}, {"seed": "x"}, {"num_inference_steps": 0}, {"prompt": None}):
+    for size in (5, None, {}, "32x32", [[32], 32]):
+        assert model.verify(receipt | {"size": size}, picture) == contract.Verdict("identical", ("size",))
+    broken_ones = [{"sampler": "heun"}, {"seed": "x"}, {"num_inference_steps": 0}, {"prompt": None},
+                   {"seed": float("inf")}, {"guidance_scale": 10**400}]  # fmt: skip
+    broken_ones += [{"steps_done": done} for done in (0, 6, "2", 2.5, True, [3])]
+    for broken in broken_ones:
         with pytest.raises(contract.ReceiptError, match="drawn again"):
             model.verify(receipt | broken, picture)
     with pytest.raises(contract.ReceiptError, match="no sampler"):
@@ -370,6 +384,37 @@ def test_a_redrawn_picture_is_verified_with_its_start(model):
     assert other == contract.Verdict("different", ("image_sha256",))
     with pytest.raises(contract.ReceiptError, match="give that one"):
         model.verify(receipt, picture)
+
+
+@pytest.mark.parametrize("start", [{}, {"image": picture_of(), "strength": 0.5}])
+def test_a_stopped_drawing_is_drawn_again_as_far(model, start):
+    settings = {"num_inference_steps": 8, "sampler": "dpm++", **start}
+    steps = list(model.generate(PROMPT, [1], **settings))
+    stopped = model.decode(steps[1].x0)[0]
+    receipt = model.receipt(PROMPT, 1, picture=stopped, steps_done=2, **settings)
+    watched = []
+    verdict = model.verify(receipt, stopped, image=start.get("image"), on_step=watched.append)
+    assert verdict == contract.Verdict("identical", ()) and [step.index for step in watched] == [0, 1]
+    for other in (3, None):  # None: to the last step, as without the field
+        verdict = model.verify(receipt | {"steps_done": other}, stopped, image=start.get("image"))
+        assert verdict == contract.Verdict("different", ("steps_done",))
+    assert "steps_done" not in model.receipt(PROMPT, 1, steps_done=len(steps), **settings)
+    for wrong in (0, len(steps) + 1, 1.0, True):
+        with pytest.raises(ValueError, match=f"1 to {len(steps)}"):
+            model.receipt(PROMPT, 1, steps_done=wrong, **settings)
+
+
+def test_what_watches_a_verification_can_end_it(model, with_receipt):
+    receipt, picture = with_receipt
+    evaluations = []
+
+    def tired(step):
+        evaluations.append(step)
+        raise TimeoutError
+
+    with pytest.raises(TimeoutError):
+        model.verify(receipt, picture, on_step=tired)
+    assert len(evaluations) == 1
 
 
 # ---- folders -------------------------------------------------------------------------------------------------------------

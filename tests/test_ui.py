@@ -308,3 +308,8 @@ def test_the_theme_asks_for_no_font_file():
     css = ui.theme()._get_theme_css()
     assert "@font-face" not in css and "http" not in css.replace("http://www.w3.org/2000/svg", "")
     assert not [sheet for sheet in ui.theme()._stylesheets if sheet]
+
+
+def test_facts_of_somebodys_file_can_be_sent():
+    text = ui.facts({"prompt": "\ud83c<b>"})
+    assert text.encode() and "&lt;b&gt;" in text

@@ -5,7 +5,7 @@ as the pipeline's are (times `vae.config.scaling_factor`).
 """
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import diffusers
@@ -25,6 +25,7 @@ from hub_models.text_to_image.settings import (
     altered_fields,
     check,
     check_seed,
+    check_steps_done,
     is_number,
     normalise_prompt,
     pixels_sha256,
@@ -46,13 +47,17 @@ EXTRA = {
 
 @dataclass(frozen=True)
 class Step:
-    """What one step of sampling left behind. `TextToImage.decode` makes pictures of the last one's latents."""
+    """What one step of sampling left behind.
+
+    `TextToImage.decode` makes pictures of the last one's latents; of a drawing stopped before, of its x0.
+    """
 
     index: int  # 0 … total - 1
     total: int
     timestep: int  # the noise level the model was asked at
     preview: np.ndarray | None  # uint8 (B, h, w, 3): the model's guess of the clean picture; None without a linear map
     latents: torch.Tensor  # (B, C, h, w) after this step
+    x0: torch.Tensor  # (B, C, h, w): the model's guess of the clean latents, which `preview` shows
 
 
 def predict_x0(output: torch.Tensor, x_t: torch.Tensor, alpha_bar: torch.Tensor, prediction_type: str) -> torch.Tensor:
@@ -62,6 +67,13 @@ def predict_x0(output: torch.Tensor, x_t: torch.Tensor, alpha_bar: torch.Tensor,
     if prediction_type == "v_prediction":
         return alpha_bar.sqrt() * x_t - (1 - alpha_bar).sqrt() * output
     return output
+
+
+def steps_run(num_inference_steps: int, strength: float | None) -> int:
+    """How many of the steps are taken: all, or those that image-to-image with this strength has left."""
+    if strength is None:
+        return num_inference_steps
+    return max(1, min(int(num_inference_steps * strength), num_inference_steps))
 
 
 class TextToImage:
@@ -194,7 +206,7 @@ class TextToImage:
         else:  # StableDiffusionImg2ImgPipeline's order of draws: the posterior first, then the noise
             clean = self._encode(image.to(self.device), generators)  # (B, C, h, w)
             noise = randn_tensor(shape, generator=generators, device=self.device, dtype=torch.float32)
-            begin = num_steps - max(1, min(int(num_steps * strength), num_steps))
+            begin = num_steps - steps_run(num_steps, strength)
             timesteps = timesteps[begin:]
             if hasattr(scheduler, "set_begin_index"):
                 scheduler.set_begin_index(begin)
@@ -209,7 +221,7 @@ class TextToImage:
                 output = null + scale * (towards - null)
             x0 = predict_x0(output, x_t, alphas_cumprod[round(t.item())], scheduler.config.prediction_type)
             x = scheduler.step(output, t, x, **by_chance, return_dict=False)[0]
-            yield Step(index, len(timesteps), round(t.item()), self.preview(x0), x)
+            yield Step(index, len(timesteps), round(t.item()), self.preview(x0), x, x0)
 
     @torch.no_grad()
     def text_states(self, texts: Sequence[str]) -> torch.Tensor:
@@ -271,9 +283,11 @@ class TextToImage:
         image: Image.Image | None = None,
         strength: float = 0.6,
         picture: Image.Image | None = None,
+        steps_done: int | None = None,
     ) -> dict:
         """Everything that draws this one picture again, for JSON. Arguments as of `generate`; picture: what came out.
 
+        steps_done: the steps taken, Step.index + 1, of a drawing that was stopped; None, and all of them, is no field.
         Seeds are text, because JSON readers round big integers. "checks" holds a short hash of each field, so that
         `verify` can say which one was altered by hand.
         """
@@ -291,23 +305,36 @@ class TextToImage:
         }
         if image is not None:
             fields |= {"strength": float(strength), "image_sha256": pixels_sha256(self.frame(image))}
+        if steps_done is not None:
+            run = steps_run(texts[2], None if image is None else strength)
+            if check_steps_done(steps_done, run) < run:
+                fields["steps_done"] = int(steps_done)
         if picture is not None:
             fields["picture_sha256"] = pixels_sha256(picture)
         fields["versions"] = versions()
         fields["device"] = self.device.type
         return fields | {"checks": {name: check(name, value) for name, value in fields.items()}}
 
-    def verify(self, receipt: Mapping, picture: Image.Image, *, image: Image.Image | None = None) -> Verdict:
-        """Draw a receipt's picture again and compare. image: what image-to-image started from, where it did.
+    def verify(
+        self,
+        receipt: Mapping,
+        picture: Image.Image,
+        *,
+        image: Image.Image | None = None,
+        on_step: Callable[[Step], None] | None = None,
+    ) -> Verdict:
+        """Draw a receipt's picture again, as far as it was drawn, and compare.
 
-        Raises ReceiptError where it cannot be drawn here: settings missing or out of range, or the start picture.
+        image: what image-to-image started from, where it did. on_step: called after every step; what it raises ends
+        the drawing. Raises ReceiptError where it cannot be drawn here: settings missing or out of range, or the start
+        picture.
         """
         fields = altered_fields(receipt)
         if receipt.get("weights_sha256") != self.weights_sha256:
             fields.append("weights_sha256")
         if receipt.get("picture_sha256") not in (None, pixels_sha256(picture)):
             fields.append("picture")
-        if list(receipt.get("size", picture.size)) != list(picture.size):
+        if receipt.get("size", picture.size) not in (picture.size, list(picture.size)):
             fields.append("size")
         if "strength" in receipt:
             if image is None:
@@ -318,12 +345,20 @@ class TextToImage:
             names = ("negative_prompt", "num_inference_steps", "guidance_scale", "sampler")
             arguments = {name: receipt[name] for name in names} | {"strength": receipt.get("strength", 0.6)}
             steps = self.generate(receipt["prompt"], [int(receipt["seed"])], image=image, **arguments)
+            run = steps_run(arguments["num_inference_steps"], None if image is None else arguments["strength"])
+            done = run if receipt.get("steps_done") is None else check_steps_done(receipt["steps_done"], run)
         except KeyError as error:
             raise ReceiptError(f"the receipt has no {error.args[0]}: without it nothing can be drawn again") from None
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, OverflowError) as error:
             raise ReceiptError(f"the receipt cannot be drawn again: {error}") from None
-        *_, last = steps
-        again, given = np.asarray(self.decode(last.latents)[0]).astype(int), np.asarray(picture.convert("RGB"))
+        with contextlib.closing(steps):
+            for step in steps:
+                if on_step is not None:
+                    on_step(step)
+                if step.index + 1 == done:
+                    break
+        drawn = self.decode(step.latents if done == step.total else step.x0)[0]
+        again, given = np.asarray(drawn).astype(int), np.asarray(picture.convert("RGB"))
         apart = np.abs(again - given).max() if again.shape == given.shape else 255
         state = "identical" if apart == 0 else "within 1/255" if apart == 1 else "different"
         if state == "different" and not fields:

@@ -25,6 +25,8 @@ MAX_PICTURES = 64
 MAX_PROMPT_CHARACTERS = 2000
 RECEIPT_KEY = "vitrail"  # the PNG text chunk our receipts live in
 PARAMETERS_KEY = "parameters"  # that of other programs
+MAX_RECEIPT_CHARACTERS = 64_000  # of either text; two prompts of the longest, in JSON's escapes, are 48,000
+MAX_RECEIPT_DEPTH = 8  # of brackets in brackets
 
 
 class ReceiptError(ValueError):
@@ -61,6 +63,12 @@ def check_seed(seed: int) -> int:
     return int(seed)
 
 
+def check_steps_done(done: int, run: int) -> int:
+    if isinstance(done, bool) or not isinstance(done, int | np.integer) or not 1 <= done <= run:
+        raise ValueError(f"steps_done {str(done)[:60]} is not an integer from 1 to {run}")
+    return int(done)
+
+
 def is_number(value) -> bool:
     return isinstance(value, int | float | np.number) and not isinstance(value, bool) and math.isfinite(value)
 
@@ -89,10 +97,13 @@ def parameters_text(receipt: Mapping) -> str:
 def read_parameters(text: str) -> dict:
     """The settings in a `parameters` text, under the names of a receipt; what it doesn't say is absent.
 
-    A sampler that isn't one of SAMPLERS is left out. Raises ReceiptError if this is no such text.
+    A sampler that isn't one of SAMPLERS is left out. Raises ReceiptError if this is no such text, or an endless one.
     """
+    if len(text) > MAX_RECEIPT_CHARACTERS:
+        raise ReceiptError(f"the picture's parameters text is broken: it has {len(text):,} characters")
     *lines, last = text.strip("\n").split("\n")
-    pairs = dict(re.findall(r'([\w /]+): ("(?:\\.|[^\\"])+"|[^,]*)(?:, |,|$)', last))
+    # A key starts where none can have started before: looked for everywhere, long words would take quadratic time.
+    pairs = dict(re.findall(r'(?:(?<=, )|(?<![\w /]))([\w /]+): ("(?:\\.|[^\\"])+"|[^,]*)(?:, |,|$)', last))
     if "Steps" not in pairs:
         raise ReceiptError("the picture's parameters text has no line of settings (Steps: …, Sampler: …, Seed: …)")
     start = next((i for i, line in enumerate(lines) if i and line.startswith("Negative prompt:")), len(lines))
@@ -124,16 +135,31 @@ def read_receipt(text: Mapping[str, str]) -> dict:
     Raises ReceiptError, in words for the page, where there is neither or it is broken.
     """
     if RECEIPT_KEY in text:
+        if len(text[RECEIPT_KEY]) > MAX_RECEIPT_CHARACTERS:
+            raise ReceiptError(f"the picture's receipt is broken: it has {len(text[RECEIPT_KEY]):,} characters")
         try:
             receipt = json.loads(text[RECEIPT_KEY])
         except ValueError as error:
             raise ReceiptError("the picture's receipt is broken: it is not JSON") from error
+        except RecursionError as error:
+            raise ReceiptError("the picture's receipt is broken: it is nested beyond reason") from error
+        if not _is_shallow(receipt):
+            raise ReceiptError("the picture's receipt is broken: it is nested beyond reason")
         if not isinstance(receipt, dict) or not isinstance(receipt.get("prompt"), str) or "seed" not in receipt:
             raise ReceiptError("the picture's receipt is not one of a drawn prompt: prompt or seed is missing")
         return receipt
     if PARAMETERS_KEY in text:
         return read_parameters(text[PARAMETERS_KEY])
     raise ReceiptError("the picture carries no receipt: it was not drawn here, or a program has removed its text")
+
+
+def _is_shallow(value) -> bool:
+    """Whether brackets in brackets end by MAX_RECEIPT_DEPTH; deeper ones are more than repr and json.dumps can take."""
+    level = [value]
+    for _ in range(MAX_RECEIPT_DEPTH):
+        inside = [part.values() if isinstance(part, dict) else part for part in level if isinstance(part, dict | list)]
+        level = [item for part in inside for item in part]
+    return not any(isinstance(part, dict | list) for part in level)
 
 
 def altered_fields(receipt: Mapping) -> list[str]:
