@@ -23,6 +23,8 @@ from diffusers import AutoencoderKL
 from PIL import Image
 
 from hub_models import store
+from hub_models.device import default_device
+from hub_models.pictures import frame, from_uint8, to_uint8
 
 STEM = "autoencoder"
 PREPROCESSOR = "preprocessor_config.json"
@@ -152,29 +154,6 @@ def centred(vae: AutoencoderKL, mean: torch.Tensor, scaling: float) -> Autoencod
     return vae
 
 
-def frame(image: Image.Image, size_px: int, ground: Sequence[int]) -> Image.Image:
-    """The whole picture in a square of `ground`, centred, aspect kept, bicubic: RGB, transparency on the ground."""
-    if image.has_transparency_data:  # laid on the ground before it is resized: RGB under clear pixels must not bleed in
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, (*ground, 255)), image)
-    scale = size_px / max(image.size)
-    width_px, height_px = (max(1, round(side * scale)) for side in image.size)
-    image = image.convert("RGB").resize((width_px, height_px), Image.Resampling.BICUBIC)
-    square = Image.new("RGB", (size_px, size_px), tuple(ground))
-    square.paste(image, ((size_px - width_px) // 2, (size_px - height_px) // 2))
-    return square
-
-
-def from_uint8(pixels: np.ndarray) -> torch.Tensor:
-    """(B, 3, H, W) in [-1, 1] of bytes (B, H, W, 3)."""
-    return torch.from_numpy(np.array(pixels)).permute(0, 3, 1, 2).float() / 127.5 - 1
-
-
-def to_uint8(x: torch.Tensor) -> np.ndarray:
-    """Bytes (B, H, W, 3) of x (B, 3, H, W) in [-1, 1], rounded as StableDiffusionPipeline rounds."""
-    return ((x / 2 + 0.5).clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-
-
 def save_folder(folder: Path, model: Autoencoder) -> None:
     """Write the stock files and preprocessor_config.json. The layout is defined here and nowhere else."""
     if model.latent_to_rgb is None:
@@ -191,12 +170,6 @@ def save_folder(folder: Path, model: Autoencoder) -> None:
 
 def _rounded(values: torch.Tensor) -> list:
     return np.round(values.double().cpu().numpy(), 6).tolist()
-
-
-def default_device() -> torch.device:
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
 def resolve(name: str) -> Path:

@@ -20,9 +20,9 @@ from timm.layers.attention import Attention
 from timm.models.vision_transformer import VisionTransformer
 
 from hub_models import store
+from hub_models.device import default_device
+from hub_models.pictures import frame
 from hub_models.store import CheckpointError
-
-GROUND = (255, 255, 255)  # transparency and the borders of a picture that is not square: white, as in training
 
 
 @dataclass(frozen=True)
@@ -147,21 +147,6 @@ class Classifier:
         return list(steps)[-1].drop
 
 
-def frame(image: Image.Image, size_px: int) -> Image.Image:
-    """The whole picture in a white square of size_px, centred, aspect kept, bicubic: RGB, transparency on white."""
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-    scale = size_px / max(image.size)
-    width_px, height_px = (max(1, round(side * scale)) for side in image.size)
-    if image.mode == "RGBA":  # laid on the ground before it is resized: RGB under clear pixels must not bleed in
-        ground = Image.new("RGBA", image.size, GROUND)
-        image = Image.alpha_composite(ground, image)
-    image = image.convert("RGB").resize((width_px, height_px), Image.Resampling.BICUBIC)
-    square = Image.new("RGB", (size_px, size_px), GROUND)
-    square.paste(image, ((size_px - width_px) // 2, (size_px - height_px) // 2))
-    return square
-
-
 def spread(drop: np.ndarray, *, size_px: int, patch_px: int, stride_px: int) -> np.ndarray:
     """An occlusion map (h, w) laid out over its picture, (size_px, size_px): at each pixel the mean of the patches on it."""
     total, count = np.zeros((2, size_px, size_px), np.float32)
@@ -211,7 +196,7 @@ def load(name: str = "swin", device: str | torch.device | None = None) -> Classi
         )
     model = model.float().eval().requires_grad_(False)
     names = _label_names(model, folder)
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = device or default_device()
     return Classifier(model.to(device), names, name=str(name), weights_sha256=store.weights_sha256(folder))
 
 

@@ -21,9 +21,10 @@ from transformers import (
 )
 
 from hub_models import store
+from hub_models.device import default_device
+from hub_models.pictures import frame
 from hub_models.store import CheckpointError
 
-GROUND = (255, 255, 255)  # transparency and the borders of a picture that is not square: white, as in training
 MODELS = {"vision-text-dual-encoder": VisionTextDualEncoderModel, "clip": CLIPModel}
 BATCH = 128  # pictures or texts that are embedded at once
 
@@ -105,20 +106,6 @@ def unit_text_rows(model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor
     return torch.nn.functional.normalize(row.float(), dim=-1)
 
 
-def frame(image: Image.Image, size_px: int) -> Image.Image:
-    """The whole picture in a white square of size_px, centred, aspect kept, bicubic: RGB, transparency on white."""
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-    scale = size_px / max(image.size)
-    width_px, height_px = (max(1, round(side * scale)) for side in image.size)
-    if image.mode == "RGBA":  # laid on the ground before it is resized: RGB under clear pixels must not bleed in
-        image = Image.alpha_composite(Image.new("RGBA", image.size, (*GROUND, 255)), image)
-    image = image.convert("RGB").resize((width_px, height_px), Image.Resampling.BICUBIC)
-    square = Image.new("RGB", (size_px, size_px), GROUND)
-    square.paste(image, ((size_px - width_px) // 2, (size_px - height_px) // 2))
-    return square
-
-
 def load(name: str = "emoji", device: str | torch.device | None = None) -> CLIP:
     """The dual encoder of a bundled variant, a folder or a Hub repo ("org/repo[@revision]"); fp32, eval.
 
@@ -152,7 +139,7 @@ def load(name: str = "emoji", device: str | torch.device | None = None) -> CLIP:
             f"{folder}: the weights lack {sorted(report['missing_keys'])[0]} and {len(report['missing_keys']) - 1} more: "
             "they belong to another architecture; export it again"
         )
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = device or default_device()
     model = model.eval().requires_grad_(False).to(device)
     return CLIP(model, tokenizer, image_processor, name=str(name), weights_sha256=store.weights_sha256(folder))
 

@@ -23,6 +23,9 @@ from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 
 from hub_models import store
+from hub_models.device import default_device
+from hub_models.diffusion import predict_x0
+from hub_models.pictures import frame, from_uint8, to_uint8
 
 SAMPLERS = ("ddpm", "ddim", "dpm++")
 MAX_SEED = 2**63 - 1
@@ -38,20 +41,6 @@ class Step:
     timestep: int  # the noise level the model was asked at
     x_t: torch.Tensor  # (B, 3, R, R) after this step, on its way to the next timestep
     x0: torch.Tensor  # (B, 3, R, R) the model's guess of the clean picture at this step, in [-1, 1]
-
-
-def predict_x0(output: torch.Tensor, x_t: torch.Tensor, alpha_bar: torch.Tensor, prediction_type: str) -> torch.Tensor:
-    """The clean picture that a model output implies; all of (B, 3, R, R).
-
-    ε: Ho et al. 2020, eq. 15. v = sqrt(ᾱ) ε - sqrt(1-ᾱ) x0: Salimans & Ho 2022, appendix D.
-    """
-    if prediction_type == "epsilon":
-        return (x_t - (1 - alpha_bar).sqrt() * output) / alpha_bar.sqrt()
-    if prediction_type == "v_prediction":
-        return alpha_bar.sqrt() * x_t - (1 - alpha_bar).sqrt() * output
-    if prediction_type == "sample":
-        return output
-    raise ValueError(f"prediction_type {prediction_type!r} is not one of epsilon, v_prediction, sample")
 
 
 def guide(null: torch.Tensor, label: torch.Tensor, scale: float) -> torch.Tensor:
@@ -258,13 +247,7 @@ class DDPM:
 
     def to_tensor(self, image: Image.Image) -> torch.Tensor:
         """(1, 3, R, R) in [-1, 1]: alpha composited on the ground, padded to a square with it, resized."""
-        image = image.convert("RGBA")
-        side = max(image.size)
-        square = Image.new("RGBA", (side, side), (*self.ground, 255))
-        square.alpha_composite(image, ((side - image.width) // 2, (side - image.height) // 2))
-        square = square.convert("RGB").resize((self.resolution_px, self.resolution_px), Image.Resampling.BICUBIC)
-        pixels = torch.from_numpy(np.array(square)).permute(2, 0, 1)  # (3, R, R) uint8
-        return pixels[None].float() / 127.5 - 1
+        return from_uint8(np.asarray(frame(image, self.resolution_px, self.ground))[None])
 
     def to_pil(self, x: torch.Tensor) -> list[Image.Image]:
         """One RGB picture for each row of x (B, 3, R, R) in [-1, 1]; what lies outside is clipped."""
@@ -286,17 +269,6 @@ class DDPM:
             "sampler": sampler,
             "versions": {"diffusers": diffusers.__version__, "torch": torch.__version__},
         }
-
-
-def to_uint8(x: torch.Tensor) -> np.ndarray:
-    """Bytes (B, R, R, 3) of x (B, 3, R, R) in [-1, 1], rounded as DDPMPipeline rounds."""
-    return ((x / 2 + 0.5).clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-
-
-def default_device() -> torch.device:
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
 def load(name: str = "emoji-32", device: str | torch.device | None = None) -> DDPM:

@@ -296,3 +296,20 @@ def test_patch_pca_with_all_components_gives_the_picture_back():
         metrics.fit_patch_pca(pictures, 2, 13)
     with pytest.raises(ValueError, match="patches of 3 px"):
         metrics.fit_patch_pca(pictures, 3, 2)
+
+
+def test_in_batches_asks_for_all_pictures_in_order_and_for_no_more_at_once():
+    pictures = np.arange(7, dtype=np.uint8)[:, None, None, None] * np.ones((4, 4, 3), np.uint8)  # (7, 4, 4, 3)
+    asked = []
+
+    def mean(part):
+        asked.append(len(part))
+        return np.array([[np.asarray(picture).mean()] for picture in part])
+
+    assert metrics.in_batches(mean, pictures, 3)[:, 0].tolist() == list(range(7)) and asked == [3, 3, 1]
+
+
+def test_rms_rows_are_as_far_apart_as_their_pixels_in_the_mean():
+    black, white, half = (np.full((1, 8, 8, 3), value, np.uint8) for value in (0, 255, 51))
+    rows = metrics.rms_rows(np.concatenate([black, white, half]))
+    assert np.allclose(np.linalg.norm(rows[0] - rows[1:], axis=1), [1.0, 0.2])

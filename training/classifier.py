@@ -250,8 +250,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def logits_of(model: contract.Classifier, source: Source, batch_size: int = 128) -> np.ndarray:
     """Logits (N, K) float32 of every picture of a source, as the app would compute them."""
-    batches = [range(at, min(at + batch_size, len(source))) for at in range(0, len(source), batch_size)]
-    return np.concatenate([np.asarray(model.logits([source.picture(i) for i in part]).cpu()) for part in batches])
+    return metrics.in_batches(model.logits, (source.picture(i) for i in range(len(source))), batch_size)
 
 
 def describe(cfg: ClassifierConfig, train: Source, model: torch.nn.Module, argv: list[str] | None) -> dict:

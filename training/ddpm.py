@@ -27,7 +27,7 @@ from PIL import Image
 
 from hub_models import classifier as judge_contract
 from hub_models import ddpm as contract
-from training import metrics, publish
+from training import figures, metrics, publish
 from training.config import TrainConfig, parse
 from training.data.sources import Source, open_source
 from training.loop import draw_seed, fit
@@ -185,18 +185,6 @@ def draw(model: contract.DDPM, labels: Sequence[int | None], seed: int, *, batch
     return np.concatenate(made)
 
 
-def sheet(pictures: np.ndarray, columns: int, zoom: int = 2) -> Image.Image:
-    """Pictures (N, R, R, 3) in rows of `columns`, with a gap of two pixels."""
-    count, side = len(pictures), pictures.shape[1]
-    rows = -(-count // columns)
-    canvas = np.full((rows * (side + 2) + 2, columns * (side + 2) + 2, 3), 255, np.uint8)
-    for i, picture in enumerate(pictures):
-        y, x = 2 + i // columns * (side + 2), 2 + i % columns * (side + 2)
-        canvas[y : y + side, x : x + side] = picture
-    image = Image.fromarray(canvas)
-    return image.resize((image.width * zoom, image.height * zoom), Image.Resampling.NEAREST)
-
-
 def main(argv: list[str] | None = None) -> None:
     cfg = parse(PRESETS, argv, description=__doc__)
     columns = {"dataset_config_name": cfg.dataset_config_name, "image_column": cfg.image_column}
@@ -225,7 +213,7 @@ def main(argv: list[str] | None = None) -> None:
 
     def draw_samples(model):
         labels = [row for row in range(len(label_names)) for _ in range(4)] or [None] * 16
-        return sheet(draw(served(model), labels, seed=0, steps=12), columns=8)
+        return figures.sheet(draw(served(model), labels, seed=0, steps=12), columns=8, zoom=2)
 
     def export(model, folder, run):
         def save(target: Path) -> None:
@@ -311,14 +299,17 @@ def evaluate_checkpoint(name: str, dataset_name: str, *, batch_size: int = 64) -
                   if split == "validation" or dataset_name.startswith("emoji")]  # fmt: skip
     if conditional and train.label_names != model.label_names:
         raise SystemExit(f"{name} draws {model.label_names}, but {dataset_name} has {train.label_names}")
-    real = np.concatenate([to_bytes(picture_tensor(part, model.resolution_px)) for part in real_parts])
+    real = np.concatenate([contract.to_uint8(picture_tensor(part, model.resolution_px)) for part in real_parts])
     real_labels = np.concatenate([part.labels for part in real_parts])
-    known = to_bytes(picture_tensor(train, model.resolution_px))
+    known = contract.to_uint8(picture_tensor(train, model.resolution_px))
 
     order = np.random.default_rng(0).permutation(len(real_labels))[:600]
     drawn = draw(model, [int(v) if conditional else None for v in real_labels[order]], 1, batch_size=batch_size)
     judge = judge_contract.load("swin")
-    space = {key: embed(judge, value) for key, value in (("drawn", drawn), ("real", real), ("train", known))}
+    space = {
+        key: metrics.in_batches(judge.features, value)
+        for key, value in (("drawn", drawn), ("real", real), ("train", known))
+    }
     kid, kid_std = metrics.kernel_inception_distance(space["drawn"], space["real"])
     floor, _ = metrics.kernel_inception_distance(space["train"], space["real"])
     scores = {
@@ -326,22 +317,24 @@ def evaluate_checkpoint(name: str, dataset_name: str, *, batch_size: int = 64) -
         "kid_x1000_std": 1000 * kid_std,
         "held_out_loss": held_out_loss(model.unet, model.scheduler, real_parts[0], cfg,
                                        null_label=model.null_label if conditional else None),
-        "nearest_train_distance": float(np.median(metrics.nearest_distances(unit(drawn), unit(known))[1])),
+        "nearest_train_distance": float(np.median(metrics.nearest_distances(metrics.rms_rows(drawn), metrics.rms_rows(known))[1])),
         "pictures": len(drawn),
     }  # fmt: skip
     baseline = {
         "kid_x1000": 1000 * floor,
-        "nearest_train_distance": float(np.median(metrics.nearest_distances(unit(real), unit(known))[1])),
+        "nearest_train_distance": float(
+            np.median(metrics.nearest_distances(metrics.rms_rows(real), metrics.rms_rows(known))[1])
+        ),
     }
     per_class, curves, shown = {}, {}, drawn[:96]
     if conditional:
         labels = np.repeat(np.arange(len(model.label_names)), 25)
         pictures = draw(model, labels.tolist(), 2, batch_size=batch_size)
         shown = np.concatenate([pictures[labels == row][:12] for row in range(len(model.label_names))])  # a row a class
-        said = judge_logits(judge, pictures).argmax(1)
+        said = metrics.in_batches(judge.logits, pictures).argmax(1)
         confusion = metrics.confusion_matrix(said, labels, len(model.label_names))
         scores["label_accuracy"] = float((said == labels).mean())
-        baseline["label_accuracy"] = float((judge_logits(judge, real).argmax(1) == real_labels).mean())
+        baseline["label_accuracy"] = float((metrics.in_batches(judge.logits, real).argmax(1) == real_labels).mean())
         per_class["label_accuracy"] = dict(
             zip(model.label_names, metrics.per_class_accuracy(confusion).tolist(), strict=True)
         )
@@ -355,30 +348,7 @@ def evaluate_checkpoint(name: str, dataset_name: str, *, batch_size: int = 64) -
         "data_hash": "-".join(part.data_hash[:12] for part in real_parts),
         "judge": f"classifier/swin {judge.weights_sha256[:12]}",  # of kid and label_accuracy
     }
-    return results, {"samples": sheet(shown, 12, zoom=2)}
-
-
-def to_bytes(pictures: torch.Tensor) -> np.ndarray:
-    """uint8 (N, R, R, 3) of (N, 3, R, R) in [-1, 1]."""
-    return contract.to_uint8(pictures)
-
-
-def unit(pictures: np.ndarray) -> np.ndarray:
-    """Pictures (N, R, R, 3) as rows (N, D) scaled so that Euclidean distance is the root mean square over pixels."""
-    flat = pictures.reshape(len(pictures), -1).astype(np.float32) / 255
-    return flat / np.sqrt(flat.shape[1])
-
-
-def embed(model: judge_contract.Classifier, pictures: np.ndarray) -> np.ndarray:
-    """Features (N, D) of pictures uint8 (N, R, R, 3)."""
-    parts = [pictures[at : at + 128] for at in range(0, len(pictures), 128)]
-    return np.concatenate([np.asarray(model.features([Image.fromarray(p) for p in part])) for part in parts])
-
-
-def judge_logits(model: judge_contract.Classifier, pictures: np.ndarray) -> np.ndarray:
-    """Logits (N, K) of pictures uint8 (N, R, R, 3)."""
-    parts = [pictures[at : at + 128] for at in range(0, len(pictures), 128)]
-    return np.concatenate([np.asarray(model.logits([Image.fromarray(p) for p in part])) for part in parts])
+    return results, {"samples": figures.sheet(shown, 12, zoom=2)}
 
 
 if __name__ == "__main__":

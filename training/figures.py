@@ -1,4 +1,4 @@
-"""Figures of results and runs, as PIL images: drawn from numbers that were measured, by matplotlib without a display."""
+"""Figures of results and runs, as PIL images: drawn from numbers that were measured, by matplotlib without a display; and sheets of pictures."""
 
 import io
 
@@ -42,6 +42,18 @@ def training_curves(history: dict[str, list[list[float]]], images_per_step: floa
         axes.set_xlabel("thousand pictures seen")
         axes.grid(alpha=0.3)
     return _picture(figure)
+
+
+def sheet(pictures: np.ndarray, columns: int, zoom: int = 1) -> Image.Image:
+    """Pictures uint8 (N, R, R, 3) in rows of `columns`, with a gap of two pixels; each pixel zoom × zoom."""
+    count, side = len(pictures), pictures.shape[1]
+    rows = -(-count // columns)
+    canvas = np.full((rows * (side + 2) + 2, columns * (side + 2) + 2, 3), 255, np.uint8)
+    for i, picture in enumerate(pictures):
+        y, x = 2 + i // columns * (side + 2), 2 + i % columns * (side + 2)
+        canvas[y : y + side, x : x + side] = picture
+    image = Image.fromarray(canvas)
+    return image.resize((image.width * zoom, image.height * zoom), Image.Resampling.NEAREST)
 
 
 def _picture(figure: Figure) -> Image.Image:

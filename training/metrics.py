@@ -3,7 +3,11 @@
 Letters: N, M pictures; K classes; D features; H, W pixels.
 """
 
+import itertools
+from collections.abc import Callable, Iterable
+
 import numpy as np
+from PIL import Image
 
 BLOCK_BYTES = 64 * 2**20  # how much of a distance matrix is held at once
 
@@ -279,3 +283,20 @@ def _in_range(ids: np.ndarray, num_classes: int, name: str) -> None:
         raise ValueError(
             f"{name}[{wrong[0]}] is {ids[wrong[0]]}: not one of {num_classes} classes (0 … {num_classes - 1})"
         )
+
+
+def rms_rows(pictures: np.ndarray) -> np.ndarray:
+    """Pictures uint8 (N, R, R, 3) as rows (N, D) whose Euclidean distance is the root mean square over values in [0, 1]."""
+    flat = pictures.reshape(len(pictures), -1).astype(np.float32) / 255
+    return flat / np.sqrt(flat.shape[1])
+
+
+def in_batches(call: Callable, pictures: Iterable, batch_size: int = 128) -> np.ndarray:
+    """Rows (N, …) of call(list of PIL pictures), asked for at most batch_size at a time.
+
+    pictures: PIL, or uint8 (R, R, 3) each.
+    """
+    made, pictures = [], iter(pictures)
+    while part := list(itertools.islice(pictures, batch_size)):
+        made.append(np.asarray(call([Image.fromarray(p) if isinstance(p, np.ndarray) else p for p in part])))
+    return np.concatenate(made)

@@ -42,7 +42,7 @@ from hub_models import classifier as judge_contract
 from hub_models import clip as clip_contract
 from hub_models import store
 from hub_models import text_to_image as contract
-from training import metrics, publish
+from training import figures, metrics, publish
 from training.checkpoint import RunError, sha256_of, write_atomically
 from training.config import TrainConfig, parse
 from training.data import captions
@@ -513,16 +513,6 @@ def draw(model: contract.TextToImage, prompts: Sequence[str], seed: int, *, batc
     return np.stack(made)
 
 
-def sheet(pictures: np.ndarray, columns: int) -> Image.Image:
-    """Pictures (N, R, R, 3) in rows of `columns`, with a gap of two pixels."""
-    count, side = len(pictures), pictures.shape[1]
-    canvas = np.full((-(-count // columns) * (side + 2) + 2, columns * (side + 2) + 2, 3), 255, np.uint8)
-    for i, picture in enumerate(pictures):
-        y, x = 2 + i // columns * (side + 2), 2 + i % columns * (side + 2)
-        canvas[y : y + side, x : x + side] = picture
-    return Image.fromarray(canvas)
-
-
 def main(argv: list[str] | None = None) -> None:
     cfg = parse(PRESETS, argv, description=__doc__)
     columns = {"dataset_config_name": cfg.dataset_config_name, "image_column": cfg.image_column,
@@ -546,7 +536,7 @@ def main(argv: list[str] | None = None) -> None:
         return {name: part.loss(unet, scheduler, cfg) for name, part in strata.items()}
 
     def draw_samples(unet):
-        return sheet(draw(model, prompts, seed=0), columns=8)
+        return figures.sheet(draw(model, prompts, seed=0), columns=8)
 
     def export(unet, folder, run):
         facts = run | describe(cfg, train, model, argv)
@@ -645,7 +635,7 @@ def evaluate_checkpoint(name: str, dataset_name: str, *, pictures: int = 200) ->
     retrieval_precision: share of drawn pictures whose own caption comes first among 100 by the bundled CLIP (one picture
     each for 200 training captions with their style, and for 100 held-out pairs; captions are compared in their plain form);
     retrieval_precision_real, and the baseline, are the same for the real pictures of these captions. kid_x1000: kernel
-    inception distance (Bińkowski 2018) in the feature space of the bundled classifier "vit", between pictures drawn for
+    inception distance (Bińkowski 2018) in the feature space of the bundled classifier "swin", between pictures drawn for
     the captions of validation and held-out pairs, and the pictures there; the baseline is training pictures against
     them. held_out_loss: see `Strata`. nearest_train_distance: median root mean square distance in [0, 1] pixels, at 32 px,
     to the nearest training picture, beside that of real held-out pictures; far below that would be copying.
@@ -657,7 +647,7 @@ def evaluate_checkpoint(name: str, dataset_name: str, *, pictures: int = 200) ->
     train = select(open_source(dataset_name, split="train"), **chosen)
     validation = select(open_source(dataset_name, split="validation"), **chosen)
     pairs = select(open_source(dataset_name, split="heldout_pairs"), **chosen) if emoji else validation
-    judge, space = clip_contract.load("emoji"), judge_contract.load("vit")
+    judge, space = clip_contract.load("emoji"), judge_contract.load("swin")
     vae = autoencoder_contract.load(str(folder / "vae"), device=model.device)
     cfg = dataclasses.replace(EMOJI, resolution=model.resolution_px)
     scheduler = DDPMScheduler.from_config(model.pipe.scheduler.config)
@@ -681,10 +671,13 @@ def evaluate_checkpoint(name: str, dataset_name: str, *, pictures: int = 200) ->
     real = np.concatenate([pictures_of(part, model) for part in ([validation, pairs] if emoji else [validation])])
     known = pictures_of(train, model)
     mixed = np.concatenate([drawn["validation"], drawn["heldout_pairs"]])
-    features = {key: embed(space, value) for key, value in (("drawn", mixed), ("real", real), ("train", known))}
+    features = {
+        key: metrics.in_batches(space.features, value)
+        for key, value in (("drawn", mixed), ("real", real), ("train", known))
+    }
     kid, kid_std = metrics.kernel_inception_distance(features["drawn"], features["real"])
     floor, _ = metrics.kernel_inception_distance(features["train"], features["real"])
-    near = {key: float(np.median(metrics.nearest_distances(unit(value), unit(known))[1]))
+    near = {key: float(np.median(metrics.nearest_distances(metrics.rms_rows(small(value)), metrics.rms_rows(small(known)))[1]))
             for key, value in (("drawn", drawn["train"]), ("real", real))}  # fmt: skip
     scores |= {
         "kid_x1000": 1000 * kid,
@@ -703,7 +696,7 @@ def evaluate_checkpoint(name: str, dataset_name: str, *, pictures: int = 200) ->
         "data_hash": "-".join(part.source.data_hash[:12] for part in (validation, pairs)),
         "judges": {
             "retrieval_precision": f"clip/emoji {judge.weights_sha256[:12]}",
-            "kid": f"classifier/vit {space.weights_sha256[:12]}",
+            "kid": f"classifier/swin {space.weights_sha256[:12]}",
         },
         "settings": {
             "sampler": model.default_sampler,
@@ -713,7 +706,7 @@ def evaluate_checkpoint(name: str, dataset_name: str, *, pictures: int = 200) ->
         "restricted_to": chosen,
     }
     shown = np.concatenate([drawn["train"][:48], drawn["heldout_pairs"][:16], drawn["validation"][:16]])
-    return results, {"samples": sheet(shown, 16)}
+    return results, {"samples": figures.sheet(shown, 16)}
 
 
 def distinct_rows(selection: Selection, count: int) -> list[int]:
@@ -759,17 +752,9 @@ def pictures_of(selection: Selection, model: contract.TextToImage) -> np.ndarray
     return np.stack([bytes_of(selection.picture(i), model) for i in range(len(selection))])
 
 
-def unit(pictures: np.ndarray, side_px: int = 32) -> np.ndarray:
-    """Pictures (N, R, R, 3) at 32 px as rows (N, D), scaled so that Euclidean distance is the root mean square."""
-    small = [np.asarray(Image.fromarray(p).resize((side_px, side_px), Image.Resampling.BOX)) for p in pictures]
-    flat = np.stack(small).reshape(len(small), -1).astype(np.float32) / 255
-    return flat / np.sqrt(flat.shape[1])
-
-
-def embed(space: judge_contract.Classifier, pictures: np.ndarray) -> np.ndarray:
-    """Features (N, D) of pictures uint8 (N, R, R, 3)."""
-    parts = [pictures[at : at + 128] for at in range(0, len(pictures), 128)]
-    return np.concatenate([np.asarray(space.features([Image.fromarray(p) for p in part])) for part in parts])
+def small(pictures: np.ndarray, side_px: int = 32) -> np.ndarray:
+    """Pictures uint8 (N, R, R, 3) area-averaged to (N, side_px, side_px, 3)."""
+    return np.stack([np.asarray(Image.fromarray(p).resize((side_px, side_px), Image.Resampling.BOX)) for p in pictures])
 
 
 if __name__ == "__main__":

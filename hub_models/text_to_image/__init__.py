@@ -10,7 +10,7 @@ model.py draws; settings.py is what may be asked and the receipts in PNGs; folde
 """
 
 from hub_models.store import CheckpointError
-from hub_models.text_to_image.folder import default_device, load, save_folder
+from hub_models.text_to_image.folder import load, save_folder
 from hub_models.text_to_image.model import EXTRA, Step, TextToImage
 from hub_models.text_to_image.settings import (
     MAX_PICTURES,
@@ -45,7 +45,6 @@ __all__ = [
     "TextToImage",
     "Verdict",
     "altered_fields",
-    "default_device",
     "load",
     "normalise_prompt",
     "parameters_text",

@@ -9,15 +9,10 @@ import torch
 from diffusers import DiffusionPipeline, StableDiffusionPipeline
 
 from hub_models import store
+from hub_models.device import default_device
 from hub_models.store import CheckpointError
 from hub_models.text_to_image.model import EXTRA, TextToImage
 from hub_models.text_to_image.settings import SAMPLERS, is_number
-
-
-def default_device() -> torch.device:
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
 def load(name: str = "emoji", device: str | torch.device | None = None) -> TextToImage:

@@ -16,6 +16,8 @@ from diffusers import StableDiffusionPipeline
 from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image, ImageFilter
 
+from hub_models.diffusion import predict_x0
+from hub_models.pictures import frame, from_uint8
 from hub_models.text_to_image.settings import (
     MAX_PICTURES,
     MAX_PROMPT_CHARACTERS,
@@ -58,15 +60,6 @@ class Step:
     preview: np.ndarray | None  # uint8 (B, h, w, 3): the model's guess of the clean picture; None without a linear map
     latents: torch.Tensor  # (B, C, h, w) after this step
     x0: torch.Tensor  # (B, C, h, w): the model's guess of the clean latents, which `preview` shows
-
-
-def predict_x0(output: torch.Tensor, x_t: torch.Tensor, alpha_bar: torch.Tensor, prediction_type: str) -> torch.Tensor:
-    """The clean latents that a model output implies; all of (B, C, h, w). See `hub_models.ddpm.predict_x0`."""
-    if prediction_type == "epsilon":
-        return (x_t - (1 - alpha_bar).sqrt() * output) / alpha_bar.sqrt()
-    if prediction_type == "v_prediction":
-        return alpha_bar.sqrt() * x_t - (1 - alpha_bar).sqrt() * output
-    return output
 
 
 def steps_run(num_inference_steps: int, strength: float | None) -> int:
@@ -259,15 +252,11 @@ class TextToImage:
 
     def to_tensor(self, image: Image.Image) -> torch.Tensor:
         """(1, 3, R, R) in [-1, 1]: alpha composited on the ground, padded to a square with it, resized."""
-        pixels = torch.from_numpy(np.array(self.frame(image))).permute(2, 0, 1)  # (3, R, R) uint8
-        return pixels[None].float() / 127.5 - 1
+        return from_uint8(np.asarray(self.frame(image))[None])
 
     def frame(self, image: Image.Image) -> Image.Image:
         """The whole picture in a square of the ground's colour, RGB, R × R: what image-to-image starts from."""
-        image, side = image.convert("RGBA"), max(image.size)
-        square = Image.new("RGBA", (side, side), (*self.ground, 255))
-        square.alpha_composite(image, ((side - image.width) // 2, (side - image.height) // 2))
-        return square.convert("RGB").resize((self.resolution_px, self.resolution_px), Image.Resampling.BICUBIC)
+        return frame(image, self.resolution_px, self.ground)
 
     # ---- receipts ----------------------------------------------------------------------------------------------------
 
