@@ -494,8 +494,7 @@ def test_stop_acts_within_a_step(page, models, serve, monkeypatch):
     time.sleep(1.5)
     handle.remove()
     assert 0 < len(calls) < 200 and len([at for at in calls if at > stopped]) <= 1
-    page.get_by_role("button", name="Draw the map").wait_for()
-    assert page.get_by_role("button", name="Draw the map").is_enabled()
+    page.wait_for_selector("button:not([disabled]) >> text=Draw the map")
 
 
 def test_closing_the_page_stops_the_map(browser, models, serve, monkeypatch):

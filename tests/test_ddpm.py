@@ -113,7 +113,7 @@ def test_draw_watch_stop_and_scrub_in_a_browser(serve, page, model, tmp_path):
     done = int(re.search(r"Stopped after (\d+) of 250 steps", wait_for_status(page, "Stopped"))[1])
     assert 1 <= done < 250
     page.wait_for_function("() => !document.querySelector('#ddpm-film').innerText.includes('30 of 30')")
-    assert page.get_by_role("button", name="Draw", exact=True).is_enabled()
+    page.wait_for_selector("button:not([disabled]) >> text=/^Draw$/")
 
     slowed.remove()
 
