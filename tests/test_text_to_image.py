@@ -17,6 +17,7 @@ from hub_models import text_to_image as contract
 from training import checkpoint
 from training import text_to_image as script
 from training.data.sources import open_source
+from training.diffusion import diffusion_loss
 
 PROMPT = "a red apple"
 
@@ -73,8 +74,10 @@ def losses(source, parts, steps=3, **changes) -> list[float]:
         ]
         batch = torch.utils.data.default_collate(drawn)
         with torch.no_grad():
-            conditions = script.conditions(batch, model, vae)
-            values += script.diffusion_loss(model.pipe.unet, scheduler, batch, *conditions, cfg).tolist()
+            latents, states = script.conditions(batch, model, vae)
+            values += diffusion_loss(
+                model.pipe.unet, scheduler, latents, batch["noise"], batch["timestep"], encoder_hidden_states=states
+            ).tolist()
     return values
 
 
@@ -175,28 +178,6 @@ def test_captions_of_somebody_elses_folder(tmp_path):
 
 
 # ---- loss ----------------------------------------------------------------------------------------------------------------
-
-
-class Constant(torch.nn.Module):
-    def forward(self, x, t, encoder_hidden_states):
-        return type("Output", (), {"sample": torch.full_like(x, 0.25)})
-
-
-@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
-def test_the_loss_by_hand(kind):
-    scheduler = DDPMScheduler(100, prediction_type=kind, beta_schedule="squaredcos_cap_v2")
-    t, draw = torch.tensor([0, 10, 50, 99]), torch.Generator().manual_seed(0)
-    latents, noise = (torch.randn(4, 2, 3, 3, generator=draw) for _ in range(2))
-    bar = scheduler.alphas_cumprod[t].view(4, 1, 1, 1)
-    target = noise if kind == "epsilon" else bar.sqrt() * noise - (1 - bar).sqrt() * latents
-    error = (0.25 - target).square().mean((1, 2, 3))
-    batch = {"noise": noise, "timestep": t}
-    simple = script.TextToImageConfig(loss_weighting="simple")
-    torch.testing.assert_close(script.diffusion_loss(Constant(), scheduler, batch, latents, None, simple), error)
-    snr = (bar / (1 - bar)).flatten()
-    weight = torch.minimum(snr, torch.tensor(5.0)) / (snr if kind == "epsilon" else snr + 1)
-    weighted = script.diffusion_loss(Constant(), scheduler, batch, latents, None, script.TextToImageConfig())
-    torch.testing.assert_close(weighted, error * weight, rtol=1e-4, atol=1e-6)
 
 
 def test_zero_terminal_snr_ends_in_noise_alone_and_draws(parts, tmp_path):
@@ -322,8 +303,8 @@ def test_strata_are_the_same_in_every_evaluation(source, parts):
     model, vae = script.create_model(cfg)
     scheduler = DDPMScheduler.from_config(model.pipe.scheduler.config)
     first, second = (script.Strata(script.select(source), model, vae, 10) for _ in range(2))
-    value = first.loss(model.pipe.unet.eval(), scheduler, cfg)
-    assert value == second.loss(model.pipe.unet, scheduler, cfg) and math.isfinite(value)
+    value = first.loss(model.pipe.unet.eval(), scheduler)
+    assert value == second.loss(model.pipe.unet, scheduler) and math.isfinite(value)
 
 
 def test_prompts_of_the_sample_sheet_are_forty():

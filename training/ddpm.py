@@ -22,7 +22,6 @@ from typing import Literal
 import numpy as np
 import torch
 from diffusers import DDPMScheduler, UNet2DModel
-from diffusers.training_utils import compute_snr
 from PIL import Image
 
 from hub_models import classifier as judge_contract
@@ -30,6 +29,7 @@ from hub_models import ddpm as contract
 from training import figures, metrics, publish
 from training.config import TrainConfig, parse
 from training.data.sources import Source, open_source
+from training.diffusion import diffusion_loss, held_out_loss
 from training.loop import draw_seed, fit
 
 STEM = "ddpm"
@@ -136,41 +136,10 @@ def create_scheduler(cfg: DDPMConfig) -> DDPMScheduler:
     )  # fmt: skip
 
 
-def diffusion_loss(unet, scheduler: DDPMScheduler, batch: dict, cfg: DDPMConfig) -> torch.Tensor:
-    """Weighted squared error (B,) of each sample: of ε (Ho 2020, eq. 14) or v, simple or min-SNR-γ (Hang 2023, eq. 8).
-
-    min-SNR weighs the error of x0 by min(SNR, γ); ε's error is SNR times, v's SNR + 1 times that of x0.
-    """
-    clean, noise, t = batch["clean"], batch["noise"], batch["timestep"]  # (B, 3, R, R) ×2, (B,)
-    noisy = scheduler.add_noise(clean, noise, t)
-    epsilon = scheduler.config.prediction_type == "epsilon"
-    target = noise if epsilon else scheduler.get_velocity(clean, noise, t)
-    output = unet(noisy, t, class_labels=batch.get("label")).sample  # (B, 3, R, R)
-    error = (output.float() - target).square().mean((1, 2, 3))  # (B,)
-    if cfg.loss_weighting == "simple":
-        return error
-    snr = compute_snr(scheduler, t).to(error)  # (B,)
-    return error * snr.clamp(max=cfg.snr_gamma) / (snr if epsilon else snr + 1)
-
-
-def held_out_loss(unet, scheduler: DDPMScheduler, source: Source, cfg: DDPMConfig, *, null_label, pictures=96) -> float:
-    """Mean squared error over fixed strata: picture i with noise f(i) at each of 8 evenly spaced times.
-
-    The same strata in every evaluation of every run, so that numbers compare.
-    """
-    clean = picture_tensor(source, cfg.resolution, limit=pictures)
-    noise = torch.stack([torch.randn(clean.shape[1:], generator=torch.Generator().manual_seed(draw_seed("strata", i)))
-                         for i in range(len(clean))])  # fmt: skip
-    last, device, total = scheduler.config.num_train_timesteps, next(unet.parameters()).device, []
-    for stratum in range(8):
-        t = torch.full((len(clean),), int((stratum + 0.5) / 8 * last))
-        batch = {"clean": clean, "noise": noise, "timestep": t}
-        if null_label is not None:
-            batch["label"] = torch.from_numpy(source.labels[: len(clean)])
-        batch = {key: value.to(device) for key, value in batch.items()}
-        plain = dataclasses.replace(cfg, loss_weighting="simple")
-        total.append(diffusion_loss(unet, scheduler, batch, plain).mean().item())
-    return float(np.mean(total))
+def strata(source: Source, resolution_px: int, labelled: bool, pictures: int = 96) -> tuple[torch.Tensor, dict]:
+    """Fixed pictures (N, 3, R, R) and what else the U-Net reads of them, for `training.diffusion.held_out_loss`."""
+    clean = picture_tensor(source, resolution_px, limit=pictures)
+    return clean, {"class_labels": torch.from_numpy(source.labels[: len(clean)])} if labelled else {}
 
 
 def draw(model: contract.DDPM, labels: Sequence[int | None], seed: int, *, batch_size=64, steps=25) -> np.ndarray:
@@ -200,16 +169,21 @@ def main(argv: list[str] | None = None) -> None:
     else:
         unet, scheduler = create_unet(cfg, len(label_names)), create_scheduler(cfg)
     samples = NoisyPictures(train, cfg, null_label)
+    fixed, read = strata(held_out, cfg.resolution, bool(label_names))
 
     def loss_fn(model, batch):
-        return diffusion_loss(model, scheduler, batch, cfg).mean(), {}
+        gamma = cfg.snr_gamma if cfg.loss_weighting == "min_snr" else None
+        condition = {"class_labels": batch["label"]} if "label" in batch else {}
+        error = diffusion_loss(model, scheduler, batch["clean"], batch["noise"], batch["timestep"], snr_gamma=gamma,
+                               **condition)  # fmt: skip
+        return error.mean(), {}
 
     def served(model) -> contract.DDPM:
         return contract.DDPM(model, scheduler, label_names=label_names, null_label=null_label,
                              guidance_scale=cfg.guidance_scale)  # fmt: skip
 
     def evaluate(model):
-        return {"loss": held_out_loss(model, scheduler, held_out, cfg, null_label=null_label)}
+        return {"loss": held_out_loss(model, scheduler, fixed, **read)}
 
     def draw_samples(model):
         labels = [row for row in range(len(label_names)) for _ in range(4)] or [None] * 16
@@ -288,12 +262,11 @@ def evaluate_checkpoint(name: str, dataset_name: str, *, batch_size: int = 64) -
     pictures drawn with the label mix of validation and held-out pairs, and those pictures; kid_floor is the same
     between real training pictures and them. label_accuracy: share of drawn pictures that the bundled classifier "swin",
     trained without ever seeing a drawn one, takes for the label asked for; the baseline is the same for real held-out
-    pictures at this resolution. held_out_loss: see there. nearest_train_distance: median root mean square distance in
+    pictures at this resolution. held_out_loss: see `training.diffusion`. nearest_train_distance: median root mean square distance in
     [0, 1] pixels to the nearest training picture, beside that of real held-out pictures; far below that would be copying.
     """
     model = contract.load(name)
     conditional = bool(model.label_names)
-    cfg = dataclasses.replace(EMOJI_32, resolution=model.resolution_px)
     train = open_source(dataset_name, split="train")
     real_parts = [open_source(dataset_name, split=split) for split in ("validation", "heldout_pairs")
                   if split == "validation" or dataset_name.startswith("emoji")]  # fmt: skip
@@ -312,11 +285,11 @@ def evaluate_checkpoint(name: str, dataset_name: str, *, batch_size: int = 64) -
     }
     kid, kid_std = metrics.kernel_inception_distance(space["drawn"], space["real"])
     floor, _ = metrics.kernel_inception_distance(space["train"], space["real"])
+    fixed, read = strata(real_parts[0], model.resolution_px, conditional)
     scores = {
         "kid_x1000": 1000 * kid,
         "kid_x1000_std": 1000 * kid_std,
-        "held_out_loss": held_out_loss(model.unet, model.scheduler, real_parts[0], cfg,
-                                       null_label=model.null_label if conditional else None),
+        "held_out_loss": held_out_loss(model.unet, model.scheduler, fixed, **read),
         "nearest_train_distance": float(np.median(metrics.nearest_distances(metrics.rms_rows(drawn), metrics.rms_rows(known))[1])),
         "pictures": len(drawn),
     }  # fmt: skip

@@ -19,14 +19,11 @@ Letters: B batch, R side of the picture in pixels, C × h × w a latent, L token
 T training timesteps, V views of a picture (2 with flips), K captions of a picture.
 """
 
-import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import json
-import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -34,7 +31,6 @@ from typing import Literal
 import numpy as np
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from diffusers.training_utils import compute_snr
 from PIL import Image, ImageOps
 
 from hub_models import autoencoder as autoencoder_contract
@@ -43,14 +39,14 @@ from hub_models import clip as clip_contract
 from hub_models import store
 from hub_models import text_to_image as contract
 from training import figures, metrics, publish
-from training.checkpoint import RunError, sha256_of, write_atomically
 from training.config import TrainConfig, parse
 from training.data import captions
-from training.data.sources import ROOT, DataError, Source, open_source
+from training.data.cache import cached
+from training.data.sources import DataError, Source, open_source
+from training.diffusion import diffusion_loss, held_out_loss
 from training.loop import draw_seed, fit
 
 STEM = "text_to_image"
-CACHE_FORMAT = 1  # of the files in the cache; another number, and all are made anew
 LORA_FILE = "pytorch_lora_weights.safetensors"
 LORA_LAYERS = ["to_q", "to_k", "to_v", "to_out.0"]  # the attention of a U-Net, as diffusers' own LoRA trainings have it
 FIRST_GROUPS = ("smileys-emotion", "animals-nature", "food-drink", "travel-places", "activities", "objects")
@@ -256,61 +252,6 @@ def conditions(batch: dict, model: contract.TextToImage, vae) -> tuple[torch.Ten
 # ---- the cache -----------------------------------------------------------------------------------------------------------
 
 
-def cache_root() -> Path:
-    return Path(os.environ.get("VITRAIL_CACHE") or ROOT / "build" / "cache")
-
-
-def cached(kind: str, key: dict, build: Callable[[Path], None]) -> Path:
-    """A folder that `build` has filled for this key: found, or made now. Its files are checked by size and sha256.
-
-    What is damaged or was left half written is made anew. Two processes that want the same wait for each other.
-    """
-    name = hashlib.sha256(json.dumps([CACHE_FORMAT, kind, key], sort_keys=True).encode()).hexdigest()[:20]
-    folder = cache_root() / f"{kind}-{name}"
-    with locked(folder.with_suffix(".lock")):
-        if folder.is_dir():
-            reason = damage(folder)
-            if reason is None:
-                return folder
-            print(f"the cached {kind} are damaged ({reason}): making them anew", flush=True)
-        shutil.rmtree(folder, ignore_errors=True)
-        temporary = folder.with_suffix(".tmp")
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir()
-        build(temporary)
-        files = {p.name: {"size": p.stat().st_size, "sha256": sha256_of(p)} for p in sorted(temporary.iterdir())}
-        write_atomically(temporary / "manifest.json", json.dumps({"key": key, "files": files}, indent=1))
-        temporary.rename(folder)
-    return folder
-
-
-def damage(folder: Path) -> str | None:
-    """What is wrong with a folder of the cache; None if nothing."""
-    try:
-        files = json.loads((folder / "manifest.json").read_text())["files"]
-        for name, said in files.items():
-            if (folder / name).stat().st_size != said["size"]:
-                return f"{name} has another size"
-            if sha256_of(folder / name) != said["sha256"]:
-                return f"{name} has changed"
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        return f"{type(error).__name__}: {store.one_line(error)}"
-    return None if files else "it lists no files"
-
-
-@contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold a lock that other processes wait for. Raises RunError where the folder can't be written."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = open(path, "w")
-    except OSError as error:
-        raise RunError(f"{path.parent} can't be written ({error.strerror}): set VITRAIL_CACHE, or --no_cache") from None
-    with file:
-        fcntl.lockf(file, fcntl.LOCK_EX)
-        yield
-
-
 def cached_latents(selection: Selection, vae, views: int, resolution_px: int) -> np.ndarray:
     """Posterior mean and standard deviation of each view of each picture, float32 (N, V, 2, C, h, w), on disk."""
 
@@ -458,49 +399,17 @@ class Adapter(torch.nn.Module):
         return super().train(mode)
 
 
-def diffusion_loss(unet, scheduler, batch: dict, latents, states, cfg: TextToImageConfig) -> torch.Tensor:
-    """Weighted squared error (B,) of each sample: of ε (Ho 2020, eq. 14) or v, simple or min-SNR-γ (Hang 2023, eq. 8).
-
-    min-SNR weighs the error of x0 by min(SNR, γ); ε's error is SNR times, v's SNR + 1 times that of x0.
-    """
-    noise, t = batch["noise"], batch["timestep"]  # (B, C, h, w), (B,)
-    noisy = scheduler.add_noise(latents, noise, t)
-    kind = scheduler.config.prediction_type
-    target = {"epsilon": noise, "sample": latents}.get(kind)
-    if target is None:
-        target = scheduler.get_velocity(latents, noise, t)
-    output = unet(noisy, t, encoder_hidden_states=states).sample  # (B, C, h, w)
-    error = (output.float() - target).square().mean((1, 2, 3))  # (B,)
-    if cfg.loss_weighting == "simple":
-        return error
-    snr = compute_snr(scheduler, t).to(error)  # (B,)
-    return error * snr.clamp(max=cfg.snr_gamma) / {"epsilon": snr, "sample": 1}.get(kind, snr + 1)
-
-
 class Strata:
-    """Fixed pictures, captions, noises and times to measure a loss on: the same in every evaluation of every run."""
-
-    TIMES = 8
+    """Fixed pictures and captions of a selection to measure a loss on: see `training.diffusion.held_out_loss`."""
 
     def __init__(self, selection: Selection, model: contract.TextToImage, vae, pictures: int = 48):
         rows = np.linspace(0, len(selection) - 1, min(pictures, len(selection))).astype(int)
         selection.source.preload(vae.resolution_px)
         self.mean, _ = vae.encode([selection.picture(i) for i in rows])  # (N, C, h, w)
         self.states = model.text_states([selection.captions[i][0] for i in rows])  # (N, L, D)
-        self.noise = torch.stack([torch.randn(self.mean.shape[1:], generator=torch.Generator().manual_seed(draw_seed("strata", i)))
-                                  for i in range(len(rows))])  # fmt: skip
 
-    @torch.no_grad()
-    def loss(self, unet, scheduler, cfg: TextToImageConfig) -> float:
-        """Mean squared error of the prediction, unweighted, over all pictures at each of 8 evenly spaced times."""
-        device, total = next(unet.parameters()).device, []
-        plain = dataclasses.replace(cfg, loss_weighting="simple")
-        for stratum in range(self.TIMES):
-            t = torch.full((len(self.mean),), int((stratum + 0.5) / self.TIMES * scheduler.config.num_train_timesteps))
-            batch = {"noise": self.noise.to(device), "timestep": t.to(device)}
-            latents, states = self.mean.to(device), self.states.to(device)
-            total.append(diffusion_loss(unet, scheduler, batch, latents, states, plain).mean().item())
-        return float(np.mean(total))
+    def loss(self, unet, scheduler) -> float:
+        return held_out_loss(unet, scheduler, self.mean, encoder_hidden_states=self.states)
 
 
 def draw(model: contract.TextToImage, prompts: Sequence[str], seed: int, *, batch_size=16, **settings) -> np.ndarray:
@@ -530,10 +439,13 @@ def main(argv: list[str] | None = None) -> None:
 
     def loss_fn(unet, batch):
         latents, states = conditions(batch, model, vae)
-        return diffusion_loss(unet, scheduler, batch, latents, states, cfg).mean(), {}
+        gamma = cfg.snr_gamma if cfg.loss_weighting == "min_snr" else None
+        error = diffusion_loss(unet, scheduler, latents, batch["noise"], batch["timestep"], snr_gamma=gamma,
+                               encoder_hidden_states=states)  # fmt: skip
+        return error.mean(), {}
 
     def evaluate(unet):
-        return {name: part.loss(unet, scheduler, cfg) for name, part in strata.items()}
+        return {name: part.loss(unet, scheduler) for name, part in strata.items()}
 
     def draw_samples(unet):
         return figures.sheet(draw(model, prompts, seed=0), columns=8)
@@ -649,7 +561,6 @@ def evaluate_checkpoint(name: str, dataset_name: str, *, pictures: int = 200) ->
     pairs = select(open_source(dataset_name, split="heldout_pairs"), **chosen) if emoji else validation
     judge, space = clip_contract.load("emoji"), judge_contract.load("swin")
     vae = autoencoder_contract.load(str(folder / "vae"), device=model.device)
-    cfg = dataclasses.replace(EMOJI, resolution=model.resolution_px)
     scheduler = DDPMScheduler.from_config(model.pipe.scheduler.config)
 
     scores: dict[str, float] = {}
@@ -682,7 +593,7 @@ def evaluate_checkpoint(name: str, dataset_name: str, *, pictures: int = 200) ->
     scores |= {
         "kid_x1000": 1000 * kid,
         "kid_x1000_std": 1000 * kid_std,
-        "held_out_loss": Strata(validation, model, vae).loss(model.pipe.unet, scheduler, cfg),
+        "held_out_loss": Strata(validation, model, vae).loss(model.pipe.unet, scheduler),
         "nearest_train_distance": near["drawn"],
         "pictures": sum(map(len, drawn.values())),
     }
