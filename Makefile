@@ -7,7 +7,7 @@ PY := .venv/bin/python
 SETUP := .venv/.complete
 OFFLINE := HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 GRADIO_ANALYTICS_ENABLED=False CUDA_VISIBLE_DEVICES=
 
-.PHONY: help setup demo test check format smoke data results lock clean
+.PHONY: help setup demo test check format smoke data results bench lock clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -65,6 +65,9 @@ data: setup  ## the emoji data set and its unseen-style test set, into build/dat
 
 results: setup  ## the tables of README.md and docs/RESULTS.md, from the results.json beside the weights
 	$(PY) -m training.results
+
+bench: setup  ## the speed claims, each as a ratio within one run (needs the data; chromium for the page)
+	$(OFFLINE) $(PY) -m benchmarks.text_to_image
 
 lock:  ## compile requirements.lock from pyproject.toml again
 	uv pip compile --universal --python-version 3.11 --all-extras --no-emit-index-url --no-annotate --no-header \

@@ -271,8 +271,8 @@ def test_a_bad_folder_is_a_checkpoint_error_that_names_the_cause(folder, spoil, 
 # ---- the training -------------------------------------------------------------------------------------------------------
 
 
-def test_the_loss_is_the_bound_and_the_gradient_term_written_out(config):
-    cfg = dataclasses.replace(config, gradient_weight=0.3, kl_weight=0.25)
+def test_the_loss_is_the_bound_and_its_other_terms_written_out(config):
+    cfg = dataclasses.replace(config, mse_weight=0.7, gradient_weight=0.3, kl_weight=0.25)
     draw = torch.Generator().manual_seed(0)
     picture, made = torch.rand(2, 3, 4, 4, generator=draw), torch.rand(2, 3, 4, 4, generator=draw)
     mean, logvar = torch.randn(2, 5, 2, 2, generator=draw), torch.randn(2, 5, 2, 2, generator=draw)
@@ -282,9 +282,9 @@ def test_the_loss_is_the_bound_and_the_gradient_term_written_out(config):
     right = (made[..., 1:] - made[..., :-1]) - (picture[..., 1:] - picture[..., :-1])
     down = (made[..., 1:, :] - made[..., :-1, :]) - (picture[..., 1:, :] - picture[..., :-1, :])
     gradient = right.abs().mean() + down.abs().mean()
-    l1 = (made - picture).abs().mean()
+    l1, mse = (made - picture).abs().mean(), (made - picture).square().mean()
     assert parts["kl"].item() == pytest.approx(kl.item(), rel=1e-5)
-    assert loss.item() == pytest.approx((l1 + 0.3 * gradient + 0.25 * kl).item(), rel=1e-5)
+    assert loss.item() == pytest.approx((l1 + 0.7 * mse + 0.3 * gradient + 0.25 * kl).item(), rel=1e-5)
 
 
 def test_a_crop_is_a_part_of_the_picture_and_a_function_of_its_draw(config):

@@ -397,6 +397,34 @@ def test_the_same_batch_in_other_parts_is_no_other_config(tmp_path, stopped):
     assert identity(wide, world_size=1) != identity(narrow, world_size=1)
 
 
+def test_a_field_younger_than_the_checkpoint_had_its_default(tmp_path, monkeypatch):
+    def older(*args, **kwargs):
+        return {key: value for key, value in identity(*args, **kwargs).items() if key != "optimizer"}
+
+    with monkeypatch.context() as patched:
+        patched.setattr(loop, "identity", older)
+        train(tmp_path / "run", max_train_steps=3, lr_scheduler="constant")
+    with pytest.raises(RunError, match="optimizer was 'adamw' and is 'muon'"):
+        train(
+            tmp_path / "run",
+            max_train_steps=6,
+            lr_scheduler="constant",
+            resume_from_checkpoint="latest",
+            optimizer="muon",
+        )
+    train(tmp_path / "run", max_train_steps=6, lr_scheduler="constant", resume_from_checkpoint="latest")
+    assert max(steps_in(tmp_path / "run")) == 6
+
+
+def test_muon_resumes_exactly(tmp_path):
+    train(tmp_path / "whole", optimizer="muon")
+    shutil.copytree(tmp_path / "whole", tmp_path / "cut")
+    shutil.rmtree(tmp_path / "cut/checkpoint-8")
+    shutil.rmtree(tmp_path / "cut/export")
+    train(tmp_path / "cut", optimizer="muon", resume_from_checkpoint="latest")
+    assert_same_run(tmp_path / "cut", tmp_path / "whole")
+
+
 def test_forced_resume_goes_on_and_drops_what_it_left(tmp_path, capfd):
     run_dir = tmp_path / "run"
     train(run_dir, max_train_steps=6, lr_scheduler="constant")

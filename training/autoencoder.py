@@ -56,6 +56,7 @@ class AutoencoderConfig(TrainConfig):
     crop_px: int = 64  # side of the square crop that one sample is; `resolution` = the whole picture
     random_ground: float = 0.1  # probability that transparent art lies on a random colour instead of white
     # Loss, per value of the picture in [-1, 1]
+    mse_weight: float = 2.0  # of the squared error, beside the absolute one
     gradient_weight: float = 0.5  # of the absolute error of differences between neighbouring pixels
     kl_weight: float = 0.02  # of the KL term; the bound itself where this is the mean absolute error that is left
 
@@ -69,20 +70,20 @@ class AutoencoderConfig(TrainConfig):
             )
         if self.latent_channels < 1 or not 0 <= self.random_ground <= 1:
             raise ValueError("--latent_channels must be at least 1, and --random_ground lie in [0, 1]")
-        for name in ("gradient_weight", "kl_weight"):
+        for name in ("mse_weight", "gradient_weight", "kl_weight"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"--{name} must be a number of at least 0, got {getattr(self, name)}")
 
 
 EMOJI = AutoencoderConfig(
-    output_dir="runs/autoencoder", resolution=128, train_batch_size=32, learning_rate=6e-4, lr_warmup_steps=300,
-    ema_decay=0.999, max_train_steps=12_000, checkpointing_steps=250, validation_steps=1000,
+    output_dir="runs/autoencoder", resolution=128, train_batch_size=32, optimizer="muon", learning_rate=5e-3,
+    lr_warmup_steps=100, ema_decay=0.998, max_train_steps=5000, checkpointing_steps=250, validation_steps=1000,
 )  # fmt: skip
 PRESETS = {
     "emoji": EMOJI,
     "finetune": dataclasses.replace(
         EMOJI, pretrained_model_name_or_path="emoji", dataset_name="path/to/pictures", train_batch_size=16,
-        learning_rate=1e-4, lr_warmup_steps=50, max_train_steps=1000, ema_decay=0.99, validation_steps=250,
+        optimizer="adamw", learning_rate=1e-4, lr_warmup_steps=50, max_train_steps=1000, ema_decay=0.99, validation_steps=250,
     ),
     "tiny": dataclasses.replace(
         EMOJI, dataset_name="emoji-sample", resolution=32, crop_px=16, latent_channels=4, block_out_channels=(8, 8, 16),
@@ -129,17 +130,17 @@ class Reconstruction(torch.nn.Module):
 
 
 def negative_bound(pictures, reconstruction, mean, logvar, cfg: AutoencoderConfig) -> tuple[torch.Tensor, dict]:
-    """The loss and its parts: L1 of pixels, L1 of pixel differences, and the KL to N(0, I), all per picture value.
+    """The loss and its parts: L1 and L2 of pixels, L1 of pixel differences, and the KL to N(0, I), all per picture value.
 
-    With a Laplace likelihood of scale b and no gradient term this is b times the negative bound for kl_weight = b.
+    With a Laplace likelihood of scale b and no other term this is b times the negative bound for kl_weight = b.
     """
     error = reconstruction.float() - pictures  # (B, 3, S, S)
-    l1 = error.abs().mean()
+    l1, mse = error.abs().mean(), error.square().mean()
     gradient = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
     mean, logvar = mean.float(), logvar.float()
     kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).sum() / pictures.numel()  # nats per picture value
-    loss = l1 + cfg.gradient_weight * gradient + cfg.kl_weight * kl
-    return loss, {"l1": l1.detach(), "gradient": gradient.detach(), "kl": kl.detach()}
+    loss = l1 + cfg.mse_weight * mse + cfg.gradient_weight * gradient + cfg.kl_weight * kl
+    return loss, {"l1": l1.detach(), "mse": mse.detach(), "gradient": gradient.detach(), "kl": kl.detach()}
 
 
 def create_vae(cfg: AutoencoderConfig) -> AutoencoderKL:

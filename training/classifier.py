@@ -21,7 +21,6 @@ from pathlib import Path
 import numpy as np
 import timm
 import torch
-from PIL import Image, ImageFilter
 from timm.data import Mixup
 from timm.data.auto_augment import rand_augment_transform
 from timm.data.random_erasing import RandomErasing
@@ -34,6 +33,7 @@ from hub_models import classifier as contract
 from hub_models import store
 from training import figures, metrics, publish
 from training.config import TrainConfig, parse
+from training.data.art import inked, on_ground
 from training.data.sources import Source, open_source
 from training.loop import fit
 
@@ -148,23 +148,6 @@ def _ground(probability: float) -> tuple[int, int, int]:
     return tuple(random.randrange(256) for _ in range(3)) if random.random() < probability else (255, 255, 255)
 
 
-def inked(picture: Image.Image) -> Image.Image:
-    """An RGB picture whose edges, of any colour, are drawn over in black, one to three pixels wide."""
-    edges = np.asarray(picture.filter(ImageFilter.FIND_EDGES)).max(-1).copy()  # (H, W), strongest of the channels
-    edges[[0, -1]] = edges[:, [0, -1]] = 0  # the filter copies the rim
-    mask = Image.fromarray(np.where(edges > random.uniform(40, 120), 255, 0).astype(np.uint8))
-    mask = mask.filter(ImageFilter.MaxFilter(3) if random.random() < 0.5 else ImageFilter.SMOOTH)
-    return Image.composite(Image.new("RGB", picture.size), picture, mask)
-
-
-def on_ground(picture: Image.Image, colour: tuple[int, int, int], margin: float = 0.0) -> Image.Image:
-    """The picture as RGB, its transparent parts over `colour`, with that share of its sides as ground around it."""
-    across, down = round(margin * picture.width), round(margin * picture.height)
-    ground = Image.new("RGB", (picture.width + 2 * across, picture.height + 2 * down), colour)
-    ground.paste(picture, (across, down), picture if picture.mode == "RGBA" else None)
-    return ground
-
-
 # What a served model has to know of timm's pretrained_cfg; the rest tells where the base came from.
 KEPT = {"architecture", "fixed_input_size", "crop_mode", "mean", "std", "pool_size", "first_conv", "classifier"}
 
@@ -241,6 +224,8 @@ def main(argv: list[str] | None = None) -> None:
         return publish.write_export(folder, lambda target: save(model, model_args, train.label_names, target), facts)
 
     groups = None
+    if cfg.layer_decay < 1 and cfg.optimizer != "adamw":
+        raise SystemExit("--layer_decay below 1 goes with --optimizer adamw only")
     if cfg.layer_decay < 1:
         groups = param_groups_layer_decay(model, cfg.adam_weight_decay, layer_decay=cfg.layer_decay)
     fit(model, loss_fn, samples, cfg, run_dir=cfg.output_dir, evaluate=evaluate, export=export, parameter_groups=groups)

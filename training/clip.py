@@ -42,7 +42,7 @@ from training.config import TrainConfig, parse
 from training.data import vocabulary
 from training.data.captions import Captions
 from training.data.sources import DataError, Source, open_source
-from training.loop import decay_groups, fit
+from training.loop import fit, parameter_groups
 
 STEM = "clip"
 MAX_LOGIT_SCALE = math.log(100)  # Radford 2021, §2.5
@@ -372,11 +372,11 @@ def start_from(cfg: CLIPConfig) -> contract.CLIP:
     return served
 
 
-def parameter_groups(model: Trainee, cfg: CLIPConfig) -> list[dict]:
-    """AdamW's groups; the text tower, which comes trained, learns slower."""
-    text = decay_groups(model.clip.text_model, cfg.adam_weight_decay)
+def tower_groups(model: Trainee, cfg: CLIPConfig) -> list[dict]:
+    """The optimiser's groups; the text tower, which comes trained, learns slower."""
+    text = parameter_groups(model.clip.text_model, cfg)
     slow = {id(p) for group in text for p in group["params"]}
-    groups = decay_groups(model, cfg.adam_weight_decay)
+    groups = parameter_groups(model, cfg)
     for group in groups:
         group["params"] = [p for p in group["params"] if id(p) not in slow]
     return groups + [group | {"lr_scale": cfg.text_lr_scale} for group in text]
@@ -421,7 +421,7 @@ def main(argv: list[str] | None = None) -> None:
         return publish.write_export(folder, save, facts)
 
     fit(trainee, loss_fn, samples, cfg, run_dir=cfg.output_dir, evaluate=evaluate, export=export,
-        parameter_groups=parameter_groups(trainee, cfg))  # fmt: skip
+        parameter_groups=tower_groups(trainee, cfg))  # fmt: skip
     if cfg.push_to_hub:
         publish.push_export(Path(cfg.output_dir, "export"), cfg.hub_model_id, private=cfg.hub_private)
 

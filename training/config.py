@@ -37,7 +37,8 @@ class TrainConfig:
     mixed_precision: Literal["no", "bf16"] = "no"  # bf16 is refused where the CPU has no bf16 units
     cpu: bool = False  # train on the CPU even where there is an accelerator
 
-    # Optimiser: AdamW (Loshchilov & Hutter 2019)
+    # Optimiser
+    optimizer: Literal["adamw", "muon"] = "adamw"  # Loshchilov & Hutter 2019; or Muon, see training/muon.py
     learning_rate: float = 3e-4
     lr_scheduler: Literal["constant", "cosine"] = "cosine"  # after the warm-up
     lr_warmup_steps: int = 200  # linear, from 0

@@ -33,6 +33,7 @@ from tqdm import tqdm
 from training import checkpoint
 from training.checkpoint import RunError
 from training.config import TrainConfig, global_batch_size, identity
+from training.muon import Muon, muon_groups
 
 MAX_SKIPPED_IN_A_ROW = 10
 
@@ -120,6 +121,12 @@ def decay_groups(model: torch.nn.Module, weight_decay: float) -> list[dict]:
     ]
 
 
+def parameter_groups(model: torch.nn.Module, cfg: TrainConfig) -> list[dict]:
+    """The groups that --optimizer wants, each with its weight decay."""
+    by = muon_groups if cfg.optimizer == "muon" else decay_groups
+    return by(model, cfg.adam_weight_decay)
+
+
 def check_precision(mixed_precision: str, device: torch.device) -> None:
     """Refuse bf16 on a CPU that would emulate it (75 times slower, measured). Raises RunError with the reason."""
     if mixed_precision == "bf16" and device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
@@ -202,10 +209,11 @@ class _Run:
         self.whole = global_batch_size(cfg, self.world)
         if not len(samples):
             raise RunError("the training set is empty: check --dataset_name and its split")
-        groups = groups or decay_groups(model, cfg.adam_weight_decay)
+        kind = Muon if cfg.optimizer == "muon" else torch.optim.AdamW
+        groups = groups or parameter_groups(model, cfg)
         for group in groups:
             group.setdefault("lr_scale", 1.0)
-        optimizer = torch.optim.AdamW(groups, lr=cfg.learning_rate, betas=(cfg.adam_beta1, cfg.adam_beta2))
+        optimizer = kind(groups, lr=cfg.learning_rate, betas=(cfg.adam_beta1, cfg.adam_beta2))
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
         self.bare = accelerator.unwrap_model(self.model)
         self.ema = EMAModel(self.bare.parameters(), decay=cfg.ema_decay)
@@ -267,8 +275,9 @@ class _Run:
             if self.main:
                 log.write_text("")
             return
-        changed = {k: (found.state["identity"].get(k), v) for k, v in self.identity.items()
-                   if found.state["identity"].get(k) != v}  # fmt: skip
+        # A field that is younger than the checkpoint had its default then.
+        before = {field.name: field.default for field in dataclasses.fields(cfg)} | found.state["identity"]
+        changed = {k: (before.get(k), v) for k, v in self.identity.items() if before.get(k) != v}
         if changed:
             text = ", ".join(f"{key} was {old!r} and is {new!r}" for key, (old, new) in changed.items())
             if not cfg.force_resume:

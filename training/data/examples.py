@@ -1,21 +1,26 @@
 """Writes apps/examples: what people can try without pictures of their own, and what the home page's cards show.
 
-    python -m training.data.examples [--data_dir build/data/emoji] [--output_dir apps/examples]
+    python -m training.data.examples [--parts classifier ddpm segmentation] [--output_dir apps/examples]
 
-Takes seconds, after `make data`. classifier/ gets two pictures a class that no script trains on; its index.json lists
-file, name, label, art set, licence and split of every picture. ddpm/ gets what the shipped weights draw.
+Takes a minute, after `make data`. classifier/ gets two pictures a class that no script trains on; its index.json lists
+file, name, label, art set, licence and split of every picture. ddpm/ gets what the shipped weights draw. segmentation/ gets
+scenes with their masks, and photographs out of scikit-image and scikit-learn (`pip install scikit-learn`).
 """
 
+import importlib.util
 import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import tyro
 from datasets import Dataset
 from PIL import Image
 
 from hub_models import ddpm
+from hub_models.segmentation import default_palette
+from training.data.scenes import Scenes
 
 PICTURES = (  # name, style; all of the validation split, whose concepts are in no training picture
     ("pleading face", "noto"),
@@ -52,6 +57,21 @@ DRAWN = (
     "flag",
 )  # one picture each, seeds 0, 1, …: the first, not the best
 STYLES = ("noto", "twemoji", "fluent", "fluent-flat", "fxemoji")  # permissive; OpenMoji is share-alike and stays out
+SCENES = {"new_scenes": 24, "validation": 24}  # the first of each set, not the best; OpenMoji's again stay out
+SCENES_CREDIT = (
+    "Scenes: painted from Noto Emoji (Google, Apache-2.0), Twemoji (Twitter, Inc. and other contributors, CC BY 4.0), "
+    "Fluent Emoji (Microsoft, MIT), FxEmojis (Mozilla, Apache-2.0)"
+)
+PHOTOGRAPHS = (  # name, package, file in it, by, licence, source; as the packages' own notes say
+    ("astronaut", "skimage", "data/astronaut.png", "NASA", "public domain", "https://flic.kr/p/r9qvLn"),
+    ("cat", "skimage", "data/chelsea.png", "Stefan van der Walt", "CC0-1.0", "scikit-image: chelsea"),
+    ("coffee", "skimage", "data/coffee.png", "Rachel Michetti", "CC0-1.0", "scikit-image: coffee"),
+    ("rocket", "skimage", "data/rocket.jpg", "SpaceX", "CC0-1.0",
+     "https://www.flickr.com/photos/spacexphotos/16511594820/"),
+    ("temple", "sklearn", "datasets/images/china.jpg", "danielbuechele", "CC-BY-2.0",
+     "https://www.flickr.com/photos/danielbuechele/6061409035/"),
+)  # fmt: skip
+PHOTOGRAPH_PX = 640  # at most, of the longer side
 
 
 @dataclass(frozen=True)
@@ -59,10 +79,21 @@ class Config:
     data_dir: Path = Path("build/data/emoji")  # what training.data.emoji wrote
     output_dir: Path = Path("apps/examples")
     split: str = "validation"
+    parts: tuple[Literal["classifier", "ddpm", "segmentation"], ...] = ("classifier", "ddpm", "segmentation")
 
 
-def main(cfg: Config) -> list[dict]:
-    """The rows of index.json, after writing it and the pictures. Raises SystemExit where the data is not built."""
+def main(cfg: Config) -> None:
+    """Write the parts asked for. Raises SystemExit where the data is not built or a package is missing."""
+    if "classifier" in cfg.parts:
+        print(f"classifier: {len(choose_pictures(cfg))} pictures")
+    if "ddpm" in cfg.parts:
+        draw_cards(cfg.output_dir / "ddpm")
+    if "segmentation" in cfg.parts:
+        print(f"segmentation: {len(paint_scenes(cfg.output_dir / 'segmentation'))} scenes and photographs")
+
+
+def choose_pictures(cfg: Config) -> list[dict]:
+    """The rows of classifier/index.json, after writing it and the pictures."""
     files = sorted(str(file) for file in cfg.data_dir.glob(f"data/{cfg.split}-*.parquet"))
     if not files:
         raise SystemExit(f"{cfg.data_dir}/data has no {cfg.split} split: run `make data` first")
@@ -77,7 +108,6 @@ def main(cfg: Config) -> list[dict]:
     if missing:
         raise SystemExit(f"not in the {cfg.split} split, choose others: {', '.join(missing)}")
 
-    draw_cards(cfg.output_dir / "ddpm")
     folder = cfg.output_dir / "classifier"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -104,6 +134,44 @@ def draw_cards(folder: Path) -> None:
         picture.save(folder / f"card-{label}.png", optimize=True)
 
 
+def paint_scenes(folder: Path) -> list[dict]:
+    """The rows of index.json, after writing it, the scenes with their masks (palette PNGs of ids), and the photographs."""
+    places = {package: importlib.util.find_spec(package) for _, package, *_ in PHOTOGRAPHS}
+    if missing := [package for package, place in places.items() if place is None]:
+        raise SystemExit(f"the photographs come with {', '.join(missing)}: pip install scikit-image scikit-learn")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    index = []
+    for which, count in SCENES.items():
+        scenes = Scenes(which, length=count)
+        origins = [scenes.source.column(key) for key in ("style", "license", "source")]
+        for number in range(count):
+            scene, stem = scenes.scene(number), f"{which}-{number:02d}".replace("_", "-")
+            scene.image.save(folder / f"{stem}.png", optimize=True)
+            mask = Image.fromarray(scene.mask)
+            mask.putpalette([part for colour in default_palette(scenes.label_names) for part in colour])
+            mask.save(folder / f"{stem}-mask.png", optimize=True)
+            objects = [
+                {"name": o.name, "label": scenes.label_names[o.label], "box": o.box}
+                | dict(zip(("style", "license", "source"), (column[o.source_index] for column in origins), strict=True))
+                for o in scene.objects
+            ]
+            index.append({
+                "file": f"{stem}.png", "mask": f"{stem}-mask.png", "name": ", ".join(o.name for o in scene.objects),
+                "credit": SCENES_CREDIT, "set": which, "scene": number, "label_names": scenes.label_names,
+                "objects": objects,
+            })  # fmt: skip
+    for name, package, file, by, license, source in PHOTOGRAPHS:
+        with Image.open(Path(places[package].origin).parent / file) as picture:
+            picture = picture.convert("RGB")
+        picture.thumbnail((PHOTOGRAPH_PX, PHOTOGRAPH_PX), Image.Resampling.LANCZOS)
+        picture.save(folder / f"photo-{name}.jpg", quality=85, optimize=True)
+        facts = {"name": name, "credit": f"{name}: {by}, {license}", "license": license, "source": source}
+        index.append({"file": f"photo-{name}.jpg", **facts})
+    rows = ",\n".join(json.dumps(row, ensure_ascii=False) for row in index)  # a line each
+    (folder / "index.json").write_text(f"[\n{rows}\n]\n", encoding="utf-8")
+    return index
+
+
 if __name__ == "__main__":
-    rows = main(tyro.cli(Config, description=__doc__))
-    print(f"{len(rows)} pictures of {len({row['label'] for row in rows})} labels")
+    main(tyro.cli(Config, description=__doc__))

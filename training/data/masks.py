@@ -1,0 +1,372 @@
+"""Pictures with a class for every pixel, checked before training starts: painted scenes, a folder, or a data set of the Hub.
+
+    source = open_masks("path/to/pictures", split="train")
+    check(source)
+    source.picture(0), source.mask(0), source.id2label
+
+A data set has a column of pictures and one of masks: single-channel images whose grey value (or palette index) is the
+class id, 255 where there is no answer, and an id2label.json that names the ids. As a folder:
+
+    train/metadata.jsonl     {"file_name": "images/1.jpg", "label_file_name": "masks/1.png"} for each picture
+    train/images/1.jpg, train/masks/1.png, …, validation/… (or no validation: then a tenth of train is it)
+    id2label.json            {"0": "road", "1": "sky"}
+
+Whatever is wrong is a `DataError` that names the files and what to do.
+"""
+
+import hashlib
+import io
+import json
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from training.data import sources
+from training.data.art import on_ground
+from training.data.scenes import Scenes
+from training.data.sources import DataError, decode
+
+IGNORE = 255  # no answer here: left out of loss and metrics
+FULLY_READ = 500  # masks that `check` looks into; more only while a class is still missing
+LINES = 40  # of faults that a message lists
+PRELOAD_BYTES = 2 * 2**30  # more than that is decoded as it is asked for
+ORIENTATION = 0x0112  # EXIF; from 5 on the picture lies on its side
+SCENES = {"scenes": "emoji", "scenes-sample": "emoji-sample"}  # name: what they are painted from
+
+
+def open_masks(
+    dataset_name: str = "scenes",
+    *,
+    split: str,
+    dataset_config_name: str | None = None,
+    image_column: str = "image",
+    label_column: str = "label",
+    reduce_labels: bool = False,
+    limit: int | None = None,
+    resolution_px: int = 128,
+    scene_options: dict | None = None,
+) -> "MaskSource | PaintedSource":
+    """One split of a data set, its pictures and masks.
+
+    dataset_name: "scenes" or "scenes-sample" (painted as they are asked for, from the emoji build or the bundled sample;
+    split is one of `scenes.SETS`; resolution_px and scene_options are `Scenes`'s), a folder, or a Hub id.
+    reduce_labels: 0 in the masks means no answer, and k the class k - 1 of id2label, as in ADE20K.
+    limit: at most that many, evenly spread. Where there is no "validation", a tenth of "train" is.
+
+    Raises DataError.
+    """
+    if dataset_name in SCENES:
+        options = {"length": limit} if limit is not None else {}
+        options |= {"dataset_name": SCENES[dataset_name], "resolution_px": resolution_px, **(scene_options or {})}
+        return PaintedSource(Scenes(split, **options), dataset_name)
+    data, names, where, folder = _open_split(
+        dataset_name, split, dataset_config_name, image_column, label_column, limit
+    )
+    id2label = _read_id2label(where, folder, reduce_labels)
+    return MaskSource(data, names, where, image_column, label_column, id2label, reduce_labels)
+
+
+class PaintedSource:
+    """Scenes as a source of masks; see `MaskSource`. `scenes` paints them, and knows their objects."""
+
+    reduce_labels = False
+
+    def __init__(self, scenes: Scenes, name: str):
+        self.names, self.sizes, self.skipped = [], [], []  # a scene has no file that could be wrong
+        self.scenes, self.name = scenes, f"{name}, {scenes.which}"
+        self.id2label = dict(enumerate(scenes.label_names))
+        self.data_hash, self.licenses = scenes.data_hash, scenes.licenses
+
+    def __len__(self) -> int:
+        return len(self.scenes)
+
+    def pair(self, index: int) -> tuple[Image.Image, np.ndarray]:
+        """Picture and mask of one scene, painted once."""
+        scene = self.scenes.scene(index)
+        return scene.image, scene.mask.astype(np.int64)
+
+    def picture(self, index: int) -> Image.Image:
+        return self.pair(index)[0]
+
+    def mask(self, index: int) -> np.ndarray:
+        return self.pair(index)[1]
+
+    raw_mask = mask
+
+    def reduced(self, raw: np.ndarray) -> np.ndarray:
+        return raw
+
+    def preload(self) -> None:
+        """Nothing to do: scenes are painted when asked for."""
+
+
+class MaskSource:
+    """Pictures of one split, each with the class of every pixel; see `open_masks`.
+
+    names: what to call each in messages. id2label: {0: name, 1: name, …}. data_hash: sha256 of pictures, masks and classes.
+    sizes: ((width, height) of the upright picture, of its mask) of each. licenses: what the column "license" says.
+    skipped: what was left out because picture or mask cannot be read; more than 5 % raise DataError.
+    """
+
+    def __init__(self, data, names, where, image_column, label_column, id2label, reduce_labels):
+        self.name, self.id2label, self.reduce_labels = where, id2label, reduce_labels
+        self._columns, self._decoded = (image_column, label_column), None
+        self._files = data.select_columns([image_column, label_column])
+        with ThreadPoolExecutor(sources.THREADS) as pool:
+            found = list(pool.map(self._glance, range(len(data))))
+        good = [i for i, facts in enumerate(found) if not isinstance(facts, str)]
+        self.skipped = [f"{names[i]} ({facts})" for i, facts in enumerate(found) if isinstance(facts, str)]
+        if len(self.skipped) > sources.MAX_SKIPPED_SHARE * len(data):
+            raise DataError(
+                f"{where}: {len(self.skipped)} of {len(data)} pictures or masks cannot be read, more than "
+                f"{sources.MAX_SKIPPED_SHARE:.0%}: {sources._some(self.skipped)}. Repair or remove them."
+            )
+        if self.skipped:
+            print(f"{where}: {len(self.skipped)} with unreadable files left out: {sources._some(self.skipped)}")
+            data, self._files = data.select(good), self._files.select(good)
+        self.names = [names[i] for i in good]
+        self.sizes = [found[i][0] for i in good]
+        self.licenses = sorted(set(data["license"])) if "license" in data.column_names else []
+        content = hashlib.sha256(json.dumps([id2label, reduce_labels]).encode())
+        content.update(b"".join(found[i][1] for i in good))
+        self.data_hash = content.hexdigest()
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def picture(self, index: int) -> Image.Image:
+        """The picture, upright, RGB; transparent parts lie on white."""
+        if self._decoded is not None:
+            return Image.fromarray(self._decoded[index][0])
+        return on_ground(decode(self._bytes(index, 0)), (255, 255, 255))
+
+    def mask(self, index: int) -> np.ndarray:
+        """Class ids int64 (H, W), 255 where there is no answer. Raises DataError where the file is no mask."""
+        if self._decoded is not None:
+            return self._decoded[index][1].astype(np.int64)
+        return self.reduced(self.raw_mask(index))
+
+    def pair(self, index: int) -> tuple[Image.Image, np.ndarray]:
+        return self.picture(index), self.mask(index)
+
+    def raw_mask(self, index: int) -> np.ndarray:
+        """What stands in the file of the mask, int64 (H, W). Raises DataError."""
+        try:
+            with Image.open(io.BytesIO(self._bytes(index, 1))) as image:
+                values = np.asarray(image)
+                kind = f"{image.mode} {image.format}"
+        except Exception as error:  # PIL raises a dozen kinds
+            raise DataError(f"its mask cannot be read: {sources._first_line(error)}") from error
+        if values.ndim == 3:  # grey as RGB or with alpha is still a mask
+            colours = values[..., : 1 if values.shape[2] == 2 else 3]
+            if (colours != colours[..., :1]).any():
+                raise DataError(f"its mask is in colours ({kind}): each pixel has to be one number, its class id")
+            values = colours[..., 0]
+        return values.astype(np.int64)
+
+    def preload(self) -> None:
+        """Decode everything once and keep it, if that takes no more than 2 GiB."""
+        if self._decoded is None and sum(4 * width * height for (width, height), _ in self.sizes) <= PRELOAD_BYTES:
+            with ThreadPoolExecutor(sources.THREADS) as pool:
+                self._decoded = list(pool.map(self._decode, range(len(self))))
+
+    def _decode(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        try:
+            return np.asarray(self.picture(index)), self.mask(index).astype(np.uint8)
+        except DataError as error:
+            raise DataError(f"{self.name}, {self.names[index]}: {error}.") from error
+
+    def reduced(self, raw: np.ndarray) -> np.ndarray:
+        """Class ids of what stands in the file: the same, or one less under --reduce_labels."""
+        if not self.reduce_labels:
+            return raw
+        return np.where((raw == 0) | (raw == IGNORE), IGNORE, raw - 1)
+
+    def _bytes(self, index: int, which: int) -> bytes:
+        file = self._files[int(index)][self._columns[which]]
+        return file["bytes"] if file["bytes"] is not None else Path(file["path"]).read_bytes()
+
+    def _glance(self, index: int) -> tuple | str:
+        """Sizes and sha256 of a picture and its mask, or which of them cannot be read."""
+        sizes, digest = [], b""
+        for which, word in enumerate(("picture", "mask")):
+            try:
+                content = self._bytes(index, which)
+                with Image.open(io.BytesIO(content)) as image:
+                    turned = which == 0 and image.getexif().get(ORIENTATION, 1) >= 5
+                    sizes.append(image.size[::-1] if turned else image.size)
+                    if image.format == "PNG" and which == 1:
+                        image.verify()  # its checksums say whether it is whole
+                    else:
+                        decode(content, draft=which == 0)
+            except Exception:  # PIL raises a dozen kinds, struct.error and SyntaxError among them, for broken files
+                return word
+            digest += hashlib.sha256(content).digest()
+        return tuple(sizes), digest
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The check
+
+
+def check(source: MaskSource | PaintedSource, *, every_class: bool = True) -> dict[int, int]:
+    """How many pixels of each class id were seen (255 too), after nothing was found wrong. To be run before step 0.
+
+    The sizes of all masks are compared with their pictures; up to 500 are read, evenly spread, and more of them while a
+    class is still missing. every_class: whether a class without a pixel is wrong, as it is in training.
+
+    Raises DataError that lists what is wrong by file: sizes, masks in colours or unreadable, ids that id2label doesn't
+    have, ids that start at 1, classes never seen.
+    """
+    problems = _wrong_sizes(source)
+    counts, strange, raw_ids = Counter(), {}, set()  # pixels by id; {file: ids that are no class}; as in the files
+    for number, index in enumerate(_spread(len(source), also_the_rest=bool(source.sizes))):
+        if number >= FULLY_READ and (not every_class or source.id2label.keys() <= counts.keys()):
+            break
+        try:
+            raw = source.raw_mask(index)
+        except DataError as error:
+            problems.append(f"{source.names[index]}: {error}")
+            continue
+        raw_ids.update(np.unique(raw).tolist())
+        ids, pixels = np.unique(source.reduced(raw), return_counts=True)
+        counts.update(dict(zip(ids.tolist(), pixels.tolist(), strict=True)))
+        outside = [k for k in ids.tolist() if k not in source.id2label and k != IGNORE]
+        if outside:
+            strange[source.names[index]] = outside
+    problems += _strange_ids(source, strange, raw_ids - {IGNORE})
+    missing = [k for k in source.id2label if k not in counts]
+    if every_class and missing:
+        named = sources._some([f"{k} ({source.id2label[k]})" for k in missing])
+        hint = ""
+        if missing == [1] and len(source.id2label) == 2 and IGNORE in counts:
+            hint = f"; {IGNORE} means no answer: if it is class 1 here, write 1 instead"
+        elif source.reduce_labels:
+            hint = "; --reduce_labels reads 0 as no answer and k as class k - 1: leave it away if the masks start at 0"
+        problems.append(f"no pixel of class {named}: add pictures that show it, or take it out of id2label.json{hint}")
+    if problems:
+        lines = problems[:LINES] + ([f"and {len(problems) - LINES} more"] if len(problems) > LINES else [])
+        if source.skipped:
+            lines.append(f"left out as unreadable: {sources._some(source.skipped)}")
+        raise DataError(f"{source.name} cannot be trained on:\n  " + "\n  ".join(lines))
+    return dict(sorted(counts.items()))
+
+
+def _spread(length: int, *, also_the_rest: bool) -> list[int]:
+    """Up to FULLY_READ indices, evenly spread, and then, if asked for, all others."""
+    first = [i * length // min(length, FULLY_READ) for i in range(min(length, FULLY_READ))]
+    return first + (sorted(set(range(length)) - set(first)) if also_the_rest else [])
+
+
+def _wrong_sizes(source) -> list[str]:
+    problems = []
+    for name, (picture, mask) in zip(source.names, source.sizes, strict=True):
+        if picture != mask:
+            lying = " (it lies on its side: save the mask upright)" if picture == mask[::-1] else ""
+            problems.append(
+                f"{name}: the picture is {picture[0]} × {picture[1]} px, its mask {mask[0]} × {mask[1]}{lying}"
+            )
+    return problems
+
+
+def _strange_ids(source, strange: dict[str, list[int]], raw_ids: set[int]) -> list[str]:
+    """A line for each set of ids that are no class, with the files; and what they look like."""
+    if not strange:
+        return []
+    count = len(source.id2label)
+    files = {}
+    for name, ids in strange.items():
+        files.setdefault(tuple(ids), []).append(name)
+    problems = [
+        f"{sources._some(names)}: id {sources._some(list(map(str, ids)))} in the mask, but id2label.json has 0 to {count - 1}"
+        for ids, names in files.items()
+    ]
+    if max(raw_ids) == count and not source.reduce_labels:
+        start = "the masks start at 1" if 0 not in raw_ids else "the masks have one id too many"
+        problems.append(f"{start}: if 0 means no answer and k the class k - 1, set --reduce_labels")
+    elif len(raw_ids) > 2 * count + 10:
+        problems.append(
+            "so many ids look like shades, not classes: save masks as PNG, without JPEG and without smoothing"
+        )
+    return problems
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Finding and loading
+
+
+def _open_split(dataset_name, split, config_name, image_column, label_column, limit):
+    """(rows with pictures and masks not decoded, what to call each, the name of the data set, its folder or None)."""
+    import datasets
+
+    folder, where = sources._locate(dataset_name, split)
+    if folder is not None:
+        sources._check_metadata(folder, None)
+    splits = sources._load(datasets, folder, where, config_name)
+    carved = split in ("train", "validation") and "validation" not in splits and "train" in splits
+    if split not in splits and not carved:
+        raise DataError(f"{where} has no split '{split}'. {sources._choices(split, splits, 'It has')}")
+    data = splits["train" if carved else split]
+    for column, flag in ((image_column, "image_column"), (label_column, "label_column")):
+        sources._need(where, data.column_names, column, flag)
+    data = sources._as_pictures(datasets, data, where, image_column)
+    if not isinstance(data.features[label_column], datasets.Image):
+        raise DataError(
+            f"{where}: column '{label_column}' holds {data.features[label_column]}, no masks. In a folder, metadata.jsonl "
+            'names them: {"file_name": "images/1.jpg", "label_file_name": "masks/1.png"}. Or set --label_column.'
+        )
+    data = data.cast_column(label_column, datasets.Image(decode=False))
+    names = sources._row_names(data, image_column, folder)
+    kept = list(range(len(data)))
+    if carved:
+        rank = sorted(kept, key=lambda i: hashlib.sha256(names[i].encode()).digest())
+        tenth = set(rank[: max(1, round(sources.VALIDATION_SHARE * len(rank)))])
+        kept = [i for i in kept if (i in tenth) == (split == "validation")]
+    if limit is not None and limit < len(kept):
+        kept = [kept[i * len(kept) // limit] for i in range(limit)]
+    if not kept:
+        raise DataError(f"{where}, split '{split}', is empty: add pictures.")
+    return data.select(kept), [names[i] for i in kept], where, folder
+
+
+def _read_id2label(where: str, folder: Path | None, reduce_labels: bool) -> dict[int, str]:
+    """The classes of a data set, ids from 0 on. Raises DataError that shows how to write the file."""
+    example = 'such as {"0": "road", "1": "sky"}'
+    if folder is None:
+        from huggingface_hub import hf_hub_download
+
+        try:
+            path = Path(hf_hub_download(where, "id2label.json", repo_type="dataset"))
+        except Exception as error:  # of the network, of the Hub, of the cache
+            raise DataError(f"{where} gave no id2label.json: {sources._first_line(error)}") from error
+    else:
+        path = folder / "id2label.json"
+        if not path.is_file():
+            raise DataError(f"{where} has no id2label.json: write the names of the classes into it, {example}.")
+    try:
+        found = json.loads(path.read_text(encoding="utf-8-sig"))
+    except ValueError as error:
+        raise DataError(f"{where}: id2label.json is not JSON: {error}.") from error
+    if isinstance(found, dict) and found and all(isinstance(v, int) for v in found.values()):
+        raise DataError(f"{where}: id2label.json gives ids to names: turn it around, {example}.")
+    try:
+        id2label = {int(key): value for key, value in found.items() if int(key) != IGNORE}
+    except (AttributeError, ValueError) as error:
+        raise DataError(f"{where}: id2label.json has to be an object of ids and names, {example}.") from error
+    for key, value in id2label.items():
+        if not isinstance(value, str) or not value.strip():
+            raise DataError(f"{where}: id2label.json gives id {key} the name {value!r}, not a text.")
+    if reduce_labels and 0 not in id2label:  # as in the masks: the name of k is that of class k - 1
+        id2label = {key - 1: value for key, value in id2label.items()}
+    if sorted(id2label) != list(range(len(id2label))) or not id2label:
+        hint = (
+            " Ids that start at 1, with 0 for no answer, need --reduce_labels." if min(id2label, default=0) == 1 else ""
+        )
+        raise DataError(f"{where}: id2label.json has the ids {sorted(id2label)}, not 0, 1, 2, … without a gap.{hint}")
+    twice = [name for name, count in Counter(id2label.values()).items() if count > 1]
+    if twice:
+        raise DataError(f"{where}: id2label.json has the name {twice[0]!r} twice: each class needs its own.")
+    return {key: id2label[key] for key in sorted(id2label)}
