@@ -173,12 +173,11 @@ def _rounded(values: torch.Tensor) -> list:
 
 
 def resolve(name: str) -> Path:
-    """The verified folder of the AutoencoderKL itself. A name of a bundled text_to_image variant is its vae/.
+    """The verified folder of the AutoencoderKL itself. A bundled one is the vae/ of the text_to_image variant of its name.
 
     A folder or Hub id may be the autoencoder's own, or that of a pipeline with a vae/ in it. Raises store.CheckpointError.
     """
-    stem = "text_to_image" if name in store.variants("text_to_image") else STEM
-    folder = store.resolve(stem, name)
+    folder = store.resolve(STEM, name)
     return folder / "vae" if (folder / "vae" / "config.json").is_file() else folder
 
 

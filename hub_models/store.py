@@ -39,6 +39,10 @@ FLOATS = {
 }
 
 
+# Stems whose bundled checkpoints are a folder inside those of another stem.
+PARTS = {"autoencoder": ("text_to_image", "vae")}
+
+
 class CheckpointError(RuntimeError):
     """One sentence: what is wrong with which file, and what to do."""
 
@@ -47,10 +51,21 @@ class PushError(CheckpointError):
     """One sentence: why nothing (or not everything) reached the Hub, and the line that repeats it."""
 
 
+def bundled(stem: str) -> dict[str, Path]:
+    """{name: folder} of the checkpoints that come with the repository, sorted. Some are a part of another stem's."""
+    home, part = PARTS.get(stem, (stem, ""))
+    return {path.name: path / part for path in sorted(WEIGHTS.glob(f"{home}/*")) if (path / part).is_dir()}
+
+
 def variants(stem: str) -> list[str]:
     """The names of the checkpoints that come with the repository, sorted."""
-    folder = WEIGHTS / stem
-    return sorted(p.name for p in folder.iterdir() if p.is_dir()) if folder.is_dir() else []
+    return list(bundled(stem))
+
+
+def whole_of(folder: Path) -> Path:
+    """The folder whose manifest speaks of this one: itself, or the pipeline that it is a part of."""
+    part = not (folder / MANIFEST).is_file() and (folder.parent / MANIFEST).is_file()
+    return folder.parent if part else folder
 
 
 def resolve(stem: str, name: str | Path) -> Path:
@@ -60,9 +75,9 @@ def resolve(stem: str, name: str | Path) -> Path:
     Raises CheckpointError.
     """
     name = str(name)
-    bundled = variants(stem)
-    if name in bundled:
-        folder = WEIGHTS / stem / name
+    ours = bundled(stem)
+    if name in ours:
+        folder = ours[name]
     elif name and Path(name).expanduser().is_dir():
         folder = Path(name).expanduser()
     elif REPO_ID.fullmatch(name):
@@ -70,8 +85,8 @@ def resolve(stem: str, name: str | Path) -> Path:
     elif "/" in name or "\\" in name:
         raise CheckpointError(f"{name} is no folder here and no Hub id of the form org/repo or org/repo@revision")
     else:
-        guess = difflib.get_close_matches(name, bundled, n=1)
-        known = ", ".join(bundled) if bundled else "none yet"
+        guess = difflib.get_close_matches(name, ours, n=1)
+        known = ", ".join(ours) if ours else "none yet"
         raise CheckpointError(
             f"no {stem} variant is called {name!r}"
             + (f" (did you mean {guess[0]!r}?)" if guess else "")
@@ -161,18 +176,21 @@ def _check_parts(folder: Path) -> None:
 
 
 def _check_manifest(folder: Path, *, required: bool) -> None:
-    path = folder / MANIFEST
+    path = whole_of(folder) / MANIFEST
     if not path.is_file():
         if required:
             raise CheckpointError(f"{path} is missing: export the run again, it is written last")
         return
+    part = "" if path.parent == folder else f"{folder.name}/"
     files = _read_json(path).get("files")
     if not isinstance(files, dict):
         raise CheckpointError(f"{path} lists no files: export the run again")
     for name, said in sorted(files.items()):
-        if Path(name).suffix not in READ:  # the card and its pictures may be edited on the Hub
+        if Path(name).suffix not in READ or not name.startswith(
+            part
+        ):  # a card and its pictures may be edited on the Hub
             continue
-        file = folder / name
+        file = path.parent / name
         if not file.is_file():
             raise CheckpointError(f"{file} is missing, {MANIFEST} names it: download or export it again")
         if file.stat().st_size != said["size"]:

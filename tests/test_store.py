@@ -271,6 +271,24 @@ def test_names_without_a_slash_stay_here(tmp_path, monkeypatch):
             store.resolve("ddpm", name)
 
 
+def test_a_bundled_autoencoder_is_a_part_and_its_whole_answers_for_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(store, "WEIGHTS", tmp_path)
+    whole = make_model(tmp_path / "text_to_image" / "emoji")
+    (whole / "unet").rename(whole / "vae")
+    (whole / "model_index.json").write_text('{"_class_name": "P", "vae": ["diffusers", "AutoencoderKL"]}')
+    store.write_manifest(whole)
+    assert (
+        store.variants("autoencoder") == ["emoji"] and store.whole_of(whole / "vae") == store.whole_of(whole) == whole
+    )
+    assert store.resolve("autoencoder", "emoji") == whole / "vae"
+    store.verify(whole / "vae", manifest_required=True)
+    (whole / "scheduler" / "scheduler_config.json").write_text("{ }")  # not of this part
+    assert store.resolve("autoencoder", "emoji") == whole / "vae"
+    (whole / "vae" / "config.json").write_text('{"_class_name": "UNet2DModem"}')
+    with pytest.raises(store.CheckpointError, match="vae/config.json is altered"):
+        store.resolve("autoencoder", "emoji")
+
+
 PUSH = """
 from hub_models import store
 try:

@@ -60,7 +60,7 @@ def write_card(folder: Path, pictures: dict[str, Image.Image] | None = None) -> 
     if problems := card.lint(text):
         raise ValueError("the model card would be refused: " + "; ".join(problems))
     (folder / CARD).write_text(text)
-    store.write_manifest(folder)
+    store.write_manifest(store.whole_of(folder))
 
 
 def command_line(stem: str, argv: Sequence[str] | None = None) -> str:

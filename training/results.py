@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hub_models import card, store
+from training import publish
 
 ROOT = Path(__file__).parent.parent
 START, END = "<!-- results:start -->", "<!-- results:end -->"
@@ -21,8 +22,10 @@ START, END = "<!-- results:start -->", "<!-- results:end -->"
 def shipped() -> dict[str, dict[str, dict]]:
     """{stem: {variant: its results.json}} of what lies in hub_models/weights, both sorted by name."""
     found: dict[str, dict[str, dict]] = {}
-    for path in sorted(store.WEIGHTS.glob("*/*/results.json")):
-        found.setdefault(path.parent.parent.name, {})[path.parent.name] = json.loads(path.read_text())
+    for stem in sorted({path.name for path in store.WEIGHTS.glob("*")} | set(store.PARTS)):
+        for name, folder in store.bundled(stem).items():
+            if (folder / publish.RESULTS).is_file():
+                found.setdefault(stem, {})[name] = json.loads((folder / publish.RESULTS).read_text())
     return found
 
 
@@ -48,7 +51,8 @@ def readme_block() -> str:
     parts = []
     for stem, variants in shipped().items():
         data = ", ".join(dict.fromkeys(Path(str(results["dataset"])).name for results in variants.values()))
-        cards = ", ".join(f"[{name}](hub_models/weights/{stem}/{name}/README.md)" for name in variants)
+        folders = {name: folder.relative_to(store.WEIGHTS).as_posix() for name, folder in store.bundled(stem).items()}
+        cards = ", ".join(f"[{name}](hub_models/weights/{folders[name]}/README.md)" for name in variants)
         parts += [f"**{stem}** on `{data}` (cards: {cards})", "\n".join(stem_table(variants))]
     return "\n\n".join(parts) or "No weights are shipped yet."
 
