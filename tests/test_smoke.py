@@ -23,7 +23,7 @@ import torch
 from children import ranks, run
 from diffusers import AutoencoderKL, DDPMPipeline, DDPMScheduler, DiffusionPipeline, UNet2DModel
 from safetensors.torch import load_file
-from transformers import AutoModel
+from transformers import AutoModel, AutoModelForSemanticSegmentation
 
 from hub_models import clip, store
 from training import checkpoint, publish
@@ -31,7 +31,7 @@ from training.checkpoint import sha256_of
 
 pytestmark = [pytest.mark.smoke, pytest.mark.timeout(600)]
 
-STEMS = ["autoencoder", "classifier", "clip", "ddpm", "text_to_image"]
+STEMS = ["autoencoder", "classifier", "clip", "ddpm", "segmentation", "text_to_image"]
 TINY = ["--preset", "tiny", "--cpu"]
 
 
@@ -102,7 +102,7 @@ def test_a_run_leaves_what_it_promises(trained):
     _, run_dir, text = trained
     assert [step for step, _ in checkpoint.found(run_dir)] == [1, 2]
     assert len(losses_of(run_dir)) == 2
-    assert json.loads((run_dir / "config.json").read_text())["dataset_name"] == "emoji-sample"
+    assert json.loads((run_dir / "config.json").read_text())["dataset_name"] in ("emoji-sample", "scenes-sample")
     for words in ("one measured step", "peak memory", "a push would take: README.md"):
         assert words in text
     printed = json.loads(text[text.index("{") : text.index("\n}") + 2])  # the resolved configuration comes first
@@ -129,6 +129,8 @@ def stock(stem: str, export: Path) -> torch.nn.Module:
         return AutoencoderKL.from_pretrained(export)
     if stem == "clip":
         return AutoModel.from_pretrained(export)
+    if stem == "segmentation":
+        return AutoModelForSemanticSegmentation.from_pretrained(export)
     if stem == "text_to_image":
         return DiffusionPipeline.from_pretrained(export).unet
     DDPMScheduler.from_pretrained(export, subfolder="scheduler")
@@ -176,6 +178,9 @@ def test_the_contract_loads_it_and_agrees_with_the_stock_class(trained):
             x, states = torch.randn(1, *ours.latent_shape), {"encoder_hidden_states": ours.text_states(["a red apple"])}
             assert torch.equal(ours.pipe.unet(x, 500, **states).sample, theirs(x, 500, **states).sample)
             return
+        if stem == "segmentation":
+            assert ours.label_names[0] == "background" and torch.equal(ours.model(x).logits, theirs(x).logits)
+            return
         assert len(ours.label_names) == 12
         if stem == "classifier":
             assert torch.equal(ours.model(x), theirs(x))
@@ -217,6 +222,8 @@ def test_it_is_evaluated_and_the_numbers_go_into_the_card(trained, classifier_ru
             "validation/zero_shot_accuracy", "heldout_pairs/pictures",
         },
         "ddpm": {"kid_x1000", "held_out_loss", "nearest_train_distance", "label_accuracy"},
+        "segmentation": {f"{split}/{name}" for split in ("new_scenes", "validation")
+                         for name in ("miou", "foreground_iou", "pixel_accuracy", "ece")},
         "text_to_image": {
             *(f"{split}/retrieval_precision{kind}" for split in ("train", "heldout_pairs") for kind in ("", "_real")),
             "kid_x1000", "held_out_loss", "nearest_train_distance",
@@ -295,7 +302,7 @@ def test_two_processes_give_the_losses_of_one_and_a_run_may_move(tmp_path):
 @pytest.mark.parametrize("stem", STEMS)
 def test_flags_that_stop_a_script_before_it_starts(stem, tmp_path):
     text = script(stem, tmp_path / "run", "--dry_run")
-    assert '"dataset_name": "emoji-sample"' in text
+    assert re.search('"dataset_name": "(emoji|scenes)-sample"', text)
     text = script(stem, tmp_path / "run", "--no_such_flag", "1", code=2)
     assert "no_such_flag" in text
     assert not (tmp_path / "run").exists()

@@ -1,5 +1,6 @@
 """Tiny random models in the stock layouts, made in a second: what a test hands to code that serves or tunes real ones."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -12,6 +13,9 @@ from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTokenizer,
+    SegformerConfig,
+    SegformerForSemanticSegmentation,
+    SegformerImageProcessor,
     SwinConfig,
     SwinModel,
     VisionTextDualEncoderConfig,
@@ -132,3 +136,53 @@ def dual_encoder(folder: Path | str) -> Path:
     tokenizer.save_pretrained(folder)
     ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
     return Path(folder)
+
+
+def segmenter(folder: Path | str, kind: str = "swin", label_names=("background", "face", "plant"), own=None) -> Path:
+    """A folder of a random segmenter for 32 × 32 pictures: "swin", "dpt" or "unet" as training builds them, or "segformer".
+
+    Its classes are far apart, so that no two are equally probable. own: keys for preprocessor_config.json, but "segformer".
+    """
+    torch.manual_seed(0)
+    names = list(label_names)
+    if kind == "segformer":
+        config = SegformerConfig(
+            hidden_sizes=[8, 16, 16, 16], depths=[1, 1, 1, 1], num_attention_heads=[1, 1, 2, 2], decoder_hidden_size=16,
+            id2label=dict(enumerate(names)), label2id={name: k for k, name in enumerate(names)},
+        )  # fmt: skip
+        model = _decided(SegformerForSemanticSegmentation(config))
+        model.save_pretrained(folder)
+        SegformerImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
+        return Path(folder)
+    from hub_models import segmentation as contract
+    from training import segmentation
+
+    sizes = {
+        "swin": segmentation.PRESETS["tiny"].model_args,
+        "dpt": {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 64,
+                "backbone_out_indices": (0, 1, 2, 3), "neck_hidden_sizes": (8, 8, 16, 16), "channels": 16},
+        "unet": {"encoder_name": "tu-test_resnet", "decoder_channels": (32, 16, 16, 8, 8)},
+    }  # fmt: skip
+    cfg = dataclasses.replace(segmentation.PRESETS["tiny"], backbone=kind, model_args=sizes[kind])
+    made = segmentation.create_model(cfg, names)
+    _decided(made.model)
+    parts = {"resolution_px": 32, "max_side_px": 64} | (own or {})
+    made = contract.Segmenter(made.model, made.processor, names, name="tiny", own=parts)
+    contract.save_folder(folder, made)
+    return Path(folder)
+
+
+@torch.no_grad()
+def _decided(model: torch.nn.Module) -> torch.nn.Module:
+    """The segmenter, its class layer scaled so that scores of noise have mean 0 and deviation 3: fresh ones hardly differ."""
+    from hub_models import segmentation as contract
+
+    layer, noise = contract.class_layer(model.eval()), torch.randn(4, 3, 32, 32)
+    for module in model.modules():  # activations fade on the way through fresh layers
+        if isinstance(module, torch.nn.Conv2d | torch.nn.ConvTranspose2d):
+            torch.nn.init.kaiming_normal_(module.weight)
+    scores = contract.full_logits(model, noise)  # (4, K, 32, 32)
+    mean, scale = scores.mean((0, 2, 3)), 3 / scores.std((0, 2, 3))
+    layer.weight.mul_(scale[:, None, None, None])
+    layer.bias.copy_((layer.bias - mean) * scale)
+    return model

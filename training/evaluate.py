@@ -14,22 +14,24 @@ from pathlib import Path
 from hub_models import store
 from training import publish
 
-STEMS = ("autoencoder", "classifier", "clip", "ddpm", "text_to_image")
+STEMS = ("autoencoder", "classifier", "clip", "ddpm", "segmentation", "text_to_image")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="training.evaluate", description=__doc__.split("\n")[0])
     parser.add_argument("stem", choices=STEMS)
     parser.add_argument("--model", required=True, help="a bundled variant, a folder, or org/repo[@revision]")
-    parser.add_argument("--dataset", default="emoji", help="as --dataset_name of the training scripts")
+    parser.add_argument("--dataset", help="as --dataset_name of the training scripts (default: what it was trained on)")
     parser.add_argument("--output", type=Path, help="where to write results.json (default: build/results/)")
     parser.add_argument("--record", action="store_true", help="also write it into the checkpoint's folder and card")
     args = parser.parse_args(argv)
 
     began = time.perf_counter()
     script = importlib.import_module(f"training.{args.stem}")
-    measured, pictures = script.evaluate_checkpoint(args.model, args.dataset)
-    results = {"stem": args.stem, "model": Path(args.model).name, "dataset": args.dataset,
+    folder = store.resolve(args.stem, args.model)
+    dataset = args.dataset or trained_on(folder)
+    measured, pictures = script.evaluate_checkpoint(args.model, dataset)
+    results = {"stem": args.stem, "model": Path(args.model).name, "dataset": dataset,
                "seconds": round(time.perf_counter() - began, 1)} | measured  # fmt: skip
     print(table(results))
     output = args.output or Path("build/results") / f"{args.stem}-{Path(args.model).name}.json"
@@ -39,10 +41,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         picture.save(output.with_name(f"{output.stem}-{name}.png"), optimize=True)
     print(f"written to {output}")
     if args.record:
-        folder = store.resolve(args.stem, args.model)
         (folder / publish.RESULTS).write_text(json.dumps(results, indent=1) + "\n")
         publish.write_card(folder, pictures)
         print(f"recorded in {folder}")
+
+
+def trained_on(folder: Path) -> str:
+    """The --dataset_name of the run that made a checkpoint; "emoji" where its run.json is not there."""
+    path = folder / publish.RUN
+    return json.loads(path.read_text())["config"]["dataset_name"] if path.is_file() else "emoji"
 
 
 def table(results: dict) -> str:

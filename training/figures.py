@@ -4,7 +4,7 @@ import io
 
 import numpy as np
 from matplotlib.figure import Figure
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 
 def confusion(matrices: dict[str, list[list[int]]], names: list[str]) -> Image.Image:
@@ -54,6 +54,41 @@ def sheet(pictures: np.ndarray, columns: int, zoom: int = 1) -> Image.Image:
         canvas[y : y + side, x : x + side] = picture
     image = Image.fromarray(canvas)
     return image.resize((image.width * zoom, image.height * zoom), Image.Resampling.NEAREST)
+
+
+def segmentations(
+    pictures: list[Image.Image],
+    truths: list[np.ndarray],
+    found: list[np.ndarray],
+    palette: np.ndarray,
+    names: list[str],
+) -> Image.Image:
+    """A row of three per picture, the picture, its truth and what was found, in columns; with the classes' colours below.
+
+    truths, found: (H, W) class ids, in a truth 255 where there is no answer (drawn white); palette (K, 3) uint8.
+    """
+    tile, gap, columns = 128, 4, min(4, len(pictures))
+    rows, line = -(-len(pictures) // columns), 18
+    width = columns * (3 * tile + 4 * gap) + gap
+    legend_columns = max(1, width // 190)
+    height = rows * (tile + gap) + gap + line * -(-len(names) // legend_columns) + gap
+    canvas = Image.new("RGB", (width, height), "white")
+    colours = np.full((256, 3), 255, np.uint8)
+    colours[: len(palette)] = palette
+    for number, (picture, truth, ids) in enumerate(zip(pictures, truths, found, strict=True)):
+        left, top = gap + number % columns * (3 * tile + 4 * gap), gap + number // columns * (tile + gap)
+        scale = tile / max(picture.size)
+        size = tuple(max(1, round(side * scale)) for side in picture.size)
+        shown = [picture.convert("RGB").resize(size, Image.Resampling.BICUBIC)]
+        shown += [Image.fromarray(colours[part]).resize(size, Image.Resampling.NEAREST) for part in (truth, ids)]
+        for place, part in enumerate(shown):
+            canvas.paste(part, (left + place * (tile + gap), top + (tile - size[1]) // 2))
+    pen, font = ImageDraw.Draw(canvas), ImageFont.load_default(12)
+    for k, name in enumerate(names):
+        x, y = gap + k % legend_columns * 190, rows * (tile + gap) + 2 * gap + k // legend_columns * line
+        pen.rectangle((x, y, x + 12, y + 12), fill=tuple(int(c) for c in palette[k]))
+        pen.text((x + 18, y - 1), name[:26], "black", font)
+    return canvas
 
 
 def _picture(figure: Figure) -> Image.Image:

@@ -300,3 +300,127 @@ def in_batches(call: Callable, pictures: Iterable, batch_size: int = 128) -> np.
     while part := list(itertools.islice(pictures, batch_size)):
         made.append(np.asarray(call([Image.fromarray(p) if isinstance(p, np.ndarray) else p for p in part])))
     return np.concatenate(made)
+
+
+# --- Segmentation: all from one confusion matrix and one table of confidence, which add up over pictures ---------------
+
+
+def iou(conf: np.ndarray) -> np.ndarray:
+    """Intersection over union of each class, (K,) float64; NaN for a class that is in neither truth nor prediction.
+
+    conf (K, K): a confusion matrix of pixels, truth in rows, summed over all pictures of a set.
+    """
+    conf = np.asarray(conf, dtype=np.float64)
+    union = conf.sum(0) + conf.sum(1) - np.diag(conf)  # (K,)
+    return np.divide(np.diag(conf), union, out=np.full(len(conf), np.nan), where=union > 0)
+
+
+def mean_iou(conf: np.ndarray) -> float:
+    """The mean of `iou` over the classes that truth or prediction has. Raises ValueError for an empty matrix."""
+    values = iou(conf)
+    if np.isnan(values).all():
+        raise ValueError("the confusion matrix is empty: no pixel has an answer")
+    return float(np.nanmean(values))
+
+
+def foreground_iou(conf: np.ndarray, background: int = 0) -> float:
+    """Intersection over union of "any class but the background"; 1 where neither truth nor prediction has any."""
+    conf = np.asarray(conf, dtype=np.float64)
+    inside = np.arange(len(conf)) != background
+    union = conf.sum() - conf[background, background]
+    return float(conf[np.ix_(inside, inside)].sum() / union) if union else 1.0
+
+
+CONFIDENCE_BINS = 100  # of `confidence_table`; `expected_calibration_error` joins them into fewer
+
+
+def confidence_table(confidence: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """(3, CONFIDENCE_BINS) float64: number of answers, sum of their confidence, number of right ones, by confidence.
+
+    confidence (N,) in [0, 1], right (N,) bool. Bin i holds [i, i + 1) / CONFIDENCE_BINS, the last one also 1. Tables add up.
+    """
+    confidence = np.asarray(confidence, np.float64).ravel()
+    place = np.clip((confidence * CONFIDENCE_BINS + 1e-9).astype(np.int64), 0, CONFIDENCE_BINS - 1)
+    weights = (None, confidence, np.asarray(right, np.float64).ravel())
+    return np.stack([np.bincount(place, w, CONFIDENCE_BINS).astype(np.float64) for w in weights])
+
+
+def expected_calibration_error(table: np.ndarray, bins: int = 20) -> float:
+    """Mean distance of confidence and share of right answers over bins, weighted by their size, in [0, 1].
+
+    table: of `confidence_table`. Guo et al. 2017, eq. 3, with bins of equal width. Raises ValueError for an empty table.
+    """
+    count, confidence, right = np.asarray(table).reshape(3, bins, -1).sum(-1)  # (bins,) each
+    if not count.sum():
+        raise ValueError("no answers to measure the calibration of")
+    return float(np.abs(confidence - right).sum() / count.sum())
+
+
+def risk_coverage(table: np.ndarray) -> dict[str, list[float]]:
+    """What is kept, and how much of that is wrong, where answers below a confidence are left out.
+
+    {"threshold", "coverage", "risk"}: CONFIDENCE_BINS numbers each, from threshold 0 (everything kept) up. Risk is that of
+    the least threshold above which nothing remains, for those beyond. El-Yaniv & Wiener 2010, §2. table: of `confidence_table`.
+    """
+    count, _, right = np.asarray(table, np.float64)
+    kept = count[::-1].cumsum()[::-1]  # (bins,) answers with a confidence from the bin's lower edge on
+    wrong = (count - right)[::-1].cumsum()[::-1]
+    if not kept[0]:
+        raise ValueError("no answers to draw a risk-coverage curve of")
+    last = np.flatnonzero(kept)[-1]
+    risk = np.divide(wrong, kept, out=np.full(len(kept), wrong[last] / kept[last]), where=kept > 0)
+    threshold = np.arange(len(count)) / len(count)
+    return {
+        "threshold": [round(float(v), 4) for v in threshold],
+        "coverage": [round(float(v), 5) for v in kept / kept[0]],
+        "risk": [round(float(v), 5) for v in risk],
+    }
+
+
+def fit_temperature(logits: np.ndarray, labels: np.ndarray, low: float = 0.1, high: float = 10.0) -> float:
+    """The temperature in [low, high] at which softmax(logits / temperature) gives the labels the highest likelihood.
+
+    logits (N, K), labels (N,). The loss is convex in 1 / temperature: golden sections. Guo et al. 2017, §4.2.
+    Raises ValueError for shapes that don't fit and values that are not finite.
+    """
+    logits, labels = np.asarray(logits, np.float64), _class_ids(labels, "labels")
+    if logits.ndim != 2 or len(logits) != len(labels) or not len(labels) or not np.isfinite(logits).all():
+        raise ValueError(f"need finite logits (N, K) and labels (N,), N > 0; got {logits.shape} and {labels.shape}")
+    _in_range(labels, logits.shape[1], "labels")
+    truth = np.take_along_axis(logits, labels[:, None], 1)  # (N, 1)
+    margin = logits - truth  # (N, K): the loss is log sum exp of it
+
+    def loss(inverse: float) -> float:
+        scaled = margin * inverse
+        top = scaled.max(1, keepdims=True)
+        return float((top[:, 0] + np.log(np.exp(scaled - top).sum(1))).mean())
+
+    ratio = (5**0.5 - 1) / 2
+    a, b = 1 / high, 1 / low
+    c, d = b - ratio * (b - a), a + ratio * (b - a)
+    at_c, at_d = loss(c), loss(d)
+    while b - a > 1e-4 * b:
+        if at_c < at_d:
+            b, d, at_d = d, c, at_c
+            c = b - ratio * (b - a)
+            at_c = loss(c)
+        else:
+            a, c, at_c = c, d, at_d
+            d = a + ratio * (b - a)
+            at_d = loss(d)
+    return 2 / (a + b)
+
+
+def principal_components(rows: np.ndarray, count: int = 3) -> tuple[np.ndarray, np.ndarray]:
+    """Mean (D,) and the first `count` principal components (D, count) of rows (N, D), float64, largest variance first.
+
+    Orthonormal; the largest number of each component is positive, so that the same rows give the same signs.
+    Raises ValueError for fewer dimensions than components, and rows that are not finite.
+    """
+    rows = _matrix(rows, "rows")
+    if rows.shape[1] < count or not len(rows):
+        raise ValueError(f"rows {rows.shape} don't have {count} components")
+    mean = rows.mean(0)
+    _, vectors = np.linalg.eigh((rows - mean).T @ (rows - mean))  # ascending
+    basis = vectors[:, ::-1][:, :count]
+    return mean, basis * np.sign(np.take_along_axis(basis, np.abs(basis).argmax(0)[None], 0))
