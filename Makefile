@@ -68,6 +68,7 @@ results: setup  ## the tables of README.md and docs/RESULTS.md, from the results
 
 bench: setup  ## the speed claims, each as a ratio within one run (needs the data; chromium for the page)
 	$(OFFLINE) $(PY) -m benchmarks.text_to_image
+	$(OFFLINE) $(PY) -m benchmarks.segmentation
 
 lock:  ## compile requirements.lock from pyproject.toml again
 	uv pip compile --universal --python-version 3.11 --all-extras --no-emit-index-url --no-annotate --no-header \
