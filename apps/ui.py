@@ -24,6 +24,7 @@ from hub_models.store import CheckpointError
 MAX_PIXELS = 16_000_000
 MAX_ASPECT = 50
 MAX_UPLOAD = "20mb"
+SESSIONS = 256  # whose state is kept: each takes some 100 kB a page, and each call of the API starts one
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")  # no EPS, no PDF: those start other programs
 READABLE = "Use a PNG, JPEG, WebP, GIF, BMP, TIFF or AVIF picture."
 
@@ -551,6 +552,7 @@ def launch(
         pwa=False,
         mcp_server=False,
         max_file_size=MAX_UPLOAD,
+        state_session_capacity=SESSIONS,
         footer_links=["api", "settings"],
     )
     print(f"Device  {device_line(models)}")
