@@ -5,6 +5,7 @@ python -m apps.classifier [--model vit --model swin] [--port 7860]
 
 import html
 import json
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -28,6 +29,7 @@ TOP_ANSWER = "top answer"
 PATCHES_A_SIDE = 8  # the grey patch covers an eighth of a side and moves by half of itself: 15 × 15 places
 BATCH = 25  # places a step: 9 steps, and Stop acts between two
 MAP_PX = 448
+DEADLINE_SECONDS = 300  # a map that takes longer is stopped, and says so
 
 AMBER = np.array([(255, 255, 255), (253, 224, 71), (249, 115, 22), (153, 27, 27)], np.float32)
 RED, BLUE = np.array([(220, 38, 38), (37, 99, 235)], np.float32)
@@ -76,16 +78,16 @@ def occlusion_overlay(image: Image.Image, drop: np.ndarray) -> Image.Image:
 
 
 def occlusion(
-    model: Classifier, image: Image.Image, label: str = TOP_ANSWER
-) -> Iterator[tuple[Image.Image | None, str]]:
-    """The occlusion map of `label` as it fills, as pairs of overlay and status HTML; close the iterator to stop."""
+    model: Classifier, image: Image.Image, label: str, stop: threading.Event
+) -> Iterator[tuple[Image.Image, str]]:
+    """The occlusion map of `label` as it fills, until `stop` is set, as pairs of overlay and status HTML."""
     [[(top, _)]] = model.predict([image], 1)
     label = top if label == TOP_ANSWER else ui.choice(label, "Label", model.label_names)
     whole = float(model.logits([image]).softmax(-1)[0, model.label_names.index(label)])
     patch_px = max(2, model.resolution_px // PATCHES_A_SIDE)
     stride_px = patch_px // 2
     steps = model.occlusion_steps(image, label, patch_px=patch_px, stride_px=stride_px, batch_size=BATCH)
-    for step in steps:
+    for step in ui.until(steps, stop, DEADLINE_SECONDS):
         spread = classifier.spread(step.drop, size_px=model.resolution_px, patch_px=patch_px, stride_px=stride_px)
         text = f"{model.name}, “{label}” at {whole:.0%}: {step.done} of {step.total} places covered"
         if step.done == step.total:
@@ -96,7 +98,11 @@ def occlusion(
         centres = slice(
             stride_px // 2, None, stride_px
         )  # where the spread map is flat: between them it is drawn smooth
-        yield occlusion_overlay(image, spread[centres, centres]), ui.status(text, step.done / step.total)
+        overlay = occlusion_overlay(image, spread[centres, centres])
+        yield overlay, ui.status(text, step.done / step.total)
+    if step.done < step.total:
+        cause = "Stopped" if stop.is_set() else f"Out of time ({DEADLINE_SECONDS} s)"
+        yield overlay, ui.status(f"{cause} after {step.done} of {step.total} places.")
 
 
 def _enlarge(values: np.ndarray) -> np.ndarray:
@@ -211,9 +217,23 @@ def build(models: dict[str, Classifier | CheckpointError]) -> gr.Blocks:
                 f"{model.name}: the redder, the more of it flows into the answer."
             )
 
-        def occlude(path, name, label):
+        stops = ui.StopFlags()
+
+        def covered(path, name, label, stop):
             image = ui.read_picture(path)
-            yield from occlusion(ready[ui.choice(name, "Model", ready)], image, label)
+            yield from occlusion(ready[ui.choice(name, "Model", ready)], image, label, stop)
+
+        def occlude(path, name, label, request: gr.Request):
+            yield from covered(path, name, label, stops.get(request.session_hash))
+
+        def occlude_for_api(path, name, label, request: gr.Request):
+            try:
+                yield from covered(path, name, label, stops.arm(request.session_hash))
+            finally:
+                stops.drop(request.session_hash)
+
+        def halt(request: gr.Request):
+            stops.set(request.session_hash)
 
         def emptied():
             parts = [part for model in ready.values() for part in (None, card(model))]
@@ -232,31 +252,20 @@ def build(models: dict[str, Classifier | CheckpointError]) -> gr.Blocks:
         one = dict(concurrency_id=STEM, concurrency_limit=1)
         quiet = dict(api_visibility="private", show_progress="hidden")
 
-        drawn = draw.click(
-            lambda: [gr.Button(interactive=False), gr.Button(interactive=True)],
-            None,
-            [draw, stop],
-            queue=False,
-            **quiet,
-        ).then(
-            occlude,
-            [box, model_name, label_name],
-            [occlusion_map, occlusion_note],
-            api_name="classifier_occlusion",
-            show_progress="hidden",
-            **one,
-        )
-        rest = dict(fn=lambda: [gr.Button(interactive=True), gr.Button(interactive=False)], outputs=[draw, stop])
-        drawn.then(**rest, queue=False, **quiet)
-        stop.click(lambda: ui.status("Stopped."), None, occlusion_note, cancels=drawn, queue=False, **quiet).then(
-            **rest, queue=False, **quiet
-        )
-        seen = box.change(
-            look, [box, *attention_in], everything, cancels=drawn, trigger_mode="always_last", **one, **quiet
-        )
+        ui.stoppable(
+            page, stops, draw, stop, occlude, [box, model_name, label_name], [occlusion_map, occlusion_note],
+            line=occlusion_note, stem=STEM,
+        )  # fmt: skip
+        # A new picture ends the map of the one before it: nobody waits for that any more.
+        box.change(halt, None, None, queue=False, **quiet)
+        seen = box.change(look, [box, *attention_in], everything, trigger_mode="always_last", **one, **quiet)
         seen.failure(emptied, None, everything, queue=False, **quiet)
 
         gr.Button("Predict", visible=False).click(predict, box, answers, api_name="classifier_predict", **one)
+        gr.Button("Occlusion", visible=False).click(
+            occlude_for_api, [box, model_name, label_name], [occlusion_map, occlusion_note],
+            api_name="classifier_occlusion", **one,
+        )  # fmt: skip
         if with_attention:
             gr.Button("Rollout", visible=False).click(
                 rollout, [box, attention_model], maps, api_name="classifier_rollout", **one

@@ -489,7 +489,7 @@ def test_stop_acts_within_a_step(page, models, serve, monkeypatch):
     page.get_by_role("button", name="Draw the map").click()
     page.get_by_text(re.compile(r"\d+ of 225 places")).wait_for()
     page.get_by_role("button", name="Stop").click()
-    page.get_by_text("Stopped.").wait_for()
+    page.get_by_text(re.compile(r"Stopped after \d+ of 225 places")).wait_for()
     stopped = time.monotonic()
     time.sleep(1.5)
     handle.remove()
