@@ -6,8 +6,10 @@ A model folder is what stock transformers writes for a `VisionTextDualEncoderMod
 Letters: B pictures or texts, R pixels a side, L tokens of a text, D width of the common space, C width of the text tower.
 """
 
+import json
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from PIL import Image
@@ -27,12 +29,24 @@ from hub_models.store import CheckpointError
 
 MODELS = {"vision-text-dual-encoder": VisionTextDualEncoderModel, "clip": CLIPModel}
 BATCH = 128  # pictures or texts that are embedded at once
+MAX_RANKED = 1000  # texts that are ranked at once
+PROCESSOR, RANK_TEMPERATURE = "preprocessor_config.json", "rank_temperature"  # a key of ours in that file, optional
 
 
 class CLIP:
     """A loaded dual encoder. Made by `load`, or from parts that are being trained."""
 
-    def __init__(self, model: PreTrainedModel, tokenizer, image_processor, *, name: str, weights_sha256: str):
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer,
+        image_processor,
+        *,
+        name: str,
+        weights_sha256: str,
+        rank_temperature: float = 1.0,
+    ):
+        self.rank_temperature = rank_temperature  # what similarities are divided by before `rank` makes shares of them
         self.model, self.tokenizer, self.image_processor = model, tokenizer, image_processor
         self.name, self.weights_sha256 = name, weights_sha256
         size = getattr(model.config.vision_config, "image_size", 224)
@@ -72,6 +86,21 @@ class CLIP:
             ).to(self.device)  # fmt: skip
             rows.append(unit_text_rows(self.model, tokens["input_ids"], tokens["attention_mask"]).cpu())
         return torch.cat(rows)
+
+    def rank(self, image: Image.Image, texts: Sequence[str]) -> list[tuple[str, float]]:
+        """The texts, each with the probability that of all of them it is the picture's, most probable first.
+
+        softmax(logit_scale · cosine / rank_temperature): probabilities of the stock model where the temperature is 1, and
+        calibrated ones where it was fitted (Guo et al. 2017, §4.2). They add up to 1, also when none of the texts fits.
+        Raises ValueError for no texts, and for more than MAX_RANKED.
+        """
+        if not texts:
+            raise ValueError("there is nothing to rank: give at least one line of text")
+        if len(texts) > MAX_RANKED:
+            raise ValueError(f"{len(texts):,} lines to rank, at most {MAX_RANKED:,} are: leave some out")
+        similarity = (self.embed_images([image]) @ self.embed_texts(texts).T)[0]  # (M,)
+        shares = (self.logit_scale * similarity.double() / self.rank_temperature).softmax(0)
+        return [(texts[i], float(shares[i])) for i in shares.argsort(descending=True, stable=True).tolist()]
 
     def tokenize(self, texts: Sequence[str]) -> torch.Tensor:
         """Token ids int64 (B, L), L = max_length: longer texts are cut, shorter ones padded, as a diffusion pipeline does."""
@@ -141,11 +170,26 @@ def load(name: str = "emoji", device: str | torch.device | None = None) -> CLIP:
         )
     device = device or default_device()
     model = model.eval().requires_grad_(False).to(device)
-    return CLIP(model, tokenizer, image_processor, name=str(name), weights_sha256=store.weights_sha256(folder))
+    return CLIP(model, tokenizer, image_processor, name=str(name), weights_sha256=store.weights_sha256(folder),
+                rank_temperature=_rank_temperature(folder))  # fmt: skip
 
 
-def save_folder(folder, model: PreTrainedModel, tokenizer, image_processor) -> None:
-    """Write what `load` reads: stock config, weights, tokenizer and image processor."""
+def _rank_temperature(folder: Path) -> float:
+    path = folder / PROCESSOR
+    kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    value = kept.get(RANK_TEMPERATURE, 1.0) if isinstance(kept, dict) else 1.0
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e5:
+        raise CheckpointError(f"{path}: {RANK_TEMPERATURE} must be a positive number, it is {str(value)[:40]}")
+    return float(value)
+
+
+def save_folder(folder, model: PreTrainedModel, tokenizer, image_processor, rank_temperature: float = 1.0) -> None:
+    """Write what `load` reads: stock config, weights, tokenizer and image processor; the temperature among the latter's keys."""
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     image_processor.save_pretrained(folder)
+    path = Path(folder) / PROCESSOR
+    kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if rank_temperature != 1 or RANK_TEMPERATURE in kept:
+        kept[RANK_TEMPERATURE] = rank_temperature
+        path.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")

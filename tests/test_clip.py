@@ -124,6 +124,41 @@ def test_every_shipped_model_loads_in_fp32_as_the_stock_class_does(name):
     assert sum(p.numel() for p in model.model.text_model.parameters()) <= 6_000_000
 
 
+def test_rank_gives_the_probabilities_of_the_stock_class(folder, model):
+    stock = AutoModel.from_pretrained(folder).eval()
+    tokens = AutoTokenizer.from_pretrained(folder)(TEXTS, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        logits = stock(**tokens, pixel_values=model.preprocess(PICTURES[:1])).logits_per_image[0]
+    ranked = model.rank(PICTURES[0], TEXTS)
+    expected = dict(zip(TEXTS, logits.softmax(-1).tolist(), strict=True))
+    assert [text for text, _ in ranked] == sorted(TEXTS, key=lambda text: -expected[text])
+    for text, probability in ranked:
+        assert probability == pytest.approx(expected[text], abs=1e-5)
+    assert model.rank(PICTURES[0], ["alone"]) == [("alone", 1.0)]
+    assert len(model.rank(PICTURES[0], ["a cat"] * clip.MAX_RANKED)) == clip.MAX_RANKED
+    with pytest.raises(ValueError, match="at least one"):
+        model.rank(PICTURES[0], [])
+    with pytest.raises(ValueError, match="at most 1,000"):
+        model.rank(PICTURES[0], ["a cat"] * (clip.MAX_RANKED + 1))
+
+
+def test_a_fitted_temperature_is_kept_and_calibrates(model, folder, tmp_path):
+    clip.save_folder(tmp_path / "warm", model.model, model.tokenizer, model.image_processor, rank_temperature=2.5)
+    warm = clip.load(str(tmp_path / "warm"), device="cpu")
+    assert warm.rank_temperature == 2.5 and model.rank_temperature == 1.0
+    similarity = model.embed_images(PICTURES[:1]) @ model.embed_texts(TEXTS).T
+    expected = (model.logit_scale * similarity[0] / 2.5).softmax(-1).tolist()
+    assert dict(warm.rank(PICTURES[0], TEXTS)) == pytest.approx(dict(zip(TEXTS, expected, strict=True)), abs=1e-5)
+    AutoImageProcessor.from_pretrained(tmp_path / "warm")
+    path = tmp_path / "warm" / "preprocessor_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"rank_temperature": 0}))
+    with pytest.raises(CheckpointError, match="rank_temperature must be a positive"):
+        clip.load(str(tmp_path / "warm"), device="cpu")
+    source = open_source("emoji-sample", split="validation")
+    fitted = script.fit_rank_temperature(model, source)
+    assert fitted == script.fit_rank_temperature(model, source) and 0.1 <= fitted <= 10
+
+
 def test_text_states_are_those_of_the_stock_pipeline(model, tmp_path):
     pipe = StableDiffusionPipeline.from_pretrained(stable_diffusion(tmp_path), safety_checker=None)
     pipe.text_encoder, pipe.tokenizer = model.model.text_model, model.tokenizer

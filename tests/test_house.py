@@ -17,7 +17,17 @@ ROOT = Path(__file__).parent.parent
 ROOMS = ("hub_models", "training", "apps", "spaces", "tests", "benchmarks", "docs", ".ci")
 STEMS = ("autoencoder", "clip", "text_to_image", "ddpm", "classifier", "segmentation", "captioning")
 DOORS = ("training.evaluate", "training.publish")  # they may know every stem
-BASE_ONLY_BLOCKED = ("accelerate", "datasets", "tyro", "matplotlib", "peft", "skimage", "resvg_py", "tensorboard")
+BASE_ONLY_BLOCKED = (
+    "accelerate",
+    "datasets",
+    "tyro",
+    "matplotlib",
+    "peft",
+    "sacrebleu",
+    "skimage",
+    "resvg_py",
+    "tensorboard",
+)
 SHIPPED = {f"{stem}/{name}": folder for stem in STEMS for name, folder in store.bundled(stem).items()}
 MIB = 1 << 20
 

@@ -23,7 +23,8 @@ import torch
 from children import ranks, run
 from diffusers import AutoencoderKL, DDPMPipeline, DDPMScheduler, DiffusionPipeline, UNet2DModel
 from safetensors.torch import load_file
-from transformers import AutoModel, AutoModelForSemanticSegmentation
+from torchvision.transforms.functional import to_pil_image
+from transformers import AutoModel, AutoModelForSemanticSegmentation, VisionEncoderDecoderModel
 
 from hub_models import clip, store
 from training import checkpoint, publish
@@ -31,13 +32,13 @@ from training.checkpoint import sha256_of
 
 pytestmark = [pytest.mark.smoke, pytest.mark.timeout(600)]
 
-STEMS = ["autoencoder", "classifier", "clip", "ddpm", "segmentation", "text_to_image"]
+STEMS = ["autoencoder", "captioning", "classifier", "clip", "ddpm", "segmentation", "text_to_image"]
 TINY = ["--preset", "tiny", "--cpu"]
 
 
 @functools.cache
 def parts() -> Path:
-    """A folder of what a U-Net stands on: vae/ and clip/, random; the cache goes there, too."""
+    """A folder of what U-Net and captioner stand on: vae/ and clip/, random; the cache goes there, too."""
     folder = Path(tempfile.mkdtemp())
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     tiny_models.autoencoder_folder(folder / "vae")
@@ -68,6 +69,8 @@ def script(stem: str, run_dir: Path, *flags: str, die_after_saves: int = 0, code
     argv = [*TINY, "--output_dir", str(run_dir), *flags]
     if stem == "text_to_image":
         argv += ["--vae_name_or_path", str(parts() / "vae"), "--clip_name_or_path", str(parts() / "clip")]
+    if stem == "captioning" and "--pretrained_model_name_or_path" not in flags:
+        argv += ["--clip_name_or_path", str(parts() / "clip")]
     got, text = run(_script, stem, argv, die_after_saves, log=run_dir.with_suffix(".log"))
     assert got == code, text
     return text
@@ -131,6 +134,8 @@ def stock(stem: str, export: Path) -> torch.nn.Module:
         return AutoModel.from_pretrained(export)
     if stem == "segmentation":
         return AutoModelForSemanticSegmentation.from_pretrained(export)
+    if stem == "captioning":
+        return VisionEncoderDecoderModel.from_pretrained(export)
     if stem == "text_to_image":
         return DiffusionPipeline.from_pretrained(export).unet
     DDPMScheduler.from_pretrained(export, subfolder="scheduler")
@@ -151,7 +156,7 @@ def test_the_stock_class_loads_the_averaged_weights_in_fp32(trained):
             continue
         torch.testing.assert_close(parameter.data, averaged[str(number)].half().float(), rtol=0, atol=0)
     raw = {
-        name.removeprefix("vae.").removeprefix("clip."): value for name, value in raw.items()
+        name.removeprefix("vae.").removeprefix("clip.").removeprefix("captioner."): value for name, value in raw.items()
     }  # as the loop wraps them
     assert any(
         not torch.equal(p.data, raw[name].half().float()) for name, p in parameters.items() if name not in centred
@@ -177,6 +182,11 @@ def test_the_contract_loads_it_and_agrees_with_the_stock_class(trained):
         if stem == "text_to_image":
             x, states = torch.randn(1, *ours.latent_shape), {"encoder_hidden_states": ours.text_states(["a red apple"])}
             assert torch.equal(ours.pipe.unet(x, 500, **states).sample, theirs(x, 500, **states).sample)
+            return
+        if stem == "captioning":
+            said = ours.caption(to_pil_image(x[0].clamp(0, 1)))[0]
+            pixels = ours.pixel_values([to_pil_image(x[0].clamp(0, 1))])
+            assert said.tokens == theirs.generate(pixel_values=pixels)[0, 1:].tolist()
             return
         if stem == "segmentation":
             assert ours.label_names[0] == "background" and torch.equal(ours.model(x).logits, theirs(x).logits)
@@ -215,6 +225,11 @@ def test_it_is_evaluated_and_the_numbers_go_into_the_card(trained, classifier_ru
     assert all(math.isfinite(value) for value in results["metrics"].values())
     expected = {
         "autoencoder": {"validation/psnr", "validation/ssim", "heldout_pairs/psnr", "heldout_pairs/ssim"},
+        "captioning": {
+            *(f"heldout_pairs/{name}" for name in ("exact_name_accuracy", "cider_d", "bleu4", "pictures")),
+            *(f"scenes/{which}/{name}" for which in ("new_scenes", "validation")
+              for name in ("objects_right", "relations_right", "kinds_right", "cider_d", "bleu4")),
+        },
         "classifier": {"validation/top1", "validation/top5", "heldout_pairs/top1", "heldout_pairs/top5"},
         "clip": {
             *(f"{split}/{way}/recall@{k}" for split in ("heldout_pairs", "validation")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import torch
@@ -10,17 +11,27 @@ from transformers import (
     BertConfig,
     BertModel,
     BertTokenizer,
+    BlipConfig,
+    BlipForConditionalGeneration,
+    BlipImageProcessor,
+    BlipProcessor,
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTokenizer,
+    GPT2Config,
+    GPT2LMHeadModel,
+    GPT2Tokenizer,
     SegformerConfig,
     SegformerForSemanticSegmentation,
     SegformerImageProcessor,
     SwinConfig,
     SwinModel,
+    VisionEncoderDecoderModel,
     VisionTextDualEncoderConfig,
     VisionTextDualEncoderModel,
+    ViTConfig,
     ViTImageProcessor,
+    ViTModel,
 )
 
 WORDS = "a an of the red green blue apple face cat dog house car flag heart in style flat noto emoji drawing".split()
@@ -186,3 +197,85 @@ def _decided(model: torch.nn.Module) -> torch.nn.Module:
     layer.weight.mul_(scale[:, None, None, None])
     layer.bias.copy_((layer.bias - mean) * scale)
     return model
+
+
+def captioner(folder: Path | str, kind: str = "swin-bert", max_length: int = 16) -> Path:
+    """A folder of a random captioner for 32 × 32 pictures: "swin-bert" as ours, "vit-gpt2" or "blip" of somebody else.
+
+    Its words are far apart, so that no two are equally probable.
+    """
+    torch.manual_seed(0)
+    if kind == "blip":
+        tokenizer = bert_tokenizer(max_length)
+        tokenizer.add_special_tokens({"bos_token": "[DEC]"})
+        text = {"vocab_size": len(tokenizer), "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
+                "num_attention_heads": 2, "max_position_embeddings": max_length, "bos_token_id": tokenizer.bos_token_id,
+                "eos_token_id": tokenizer.sep_token_id, "sep_token_id": tokenizer.sep_token_id,
+                "pad_token_id": tokenizer.pad_token_id, "projection_dim": 16}  # fmt: skip
+        vision = {"hidden_size": 24, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2,
+                  "image_size": 32, "patch_size": 8, "projection_dim": 16}  # fmt: skip
+        model = BlipForConditionalGeneration(BlipConfig(text_config=text, vision_config=vision, projection_dim=16))
+        _loud(model)
+        model.save_pretrained(folder)
+        BlipProcessor(BlipImageProcessor(size={"height": 32, "width": 32}), tokenizer).save_pretrained(folder)
+        return Path(folder)
+    if kind == "vit-gpt2":
+        tokenizer = gpt2_tokenizer(max_length)
+        vision = ViTModel(ViTConfig(image_size=32, patch_size=8, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+                                    num_attention_heads=2))  # fmt: skip
+        decoder = GPT2LMHeadModel(
+            GPT2Config(vocab_size=len(tokenizer), n_embd=32, n_layer=2, n_head=2, n_positions=max_length,
+                       bos_token_id=tokenizer.eos_token_id, eos_token_id=tokenizer.eos_token_id, is_decoder=True,
+                       add_cross_attention=True)
+        )  # fmt: skip
+        model = VisionEncoderDecoderModel(encoder=vision, decoder=decoder)
+        model.config.decoder_start_token_id = model.config.pad_token_id = model.config.eos_token_id = (
+            tokenizer.eos_token_id
+        )
+        _loud(model)
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
+        return Path(folder)
+    from hub_models import captioning as contract
+    from hub_models import clip
+    from training import captioning
+
+    dual_encoder(Path(folder) / "clip")
+    cfg = dataclasses.replace(captioning.PRESETS["tiny"], clip_name_or_path=str(Path(folder) / "clip"), resolution=32,
+                              max_length=max_length)  # fmt: skip
+    made = captioning.create_captioner(cfg, clip.load(cfg.clip_name_or_path, device="cpu"))
+    _loud(made.model)
+    shutil.rmtree(Path(folder) / "clip")
+    contract.save_folder(folder, made)
+    return Path(folder)
+
+
+def gpt2_tokenizer(max_length: int = 16) -> GPT2Tokenizer:
+    """A GPT2Tokenizer of single letters and a few words with the space before them."""
+    letters = [chr(c) for c in range(ord("!"), ord("~") + 1)]
+    merges, pieces = [], []
+    for word in WORDS:
+        parts = ["Ġ", *word]
+        while len(parts) > 1:
+            merges.append((parts[0], parts[1]))
+            parts = [parts[0] + parts[1], *parts[2:]]
+            pieces.append(parts[0])
+    vocab = {piece: n for n, piece in enumerate(dict.fromkeys([*letters, "Ġ", *pieces, "<|endoftext|>"]))}
+    return GPT2Tokenizer(vocab=vocab, merges=list(dict.fromkeys(merges)), model_max_length=max_length)
+
+
+@torch.no_grad()
+def _loud(model: torch.nn.Module) -> None:
+    """Weights that keep the deviation of what goes in, not fresh ones, so that pictures and words make a difference."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Embedding):
+            module.weight.normal_()
+        elif isinstance(module, torch.nn.Linear | torch.nn.Conv2d):
+            module.weight.normal_(std=module.weight[0].numel() ** -0.5)
+        elif type(module).__name__ == "Conv1D":  # GPT-2's linear layer, transposed
+            module.weight.normal_(std=len(module.weight) ** -0.5)
+        bias = getattr(module, "bias", None)
+        if isinstance(bias, torch.nn.Parameter):
+            bias.normal_(std=0.3)
+    model.tie_weights()

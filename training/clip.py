@@ -415,7 +415,10 @@ def main(argv: list[str] | None = None) -> None:
         def save(target: Path) -> None:
             with torch.no_grad():
                 served.model.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
-            contract.save_folder(target, served.model, served.tokenizer, served.image_processor)
+            served.rank_temperature = fit_rank_temperature(served, sets["concepts"])
+            contract.save_folder(
+                target, served.model, served.tokenizer, served.image_processor, served.rank_temperature
+            )
 
         facts = run | {"images_seen": run["images_seen"] * cfg.views} | describe(cfg, train, served, argv)
         return publish.write_export(folder, save, facts)
@@ -424,6 +427,32 @@ def main(argv: list[str] | None = None) -> None:
         parameter_groups=tower_groups(trainee, cfg))  # fmt: skip
     if cfg.push_to_hub:
         publish.push_export(Path(cfg.output_dir, "export"), cfg.hub_model_id, private=cfg.hub_private)
+
+
+def fit_rank_temperature(served: contract.CLIP, source: Source, lines: int = 10, most: int = 500) -> float:
+    """The temperature at which `rank` is calibrated: of pictures among their own caption and others' of the source.
+
+    At most `most` pictures, each with `lines` captions, drawn the same way every time; 1 where all have one name.
+    """
+    said, rng = Captions(source), np.random.default_rng(0)
+    rows = rng.permutation(len(source))[:most]
+    texts = list(dict.fromkeys(said.plain(i) for i in range(len(source))))
+    if len(texts) < 2:
+        return 1.0
+    right = np.array([texts.index(said.plain(i)) for i in rows])
+    offered = np.stack(
+        [
+            [k, *rng.choice(np.delete(np.arange(len(texts)), k), min(lines, len(texts)) - 1, replace=False)]
+            for k in right
+        ]
+    )  # (N, lines), the right one first
+    training = served.model.training
+    served.model.eval()
+    image = served.embed_images([source.picture(i) for i in rows])
+    similarity = (image @ served.embed_texts(texts).T).numpy()  # (N, M)
+    served.model.train(training)
+    logits = served.logit_scale * np.take_along_axis(similarity, offered, 1)
+    return round(metrics.fit_temperature(logits, np.zeros(len(rows), np.int64)), 4)
 
 
 # --- What is measured and said of it ---------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from pathlib import Path
 from hub_models import store
 from training import publish
 
-STEMS = ("autoencoder", "classifier", "clip", "ddpm", "segmentation", "text_to_image")
+STEMS = ("autoencoder", "captioning", "classifier", "clip", "ddpm", "segmentation", "text_to_image")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -4,7 +4,10 @@ Letters: N, M pictures; K classes; D features; H, W pixels.
 """
 
 import itertools
-from collections.abc import Callable, Iterable
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 from PIL import Image
@@ -424,3 +427,60 @@ def principal_components(rows: np.ndarray, count: int = 3) -> tuple[np.ndarray, 
     _, vectors = np.linalg.eigh((rows - mean).T @ (rows - mean))  # ascending
     basis = vectors[:, ::-1][:, :count]
     return mean, basis * np.sign(np.take_along_axis(basis, np.abs(basis).argmax(0)[None], 0))
+
+
+def cider_d(candidates: Sequence[str], references: Sequence[Sequence[str]], sigma: float = 6.0) -> np.ndarray:
+    """CIDEr-D of each candidate among its references, (N,) float64 in [0, 10].
+
+    Cosine of the tf-idf weights of n-grams, clipped to the reference's and damped by the difference in length, mean over
+    n = 1 to 4 and the references, times 10: Vedantam et al. 2015, eq. 3 and §4, as its authors' code has it. Words are
+    lower case without punctuation, not stemmed. An n-gram that the references of every picture have counts nothing, so a
+    single picture scores 0. Raises ValueError where a candidate has no references.
+    """
+    if not candidates or len(candidates) != len(references) or not all(references):
+        raise ValueError(f"need references for each of N > 0 candidates; got {len(candidates)}, {len(references)}")
+    said = [_ngrams(text) for text in candidates]
+    true = [[_ngrams(text) for text in texts] for texts in references]
+    pictures = Counter(gram for texts in true for gram in set().union(*texts))  # in how many an n-gram is
+    rarity = math.log(len(references))
+
+    def weights(counts: Counter) -> list[dict]:
+        found: list[dict] = [{}, {}, {}, {}]
+        for gram, count in counts.items():
+            found[len(gram) - 1][gram] = count * (rarity - math.log(max(1, pictures[gram])))
+        return found
+
+    def length(counts: Counter) -> int:
+        return sum(count for gram, count in counts.items() if len(gram) == 1)
+
+    scores = []
+    for own, texts in zip(said, true, strict=True):
+        mine, total = weights(own), 0.0
+        for text in texts:
+            damping = math.exp(-((length(own) - length(text)) ** 2) / (2 * sigma**2))
+            for a, b in zip(mine, weights(text), strict=True):
+                shared = sum(min(value, b[gram]) * b[gram] for gram, value in a.items() if gram in b)
+                norms = math.sqrt(sum(v * v for v in a.values()) * sum(v * v for v in b.values()))
+                total += damping * shared / norms if norms else 0.0
+        scores.append(10 * total / (4 * len(texts)))
+    return np.array(scores)
+
+
+def _ngrams(text: str, longest: int = 4) -> Counter:
+    """How often each run of one to four words is in a text."""
+    words = re.findall(r"\w+", text.lower())
+    return Counter(tuple(words[i : i + n]) for n in range(1, longest + 1) for i in range(len(words) - n + 1))
+
+
+def bleu4(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> float:
+    """BLEU-4 of a corpus, 0 to 100, each candidate with one reference or more; in lower case, tokens "13a".
+
+    Papineni et al. 2002, by sacrebleu (Post 2018; extra `train`).
+    """
+    from sacrebleu.metrics import BLEU  # here: apps and tests of the other scores go without it
+
+    if not candidates or len(candidates) != len(references) or not all(references):
+        raise ValueError(f"need references for each of N > 0 candidates; got {len(candidates)}, {len(references)}")
+    most = max(map(len, references))
+    columns = [[texts[k] if k < len(texts) else None for texts in references] for k in range(most)]
+    return BLEU(lowercase=True).corpus_score(list(candidates), columns).score

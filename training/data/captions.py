@@ -4,11 +4,20 @@
     captions("red apple", ["fruit"], "noto")               every fixed form of it, the plain ones first
     draw_caption("red apple", ["fruit"], "noto", rng)      one at random, also with several keywords
 
+    draw_description("red apple", ["fruit"], "noto", rng)  one as a captioner shall say it: the plain one in most cases
+
+And captions of scenes, which say what is where, and the way back:
+
+    scene_caption(scene.objects)                           "a cat face to the left of a pizza, a blue car below"
+    read_layout("a cat face to the left of a pizza")       ["cat face", "pizza"], [(0, "to the left of", 1)]
+
 A style is named by `STYLE_WORDS`, the words that apps offer.
 """
 
+import math
 import random
 import re
+import unicodedata
 from collections.abc import Sequence
 
 from training.data.sources import DataError, Source
@@ -21,6 +30,17 @@ STYLE_WORDS = {
     "fluent-flat": "flat fluent",
     "fxemoji": "firefox",
 }
+# What one thing of a scene is to another, and how it is said of the one that was named just before.
+RELATIONS = {
+    "to the left of": "to the left",
+    "to the right of": "to the right",
+    "above": "above",
+    "below": "below",
+    "in front of": "in front",
+    "partly behind": "partly behind",
+}
+MOST_SAID = 3  # things of a scene that a caption names, the largest
+OVERLAP = 0.5  # from this share of the smaller box on, one of two things is in front of the other
 NO_ARTICLE = ("the ", "a ", "an ", "japanese ", "flag of ")
 
 
@@ -79,6 +99,19 @@ def draw_caption(name: str, keywords: Sequence[str], style: str | None, rng: ran
     return ", ".join(said)
 
 
+def draw_description(name: str, keywords: Sequence[str], style: str | None, rng: random.Random) -> str:
+    """One caption at random as a captioner learns to say it: the plain one in at least every second case, so that it is
+    the most probable of all; else also the style, a keyword, or that it is an emoji."""
+    article, more, kind = plain(name), new_keywords(name, keywords), rng.random()
+    if kind < 0.25 and style in STYLE_WORDS:
+        return f"{article}, {STYLE_WORDS[style]} style"
+    if 0.25 <= kind < 0.35:
+        return f"an emoji of {article}"
+    if 0.35 <= kind < 0.45 and more:
+        return f"{article}, {rng.choice(more)}"
+    return article
+
+
 def new_keywords(name: str, keywords: Sequence[str]) -> list[str]:
     """The keywords with a word that the name does not have, in their order."""
     known = set(phrase(name).lower().split())
@@ -120,6 +153,13 @@ class Captions:
             return rng.choice(self._own[index])
         return draw_caption(self.names[index], self._keywords[index], self._styles[index], rng)
 
+    def describe(self, index: int, seed: int) -> str:
+        """One caption at random for a captioner to learn, a function of the seed."""
+        rng = random.Random(seed)
+        if self._own is not None:
+            return rng.choice(self._own[index])
+        return draw_description(self.names[index], self._keywords[index], self._styles[index], rng)
+
     def words(self) -> list[str]:
         """Texts that hold every word of any caption, each once: what a vocabulary has to know."""
         if self._own is not None:
@@ -127,3 +167,98 @@ class Captions:
         texts = {text for name in self.names for text in (name, plain(name))} | set(STYLE_WORDS.values())
         texts |= {keyword for keywords in self._keywords for keyword in keywords}
         return sorted(texts | set(captions("thing", ["word"], next(iter(STYLE_WORDS)))))
+
+
+# --- Scenes: what is where -------------------------------------------------------------------------------------------
+
+
+def relation(one, other) -> str:
+    """What one object of a scene (`training.data.scenes.SceneObject`) is to another, a key of RELATIONS.
+
+    Where they overlap, in front of or partly behind; else on which side of it, by the larger difference of their centres.
+    """
+    if _overlap(one.box, other.box) >= OVERLAP:
+        return "in front of" if one.z > other.z else "partly behind"
+    x, y = one.centre[0] - other.centre[0], one.centre[1] - other.centre[1]
+    if abs(x) >= abs(y):
+        return "to the left of" if x < 0 else "to the right of"
+    return "above" if y < 0 else "below"
+
+
+def holds(said: str, one, other) -> bool:
+    """Whether it is true of two objects of a scene: a side within 60 degrees of its direction, an order of things that
+    overlap by half of what `relation` asks for."""
+    if said in ("in front of", "partly behind"):
+        return _overlap(one.box, other.box) >= OVERLAP / 2 and (one.z > other.z) == (said == "in front of")
+    x, y = one.centre[0] - other.centre[0], one.centre[1] - other.centre[1]
+    along, across = {"to the left of": (-x, y), "to the right of": (x, y), "above": (-y, x), "below": (y, x)}[said]
+    return along > 0 and abs(across) <= math.tan(math.radians(60)) * along
+
+
+def _overlap(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> float:
+    """The area that two boxes share, as a share of the smaller one."""
+    wide, high = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+    smaller = min((box[2] - box[0]) * (box[3] - box[1]) for box in (a, b))
+    return max(0, wide) * max(0, high) / smaller
+
+
+def scene_caption(objects: Sequence, rng: random.Random | None = None) -> str:
+    """What is where in a scene: its MOST_SAID largest objects, each after the first with its place.
+
+    A place without a thing is in relation to the thing that was named just before. rng: any order, and either form
+    ("a cat to the left of a dog, …", "a cat, a dog to the right, …"); without it the largest first, in the first form.
+    """
+    told = largest(objects)
+    if rng is not None:
+        rng.shuffle(told)
+    things = [spoken(one.name) for one in told]
+    joined = rng is None or rng.random() < 0.7
+    if len(told) > 1 and joined:
+        clauses = [f"{things[0]} {relation(told[0], told[1])} {things[1]}"]
+    else:
+        clauses = things[:1]
+    for at in range(2 if joined else 1, len(told)):
+        clauses.append(f"{things[at]} {RELATIONS[relation(told[at], told[at - 1])]}")
+    return ", ".join(clauses)
+
+
+def spoken(name: str) -> str:
+    """A name as captions of scenes say it: plain, without the commas that divide things there."""
+    return plain(name).replace(",", "")
+
+
+def largest(objects: Sequence) -> list:
+    """The objects that a caption names, largest first."""
+    return sorted(objects, key=lambda o: (-o.visible_px, o.z))[:MOST_SAID]
+
+
+_LONG = re.compile(rf"^(.+?) ({'|'.join(RELATIONS)}) (.+)$")
+_SHORT = re.compile(rf"^(.+?) ({'|'.join(RELATIONS.values())})(?: of)?(?: (?:it|them|that))?$")
+_STYLE = re.compile(rf"\b(?:in )?(?:{'|'.join(STYLE_WORDS.values())}|fluent) style\b")
+
+
+def core(text: str) -> str:
+    """What a caption says beside its wording: lower case, no accents, punctuation, style words, "an emoji of", article."""
+    text = "".join(c for c in unicodedata.normalize("NFKD", text.lower()) if not unicodedata.combining(c))
+    words = " ".join(re.findall(r"\w+", _STYLE.sub(" ", text)))
+    words = re.sub(r"^(?:an? )?emoji of (?=.)", "", words)
+    return re.sub(r"^(?:an?|the) (?=.)", "", words)
+
+
+def read_layout(text: str) -> tuple[list[str], list[tuple[int, str, int]]]:
+    """The things that a caption of a scene names, as `core` has them, and (one, what it is to the other, the other)."""
+    things: list[str] = []
+    relations: list[tuple[int, str, int]] = []
+    shorts = {short: long for long, short in RELATIONS.items()}
+    for clause in _STYLE.sub(" ", text.lower()).split(","):
+        clause = re.sub(r"\s+", " ", clause).strip().removeprefix("and ")
+        if found := _SHORT.match(clause):
+            things.append(core(found[1]))
+            if len(things) > 1:
+                relations.append((len(things) - 1, shorts[found[2]], len(things) - 2))
+        elif found := _LONG.match(clause):
+            things += [core(found[1]), core(found[3])]
+            relations.append((len(things) - 2, found[2], len(things) - 1))
+        elif core(clause):
+            things.append(core(clause))
+    return things, relations

@@ -1,0 +1,508 @@
+"""What a picture shows, in words: captions with their probabilities, and for each word where the model looked.
+
+A model folder is stock: a `VisionEncoderDecoderModel` (ours: the image tower of a dual encoder and a small BERT that attends
+to its patches; ViT-GPT2 and its kind), or a `BlipForConditionalGeneration`; each with its tokenizer and image processor.
+An own key in preprocessor_config.json, optional: framed (the picture stands whole in a white square; without it the image
+processor has its way, and most squeeze a picture into a square).
+
+Letters: B pictures or captions, R side of what the model sees in pixels, S states of the encoder, h × w patches among them,
+C width of the decoder, L tokens of a caption, V pieces of the vocabulary.
+"""
+
+import contextlib
+import json
+import math
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoTokenizer,
+    BlipForConditionalGeneration,
+    GenerationConfig,
+    PreTrainedModel,
+    VisionEncoderDecoderModel,
+)
+from transformers.modeling_outputs import BaseModelOutput
+
+from hub_models import store
+from hub_models.device import default_device
+from hub_models.pictures import WHITE, frame
+from hub_models.store import CheckpointError
+
+MODELS = {"vision-encoder-decoder": VisionEncoderDecoderModel, "blip": BlipForConditionalGeneration}
+PROCESSOR = "preprocessor_config.json"
+BATCH = 32  # pictures that are seen at once
+MAX_SEQUENCES = 16  # captions of one picture, and beams
+NEW_TOKENS = 64  # of a caption, where nobody says and the decoder has room for more
+MAX_TEXT = 2000  # characters of a prefix, before it is cut into tokens
+POINTED = 0.5  # a word points at the patches with so much of its largest attention …
+MOST_POINTED = 0.25  # … but no more than this share of all
+_DRAWING = threading.Lock()  # transformers draws from the global generator
+
+
+@dataclass(frozen=True)
+class Caption:
+    """A caption and how probable the model finds it."""
+
+    text: str
+    log_prob: float  # natural logarithm of its probability: the sum of token_log_probs
+    tokens: list[int]  # after the start: the prefix, what the model said, and its end if it came to one
+    token_log_probs: list[float]  # of each token given those before it, whatever the temperature
+    words: list[tuple[str, slice]]  # each word and its place in tokens
+
+    @property
+    def probability(self) -> float:
+        return math.exp(self.log_prob)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Where the model looked when it said a word. Maps lie over `Captioner.seen(image)`, row 0 at its top."""
+
+    word: str
+    attention: np.ndarray | None  # float32 (h, w) in [0, 1], largest 1; None where the decoder shows no cross-attention
+    drop: (
+        float | None
+    )  # of the word's log-probability when `covered` has the picture's mean colour; None without attention
+    covered: np.ndarray | None  # bool (h, w): the patches the word points at
+
+
+class Captioner:
+    """A captioner with its words and its pre-processing. Made by `load`, or from parts that are being trained."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer,
+        image_processor,
+        *,
+        name: str,
+        weights_sha256: str = "",
+        framed: bool = False,
+    ):
+        self.model, self.tokenizer, self.image_processor = model, tokenizer, image_processor
+        self.name, self.weights_sha256, self.framed = name, weights_sha256, framed
+        decoder = decoder_of(model).config
+        if model.config.model_type == "blip":
+            self.kind, vision = "blip", model.config.vision_config
+        else:
+            self.kind, vision = f"{model.config.encoder.model_type}-{decoder.model_type}", model.config.encoder
+        size = getattr(vision, "image_size", 224)
+        self.resolution_px: int = size if isinstance(size, int) else size[-1]
+        self.start_id, self.end_id, self.pad_id = special_tokens(model, tokenizer)
+        self.max_length: int = min(int(decoder.max_position_embeddings), int(tokenizer.model_max_length))
+        self.max_prefix_tokens: int = self.max_length - 2  # beside the start, and one token that the model says
+        self.parameters = sum(p.numel() for p in model.parameters())
+        pieces = tokenizer.get_vocab()
+        self._wordpiece = sum(p.startswith("##") for p in pieces) > sum(p.startswith(("Ġ", "▁")) for p in pieces)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    # --- Pictures and texts as the model takes them -----------------------------------------------------------------
+
+    def seen(self, image: Image.Image) -> Image.Image:
+        """The square of R × R pixels, RGB, that the model sees of a picture."""
+        if self.framed:
+            return frame(image, self.resolution_px)
+        return _on_white(image).resize((self.resolution_px,) * 2, Image.Resampling.BICUBIC)
+
+    def pixel_values(self, images: Sequence[Image.Image]) -> torch.Tensor:
+        """The pictures as the model wants them, (B, 3, R, R), on the CPU."""
+        images = [frame(image, self.resolution_px) if self.framed else _on_white(image) for image in images]
+        return self.image_processor(images=images, return_tensors="pt")["pixel_values"]
+
+    def encode(self, images: Sequence[Image.Image]) -> torch.Tensor:
+        """Last hidden states of the encoder, (B, S, its width), on the model's device."""
+        return encode(self.model, self.pixel_values(images).to(self.device))
+
+    def prefix_tokens(self, text: str) -> list[int]:
+        """The tokens of a caption's beginning. Raises ValueError, which names the limit, for one that is too long."""
+        if len(text) > MAX_TEXT:
+            raise ValueError(f"the beginning has {len(text):,} characters, at most {MAX_TEXT:,} are read: shorten it")
+        tokens = self._tokens(text)
+        if len(tokens) > self.max_prefix_tokens:
+            raise ValueError(
+                f"the beginning has {len(tokens)} tokens, this model reads at most {self.max_prefix_tokens}: shorten it"
+            )
+        return tokens
+
+    def sequences(self, texts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Start, tokens and end of texts, int64 (B, L), padded at the right, and what is no padding, bool (B, L).
+
+        Longer texts are cut to `max_length`, their end too.
+        """
+        rows = [[self.start_id, *self._tokens(text), self.end_id][: self.max_length] for text in texts]
+        return padded(rows, self.pad_id)
+
+    def _tokens(self, text: str) -> list[int]:
+        return self.tokenizer(text, add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
+
+    # --- Captions ---------------------------------------------------------------------------------------------------
+
+    def caption(self, image: Image.Image, **options) -> list[Caption]:
+        """Captions of a picture, best first; the options are those of `caption_all`."""
+        return self.caption_all([image], **options)[0]
+
+    @torch.no_grad()
+    def caption_all(
+        self,
+        images: Sequence[Image.Image],
+        *,
+        num_beams: int = 1,
+        num_return_sequences: int = 1,
+        do_sample: bool = False,
+        top_p: float = 0.9,
+        temperature: float = 1.0,
+        max_new_tokens: int | None = None,
+        length_penalty: float = 1.0,
+        prefix: str = "",
+        seed: int | None = None,
+        use_cache: bool = True,
+    ) -> list[list[Caption]]:
+        """Captions of each picture, best first; a picture's captions do not depend on its company, unless they are drawn.
+
+        Greedy; with num_beams > 1 by beam search, and best is the log-probability over length ** length_penalty, as
+        transformers has it; with do_sample drawn from the fewest tokens that hold top_p of the probability (Holtzman et
+        al. 2020, §3.1) at this temperature, a function of the seed.
+        prefix: what a caption begins with. max_new_tokens: at most so many more, and what the decoder has room for.
+        Raises ValueError that names the range of a value that is out of it.
+        """
+        _check_options(num_beams, num_return_sequences, do_sample, top_p, temperature, max_new_tokens, length_penalty)
+        begun = [self.start_id, *self.prefix_tokens(prefix)]
+        settings = {
+            "num_beams": num_beams, "num_return_sequences": num_return_sequences, "do_sample": do_sample,
+            "max_new_tokens": min(max_new_tokens or NEW_TOKENS, self.max_length - len(begun)), "use_cache": use_cache,
+        }  # fmt: skip
+        if do_sample:
+            settings |= {"top_p": top_p, "top_k": 0, "temperature": temperature}
+        if num_beams > 1:
+            settings |= {"length_penalty": length_penalty, "early_stopping": False}
+        found: list[list[Caption]] = []
+        with _drawing(seed if do_sample else None, self.device):
+            for at in range(0, len(images), BATCH):
+                raw = self.encode(images[at : at + BATCH])
+                rows = self._generate(raw, begun, settings)
+                states = attended(self.model, raw).repeat_interleave(num_return_sequences, 0)
+                said = self._scored(states, rows)
+                found += [said[n : n + num_return_sequences] for n in range(0, len(said), num_return_sequences)]
+        if do_sample:
+            found = [sorted(captions, key=lambda caption: -caption.log_prob) for captions in found]
+        return found
+
+    def score(self, image: Image.Image, text: str) -> Caption:
+        """A text as a caption of the picture, with its probability. Raises ValueError for one that is too long."""
+        with torch.no_grad():
+            states = attended(self.model, self.encode([image]))
+            return self._scored(states, [[*self.prefix_tokens(text), self.end_id]])[0]
+
+    def _generate(self, raw: torch.Tensor, begun: list[int], settings: dict) -> list[list[int]]:
+        """Token lists after the start, cut behind their end: those of transformers' own `generate`."""
+        config = GenerationConfig(
+            bos_token_id=self.start_id, eos_token_id=self.end_id, pad_token_id=self.pad_id,
+            decoder_start_token_id=self.start_id, **settings,
+        )  # fmt: skip
+        ids = torch.tensor([begun] * len(raw), device=raw.device)
+        if self.kind == "blip":
+            mask = torch.ones(raw.shape[:2], dtype=torch.long, device=raw.device)
+            out = self.model.text_decoder.generate(
+                input_ids=ids, attention_mask=torch.ones_like(ids), encoder_hidden_states=raw,
+                encoder_attention_mask=mask, generation_config=config,
+            )  # fmt: skip
+        else:
+            out = self.model.generate(
+                encoder_outputs=BaseModelOutput(last_hidden_state=raw), decoder_input_ids=ids, generation_config=config
+            )
+        rows = []
+        for row in out.tolist():
+            ends = [place for place in range(len(begun), len(row)) if row[place] == self.end_id]
+            rows.append(row[1 : ends[0] + 1 if ends else len(row)])
+        return rows
+
+    def _scored(self, states: torch.Tensor, rows: Sequence[list[int]]) -> list[Caption]:
+        """The captions of token lists, each with the probability that the states (B, S, C) give it."""
+        captions = []
+        for tokens, log_probs in zip(rows, token_log_probs(self, states, rows), strict=True):
+            text = self.tokenizer.decode(tokens, skip_special_tokens=True).strip()
+            captions.append(Caption(text, sum(log_probs), list(tokens), log_probs, self.words(tokens)))
+        return captions
+
+    def words(self, tokens: Sequence[int]) -> list[tuple[str, slice]]:
+        """The words that tokens make, each with its place among them; special tokens are none."""
+        places: list[slice] = []
+        special = set(self.tokenizer.all_special_ids)
+        for at, piece in enumerate(self.tokenizer.convert_ids_to_tokens(list(tokens))):
+            if tokens[at] in special:
+                continue
+            goes_on = piece.startswith("##") if self._wordpiece else not piece.startswith(("Ġ", "▁"))
+            if goes_on and places and places[-1].stop == at:
+                places[-1] = slice(places[-1].start, at + 1)
+            else:
+                places.append(slice(at, at + 1))
+        return [(self.tokenizer.decode(list(tokens[place])).strip().removeprefix("##"), place) for place in places]
+
+    # --- Evidence ---------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def evidence(self, image: Image.Image, caption: Caption) -> list[Evidence]:
+        """For each word of a caption of the picture, where the model looked, and what it is worth to it.
+
+        attention: of the states that predict the word's tokens to the patches, mean over layers and heads. Attention
+        alone is no explanation (Jain & Wallace 2019), so the patches it is highest at are covered with the picture's
+        mean colour, and `drop` is what the word's log-probability, after the same words, loses by that.
+        """
+        if not caption.words:
+            return []
+        seen = self.seen(image)
+        states = attended(self.model, self.encode([seen]))  # (1, S, C)
+        ids = torch.tensor([[self.start_id, *caption.tokens[:-1]]], device=states.device)
+        out = decode(self.model, states, ids, output_attentions=True, use_cache=False)
+        grid = grid_of(states.shape[1])
+        if not out.cross_attentions or grid is None:
+            return [Evidence(word, None, None, None) for word, _ in caption.words]
+        layers = torch.stack(list(out.cross_attentions))[:, 0].float()  # (layers, heads, L, S)
+        maps = layers.mean((0, 1))[:, -grid[0] * grid[1] :].cpu().numpy()  # (L, h·w); class tokens come first
+        attentions = [maps[place].mean(0).reshape(grid) for _, place in caption.words]
+        attentions = [(a / max(float(a.max()), 1e-12)).astype(np.float32) for a in attentions]
+        pointed = [pointed_at(a) for a in attentions]
+        whole = token_log_probs(self, states, [caption.tokens])[0]
+        found = []
+        for at in range(0, len(pointed), BATCH):
+            part = [covered(seen, patches) for patches in pointed[at : at + BATCH]]
+            states = attended(self.model, self.encode(part))
+            rows = token_log_probs(self, states, [caption.tokens] * len(part))
+            for number, without in enumerate(rows, at):
+                word, place = caption.words[number]
+                drop = sum(whole[place]) - sum(without[place])
+                found.append(Evidence(word, attentions[number], drop, pointed[number]))
+        return found
+
+
+# --- The parts of a model --------------------------------------------------------------------------------------------
+
+
+def decoder_of(model: PreTrainedModel) -> PreTrainedModel:
+    """What says the words: a language model with cross-attention."""
+    return model.text_decoder if model.config.model_type == "blip" else model.decoder
+
+
+def encoder_of(model: PreTrainedModel) -> PreTrainedModel:
+    """What sees the picture."""
+    return model.vision_model if model.config.model_type == "blip" else model.encoder
+
+
+def encode(model: PreTrainedModel, pixels: torch.Tensor) -> torch.Tensor:
+    """Last hidden states of the encoder, (B, S, its width), of pictures (B, 3, R, R)."""
+    return encoder_of(model)(pixel_values=pixels).last_hidden_state
+
+
+def attended(model: PreTrainedModel, raw: torch.Tensor) -> torch.Tensor:
+    """What the decoder attends to, (B, S, C): the encoder's states, through a linear layer where widths differ."""
+    layer = getattr(model, "enc_to_dec_proj", None)
+    return raw if layer is None else layer(raw)
+
+
+def decode(model: PreTrainedModel, states: torch.Tensor, ids: torch.Tensor, **options):
+    """The decoder's output for ids (B, L) that attend to states (B, S, C): .logits (B, L, V), and what options ask for."""
+    return decoder_of(model)(input_ids=ids, encoder_hidden_states=states, **options)
+
+
+def token_log_probs(served: Captioner, states: torch.Tensor, rows: Sequence[list[int]]) -> list[list[float]]:
+    """log p(token | picture, tokens before it) of each token of each row, the start left out; states (B, S, C)."""
+    ids, real = padded([[served.start_id, *row] for row in rows], served.pad_id)
+    ids = ids.to(states.device)
+    logits = decode(served.model, states, ids[:, :-1], use_cache=False).logits.float()  # (B, L - 1, V)
+    chosen = logits.log_softmax(-1).gather(-1, ids[:, 1:, None])[..., 0].cpu()  # (B, L - 1)
+    return [chosen[n][real[n, 1:]].tolist() for n in range(len(rows))]
+
+
+def padded(rows: Sequence[list[int]], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Lists of tokens as int64 (B, L), padded at the right, and bool (B, L): what is no padding."""
+    ids = torch.full((len(rows), max(map(len, rows))), pad_id)
+    real = torch.zeros(ids.shape, dtype=torch.bool)
+    for number, row in enumerate(rows):
+        ids[number, : len(row)], real[number, : len(row)] = torch.tensor(row), True
+    return ids, real
+
+
+def special_tokens(model: PreTrainedModel, tokenizer) -> tuple[int, int, int]:
+    """Ids of the start, the end and the padding of a caption, by generation config, configs and tokenizer in this order."""
+    if model.config.model_type == "blip":
+        text = model.config.text_config
+        return text.bos_token_id, text.sep_token_id, text.pad_token_id
+    places = (model.generation_config, model.config, model.config.decoder, tokenizer)
+
+    def first(*names: str) -> int | None:
+        for place in places:
+            for name in names:
+                value = getattr(place, name, None)
+                value = value[0] if isinstance(value, list) and value else value
+                if isinstance(value, int):
+                    return value
+        return None
+
+    start, end = first("decoder_start_token_id", "bos_token_id", "cls_token_id"), first("eos_token_id", "sep_token_id")
+    if start is None or end is None:
+        raise CheckpointError(
+            f"{tokenizer.name_or_path}: neither configs nor tokenizer say how a caption starts and ends: set "
+            "decoder_start_token_id and eos_token_id in generation_config.json"
+        )
+    pad = first("pad_token_id")
+    return start, end, end if pad is None else pad
+
+
+def grid_of(states: int) -> tuple[int, int] | None:
+    """Rows and columns (h, w) of the square of patches among so many states, a few class tokens before it; None if none."""
+    for extra in range(min(6, states)):
+        side = math.isqrt(states - extra)
+        if side * side == states - extra and (side > 1 or states == 1):
+            return side, side
+    return None
+
+
+def pointed_at(attention: np.ndarray) -> np.ndarray:
+    """The patches of a map (h, w) that a word points at, bool (h, w): at least one."""
+    most = max(1, int(attention.size * MOST_POINTED))
+    least = max(POINTED * attention.max(), np.sort(attention, axis=None)[-most])
+    patches = attention >= least
+    if patches.sum() > most:  # equal ones
+        patches = np.zeros(attention.size, bool)
+        patches[np.argsort(-attention, axis=None, kind="stable")[:most]] = True
+    return patches.reshape(attention.shape)
+
+
+def covered(seen: Image.Image, patches: np.ndarray) -> Image.Image:
+    """A square picture whose `patches`, bool (h, w), have its mean colour."""
+    pixels = np.array(seen)  # (R, R, 3)
+    rows, columns = (np.arange(side) * count // side for side, count in zip(pixels.shape, patches.shape, strict=False))
+    pixels[patches[rows][:, columns]] = np.rint(pixels.mean((0, 1))).astype(np.uint8)
+    return Image.fromarray(pixels)
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, (*WHITE, 255)), image)
+    return image.convert("RGB")
+
+
+@contextlib.contextmanager
+def _drawing(seed: int | None, device: torch.device) -> Iterator[None]:
+    """For the time of the block, the global generators are those of the seed; None leaves them as they are."""
+    if seed is None:
+        yield
+        return
+    with _DRAWING, torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed % 2**63)
+        yield
+
+
+def _check_options(beams, count, do_sample, top_p, temperature, new_tokens, length_penalty) -> None:
+    whole = {"num_beams": beams, "num_return_sequences": count}
+    for name, value in whole.items():
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_SEQUENCES:
+            raise ValueError(f"{name} must be a whole number from 1 to {MAX_SEQUENCES}, got {value!r}")
+    if new_tokens is not None and (isinstance(new_tokens, bool) or not isinstance(new_tokens, int) or new_tokens < 1):
+        raise ValueError(f"max_new_tokens must be a whole number from 1, got {new_tokens!r}")
+    for name, value, low, high in (("top_p", top_p, 0.01, 1), ("temperature", temperature, 0.05, 10),
+                                   ("length_penalty", length_penalty, -5, 5)):  # fmt: skip
+        if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+            raise ValueError(f"{name} must be a number from {low} to {high}, got {value!r}")
+    if do_sample and beams > 1:
+        raise ValueError("captions are either drawn or searched for with beams: set num_beams=1, or do_sample=False")
+    if not do_sample and count > beams:
+        raise ValueError(
+            f"num_return_sequences can be {beams} at most, with num_beams={beams}: raise that, or set do_sample"
+        )
+
+
+# --- Folders ---------------------------------------------------------------------------------------------------------
+
+
+def load(name: str = "emoji", device: str | torch.device | None = None) -> Captioner:
+    """The captioner of a bundled variant, a folder or a Hub repo ("org/repo[@revision]"); fp32, eval.
+
+    Raises store.CheckpointError, which names the file at fault.
+    """
+    folder = store.resolve("captioning", name)
+    try:
+        config = AutoConfig.from_pretrained(folder)
+    except Exception as error:  # whatever a foreign config.json raises
+        raise CheckpointError(
+            f"{folder}/config.json is not one that transformers knows ({store.one_line(error)}): this needs a "
+            "VisionEncoderDecoderModel or a BlipForConditionalGeneration"
+        ) from error
+    if config.model_type not in MODELS:
+        raise CheckpointError(
+            f"{folder}/config.json says model_type {config.model_type!r}: this needs a VisionEncoderDecoderModel or a "
+            "BlipForConditionalGeneration"
+        )
+    try:
+        model, report = MODELS[config.model_type].from_pretrained(
+            folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+        )
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        image_processor = AutoImageProcessor.from_pretrained(folder)
+    except Exception as error:  # a tower that is not known, a file that is missing, a shape that does not fit
+        raise CheckpointError(
+            f"{folder}: transformers cannot open this as a {config.model_type} ({store.one_line(error)}); save model, "
+            "tokenizer and image processor into it with save_pretrained"
+        ) from error
+    if report["missing_keys"]:
+        raise CheckpointError(
+            f"{folder}: the weights lack {sorted(report['missing_keys'])[0]} and {len(report['missing_keys']) - 1} more: "
+            "they belong to another architecture; export it again"
+        )
+    pieces = decoder_of(model).config.vocab_size
+    if len(tokenizer) > pieces:
+        raise CheckpointError(f"{folder}: its tokenizer has {len(tokenizer)} pieces and its decoder {pieces}: they belong to "
+                              "different models")  # fmt: skip
+    show_attention(model)
+    model = model.eval().requires_grad_(False).to(device or default_device())
+    return Captioner(model, tokenizer, image_processor, name=str(name), weights_sha256=store.weights_sha256(folder),
+                     framed=_is_framed(folder))  # fmt: skip
+
+
+def show_attention(model: PreTrainedModel) -> None:
+    """Have the decoder return its attention when asked: the fused kernels, its default, silently return none."""
+    if model.config.model_type != "blip":
+        decoder_of(model).set_attn_implementation("eager")
+
+
+def _is_framed(folder: Path) -> bool:
+    path = folder / PROCESSOR
+    if not path.is_file():
+        return False
+    kept = json.loads(path.read_text(encoding="utf-8"))
+    framed = kept.get("framed", False) if isinstance(kept, dict) else None
+    if not isinstance(framed, bool):
+        raise CheckpointError(f"{path}: framed must be true or false, it is {str(framed)[:40]}")
+    return framed
+
+
+def save_folder(folder: str | Path, captioner: Captioner) -> None:
+    """Write what `load` reads: the stock files of model, tokenizer and image processor, our key among the latter's.
+
+    `generate` of the stock class, without arguments, then says what `caption` says.
+    """
+    folder, model = Path(folder), captioner.model
+    if captioner.kind != "blip":
+        model.generation_config = GenerationConfig(
+            bos_token_id=captioner.start_id, decoder_start_token_id=captioner.start_id, eos_token_id=captioner.end_id,
+            pad_token_id=captioner.pad_id, max_new_tokens=min(NEW_TOKENS, captioner.max_length - 1),
+        )  # fmt: skip
+        model.config.decoder_start_token_id, model.config.pad_token_id = captioner.start_id, captioner.pad_id
+    model.save_pretrained(folder)
+    captioner.tokenizer.save_pretrained(folder)
+    captioner.image_processor.save_pretrained(folder)
+    path = folder / PROCESSOR
+    kept = json.loads(path.read_text(encoding="utf-8")) | {"framed": captioner.framed}
+    path.write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,592 @@
+"""Captions of pictures: the image tower of a dual encoder, and a small decoder that attends to its patches.
+
+    python -m training.captioning --output_dir runs/captioning --mixed_precision bf16   # single emoji and scenes, one model
+    python -m training.captioning --preset finetune --dataset_name my_pictures --output_dir runs/mine \
+        --pretrained_model_name_or_path emoji                   # or any VisionEncoderDecoderModel, or BLIP, of the Hub
+
+Cost and scores of the shipped weights stand in their card (hub_models/weights/captioning/emoji/README.md).
+
+Vinyals et al. 2015 (Show and Tell), Xu et al. 2015 (attention), Vaswani et al. 2017, Szegedy et al. 2016 (label smoothing),
+Vedantam et al. 2015 (CIDEr), Papineni et al. 2002 (BLEU).
+
+Letters: B samples, R side in pixels, L tokens, V pieces of the vocabulary, S states of the encoder, h × w patches,
+D width of the tower.
+"""
+
+import copy
+import dataclasses
+import math
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageDraw, ImageFont
+from transformers import (
+    BertConfig,
+    BertLMHeadModel,
+    PreTrainedModel,
+    SwinConfig,
+    SwinModel,
+    VisionEncoderDecoderModel,
+    ViTConfig,
+    ViTImageProcessor,
+    ViTModel,
+)
+
+from hub_models import captioning as contract
+from hub_models import clip
+from hub_models.pictures import WHITE, frame
+from training import metrics, publish
+from training.config import TrainConfig, parse
+from training.data.art import inked, on_ground, recoloured
+from training.data.captions import MOST_SAID, Captions, core, holds, largest, read_layout, scene_caption, spoken
+from training.data.scenes import Scenes
+from training.data.sources import Source, open_source
+from training.loop import fit, parameter_groups
+
+STEM = "captioning"
+TOWERS = {"swin": (SwinConfig, SwinModel), "vit": (ViTConfig, ViTModel)}
+SCENES_MEASURED = 500  # of each set, by `evaluate_checkpoint`
+HOG_PX = 64  # side of the pictures that the nearest neighbour is looked for among
+POSITION_SCALE = 0.1  # of the positions a Swin tower gets, beside embeddings of a deviation of about 1
+
+
+@dataclass(frozen=True)
+class CaptioningConfig(TrainConfig):
+    """One captioning experiment."""
+
+    pretrained_model_name_or_path: str | None = None  # bundled variant, folder or Hub id of a captioner to start from
+    caption_column: str | None = None  # column that holds the captions; None = "text" or "name"
+    # The model, when it is a new one
+    clip_name_or_path: str = "emoji"  # whose image tower and vocabulary it gets: bundled variant, folder or Hub id
+    decoder_args: dict[str, int] = dataclasses.field(default_factory=dict)  # of its BertConfig
+    max_length: int = 64  # tokens of a caption
+    dropout: float = 0.1  # in the decoder
+    # Data: captions of scenes say what is where. Only for emoji
+    scenes: float = 0.5  # share of the samples that are painted scenes, the rest are single pictures
+    train_scenes: int = 200_000  # how many different ones
+    scene_objects: int = MOST_SAID  # at most so many things in one
+    object_ink: float = 0.15  # share of the objects, and of the single pictures, whose edges are inked
+    object_color: float = 0.2  # how far colours of single objects change, in [0, 1]
+    # Training
+    unfreeze_step: int = 1000  # from this optimiser step on the tower learns, too
+    tower_lr_scale: float = 0.2  # its learning rate, as a factor
+    label_smoothing: float = 0.1
+    # Augmentation
+    zoom: tuple[float, float] = (0.5, 1.05)  # range of a single picture's side, as a share of what the model sees
+    rotation_deg: float = 10.0  # up to so much either way
+    ground_share: float = 0.4  # single pictures on a colour instead of white
+    color_jitter: float = 0.15  # brightness, contrast and saturation change by up to this share, hue by a third of it
+    # Evaluation while training
+    validation_pictures: int = 200  # how many of each set are measured
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not 0 <= self.scenes <= 1:
+            raise ValueError(f"--scenes is a share in [0, 1], got {self.scenes}")
+        if not 1 <= self.scene_objects <= MOST_SAID:
+            raise ValueError(
+                f"--scene_objects must lie in [1, {MOST_SAID}]: captions name no more, got {self.scene_objects}"
+            )
+        if self.max_length < 4:
+            raise ValueError(f"--max_length must be at least 4, got {self.max_length}")
+
+
+EMOJI = CaptioningConfig(
+    output_dir="runs/captioning", resolution=128, train_batch_size=64, learning_rate=1e-3, lr_warmup_steps=300,
+    adam_beta2=0.98, adam_weight_decay=0.05, ema_decay=0.999, max_train_steps=20_000, checkpointing_steps=250,
+    validation_steps=1000,
+    decoder_args={"hidden_size": 224, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 640},
+)  # fmt: skip
+PRESETS = {
+    "emoji": EMOJI,
+    "finetune": dataclasses.replace(
+        EMOJI, pretrained_model_name_or_path="emoji", dataset_name="path/to/captioned/pictures", train_batch_size=16,
+        learning_rate=1e-4, max_train_steps=1000, lr_warmup_steps=50, ema_decay=0.99, validation_steps=250, scenes=0.0,
+        object_ink=0.0, unfreeze_step=200, zoom=(0.9, 1.1), rotation_deg=3.0, ground_share=0.0, color_jitter=0.1,
+    ),
+    "tiny": dataclasses.replace(
+        EMOJI, dataset_name="emoji-sample", resolution=32, max_train_steps=2, train_batch_size=4, lr_warmup_steps=1,
+        checkpointing_steps=1, validation_steps=2, logging_steps=1, train_scenes=50, validation_pictures=2,
+        max_length=24, unfreeze_step=1,
+        decoder_args={"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48},
+    ),
+}  # fmt: skip
+
+
+class CaptionedPictures:
+    """Training samples {"pixels": (3, R, R) normalised, "caption": text}: single pictures, and scenes if there are any.
+
+    See `training.loop.Samples`.
+    """
+
+    def __init__(self, source: Source, scenes: Scenes | None, cfg: CaptioningConfig, served: contract.Captioner):
+        self.source, self.scenes, self.cfg, self.served = source, scenes, cfg, served
+        self.captions = Captions(source)
+        self.data_hash = source.data_hash + (scenes.data_hash if scenes else "")
+        source.preload(served.resolution_px)
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def sample(self, index: int, draw: torch.Generator) -> dict:
+        cfg, rng = self.cfg, random.Random(int(torch.randint(2**62, (), generator=draw)))
+        if self.scenes is not None and rng.random() < cfg.scenes:
+            scene = self.scenes.scene(rng.randrange(len(self.scenes)))
+            picture, caption = scene.image, scene_caption(scene.objects, rng)
+        else:
+            picture = placed(self.source.picture(index), self.served.resolution_px, cfg, rng)
+            caption = self.captions.describe(index, rng.getrandbits(62))
+        if cfg.color_jitter:
+            picture = recoloured(picture, cfg.color_jitter, rng)
+        return {"pixels": self.served.pixel_values([picture])[0], "caption": caption}
+
+
+def placed(art: Image.Image, side_px: int, cfg: CaptioningConfig, rng: random.Random) -> Image.Image:
+    """A single picture somewhere on a ground of side_px, RGB: zoomed, turned, perhaps inked; most of it is in sight."""
+    if cfg.object_ink and rng.random() < cfg.object_ink:
+        art = inked(art, rng)
+    side = max(1, round(rng.uniform(*cfg.zoom) * side_px))
+    art = art.convert("RGBA").resize((side, side), Image.Resampling.BICUBIC)
+    if cfg.rotation_deg:
+        art = art.rotate(rng.uniform(-cfg.rotation_deg, cfg.rotation_deg), Image.Resampling.BICUBIC)
+    colour = tuple(rng.randrange(256) for _ in range(3)) if rng.random() < cfg.ground_share else WHITE
+    whole = Image.new("RGBA", (side_px, side_px))
+    room = side_px - side
+    whole.paste(art, tuple(rng.randint(min(0, room), max(0, room)) for _ in range(2)))
+    return on_ground(whole, colour)
+
+
+# --- The loss --------------------------------------------------------------------------------------------------------
+
+
+class Trainee(torch.nn.Module):
+    """The captioner's model, and how many forward passes it was trained for: before so many, its tower is frozen."""
+
+    def __init__(self, model: PreTrainedModel, frozen_passes: int):
+        super().__init__()
+        self.captioner, self.frozen_passes = model, frozen_passes
+        self.register_buffer(
+            "passes", torch.zeros((), dtype=torch.int64)
+        )  # in the checkpoint: a resume goes on exactly
+
+    def forward(self, pixels: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+        """Scores (B, L, V) of the token after each of ids (B, L), for pictures (B, 3, R, R)."""
+        frozen = bool(self.passes < self.frozen_passes)
+        if self.training:
+            self.passes += 1
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
+            raw = contract.encode(self.captioner, pixels)
+        # Nothing, but of every parameter: several processes wait for a gradient of each. One of 0, without weight decay,
+        # leaves the tower as it is under either optimiser.
+        raw = raw + 0.0 * sum(p.sum() for p in contract.encoder_of(self.captioner).parameters())
+        states = contract.attended(self.captioner, raw)
+        return contract.decode(self.captioner, states, ids, use_cache=False).logits
+
+    def state_dict(self, *args, **kwargs) -> dict:
+        """Each tensor once: input and output embeddings are one, and safetensors refuses to write that twice."""
+        once = {name for name, _ in [*self.named_parameters(), *self.named_buffers()]}
+        return {name: value for name, value in super().state_dict(*args, **kwargs).items() if name in once}
+
+    def load_state_dict(self, state_dict, strict: bool = True, assign: bool = False):
+        """As of any module; what is tied to something else is not missing."""
+        found = super().load_state_dict(state_dict, strict=False, assign=assign)
+        if lacking := [*(set(found.missing_keys) & set(self.state_dict())), *found.unexpected_keys]:
+            raise RuntimeError(f"the checkpoint belongs to another model: {sorted(lacking)[0]} is missing or unknown")
+        return found
+
+
+def training_loss(model: torch.nn.Module, batch: dict, served: contract.Captioner, label_smoothing: float):
+    """Cross-entropy of each token given the picture and the tokens before it, with label smoothing; and without.
+
+    Teacher forcing (Williams & Zipser 1989). Padding counts nothing.
+    """
+    pixels = batch["pixels"]
+    ids, real = (part.to(pixels.device) for part in served.sequences(batch["caption"]))  # (B, L)
+    logits = model(pixels, ids[:, :-1])
+    with torch.autocast(pixels.device.type, enabled=False):
+        logits, wanted = logits.float().flatten(0, 1), ids[:, 1:].masked_fill(~real[:, 1:], -100).flatten()
+        loss = F.cross_entropy(logits, wanted, ignore_index=-100, label_smoothing=label_smoothing)
+        with torch.no_grad():
+            entropy = F.cross_entropy(logits, wanted, ignore_index=-100)
+            right = (logits.argmax(-1) == wanted).sum() / (wanted != -100).sum()
+    return loss, {"cross_entropy": entropy, "token_accuracy": right}
+
+
+# --- The model -------------------------------------------------------------------------------------------------------
+
+
+def create_captioner(cfg: CaptioningConfig, eye: clip.CLIP) -> contract.Captioner:
+    """A captioner with the image tower and the vocabulary of a dual encoder, and a fresh decoder.
+
+    Raises SystemExit where that has another kind of tower.
+    """
+    vision = tower(eye.model.vision_model, cfg.resolution)
+    tokenizer = copy.deepcopy(eye.tokenizer)
+    tokenizer.model_max_length = cfg.max_length
+    start, end = tokenizer.cls_token_id, tokenizer.sep_token_id
+    config = BertConfig(
+        vocab_size=len(tokenizer), max_position_embeddings=cfg.max_length, type_vocab_size=1, is_decoder=True,
+        add_cross_attention=True, hidden_dropout_prob=cfg.dropout, attention_probs_dropout_prob=cfg.dropout,
+        bos_token_id=tokenizer.bos_token_id if start is None else start, pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id if end is None else end, **cfg.decoder_args,
+    )  # fmt: skip
+    model = VisionEncoderDecoderModel(encoder=vision, decoder=BertLMHeadModel(config))
+    model.config.decoder_start_token_id, model.config.pad_token_id = config.bos_token_id, config.pad_token_id
+    contract.show_attention(model)
+    processor = ViTImageProcessor(
+        size={"height": cfg.resolution, "width": cfg.resolution}, resample=Image.Resampling.BICUBIC,
+        image_mean=list(eye.image_processor.image_mean), image_std=list(eye.image_processor.image_std),
+    )  # fmt: skip
+    return contract.Captioner(model, tokenizer, processor, name="in training", framed=True)
+
+
+@torch.no_grad()
+def tower(trained: PreTrainedModel, side_px: int) -> SwinModel | ViTModel:
+    """The tower of a dual encoder for pictures of side_px, whatever it was trained at.
+
+    A Swin tells places apart within its windows only, and a caption has to say what is on the left: it gets absolute
+    positions (`use_absolute_embeddings`), to begin with small waves. Those of a ViT are resized.
+    """
+    kind = trained.config.model_type
+    if kind not in TOWERS:
+        raise SystemExit(f"--clip_name_or_path has a {kind} for pictures: a captioner needs one with a Swin or a ViT")
+    configs, models = TOWERS[kind]
+    fields = trained.config.to_dict() | {"image_size": side_px}
+    made = models(configs.from_dict(fields | ({"use_absolute_embeddings": True} if kind == "swin" else {})))
+    weights, name = dict(trained.state_dict()), "embeddings.position_embeddings"
+    fresh = made.state_dict()[name]
+    side = math.isqrt(fresh.shape[1])
+    if name not in weights:
+        weights[name] = waves(side, fresh.shape[2])
+    elif weights[name].shape != fresh.shape:
+        old = weights[name]
+        extra = old.shape[1] - math.isqrt(old.shape[1]) ** 2  # a class token comes first
+        before = math.isqrt(old.shape[1] - extra)
+        plane = old[:, extra:].reshape(1, before, before, -1).permute(0, 3, 1, 2)  # (1, D, h, w)
+        plane = F.interpolate(plane, size=(side, side), mode="bicubic", align_corners=False)
+        weights[name] = torch.cat([old[:, :extra], plane.flatten(2).transpose(1, 2)], 1)
+    made.load_state_dict(weights)
+    return made
+
+
+def waves(side: int, width: int) -> torch.Tensor:
+    """Positions (1, h·w, D) of a square of patches, as sines and cosines of row and column; Vaswani 2017, §3.5, in 2-D."""
+    place = (torch.arange(side) + 0.5) / side * math.pi
+    angles = place[:, None] * torch.arange(1, -(-width // 4) + 1)  # (side, D / 4)
+    line = torch.cat([angles.sin(), angles.cos()], 1)  # (side, D / 2)
+    both = torch.cat([line[:, None].expand(-1, side, -1), line[None].expand(side, -1, -1)], -1)  # (h, w, D)
+    return POSITION_SCALE * both.reshape(1, side * side, -1)[..., :width]
+
+
+def start_from(cfg: CaptioningConfig) -> contract.Captioner:
+    """The captioner of a checkpoint, ready to train. Raises SystemExit where it takes another resolution."""
+    served = contract.load(cfg.pretrained_model_name_or_path, device="cpu")
+    if served.resolution_px != cfg.resolution:
+        raise SystemExit(
+            f"{cfg.pretrained_model_name_or_path} sees {served.resolution_px} px: set --resolution to that"
+        )
+    served.model.requires_grad_(True)
+    return served
+
+
+def tower_groups(model: Trainee, cfg: CaptioningConfig) -> list[dict]:
+    """The optimiser's groups; the tower learns slower, and without weight decay (see `Trainee.forward`)."""
+    slow = parameter_groups(contract.encoder_of(model.captioner), cfg)
+    taken = {id(p) for group in slow for p in group["params"]}
+    groups = parameter_groups(model, cfg)
+    for group in groups:
+        group["params"] = [p for p in group["params"] if id(p) not in taken]
+    groups += [group | {"lr_scale": cfg.tower_lr_scale, "weight_decay": 0.0} for group in slow]
+    return [group for group in groups if group["params"]]
+
+
+def main(argv: list[str] | None = None) -> None:
+    cfg = parse(PRESETS, argv, description=__doc__)
+    columns = {"dataset_config_name": cfg.dataset_config_name, "image_column": cfg.image_column,
+               "caption_column": cfg.caption_column}  # fmt: skip
+    emoji = cfg.dataset_name in ("emoji", "emoji-sample")
+    train = open_source(cfg.dataset_name, split="train", skin_tones=cfg.skin_tones, **columns)
+    held_out = open_source(cfg.dataset_name, split="heldout_pairs" if emoji else "validation", **columns)
+    torch.manual_seed(cfg.seed)
+    if cfg.pretrained_model_name_or_path:
+        served = start_from(cfg)
+    else:
+        served = create_captioner(cfg, clip.load(cfg.clip_name_or_path, device="cpu"))
+    painted = {
+        "dataset_name": cfg.dataset_name,
+        "resolution_px": served.resolution_px,
+        "max_objects": cfg.scene_objects,
+    }
+    scenes = new_scenes = None
+    if emoji and cfg.scenes:
+        scenes = Scenes("train", length=cfg.train_scenes, ink=cfg.object_ink, colour=cfg.object_color, **painted)
+        new_scenes = Scenes("new_scenes", length=cfg.validation_pictures, **painted)
+    samples = CaptionedPictures(train, scenes, cfg, served)
+    trainee = Trainee(served.model, cfg.unfreeze_step * cfg.gradient_accumulation_steps)
+
+    def loss_fn(model, batch):
+        return training_loss(model, batch, served, cfg.label_smoothing)
+
+    def evaluate(_model):  # `served` holds it
+        rows = evenly(len(held_out), cfg.validation_pictures)
+        measured = picture_scores(served, held_out, rows, exact=emoji)[0]
+        if new_scenes is not None:
+            measured |= {f"scenes/{key}": value for key, value in scene_scores(served, new_scenes, {})[0].items()}
+        return measured
+
+    def export(model, folder, run):
+        facts = run | describe(cfg, train, served, argv)
+        return publish.write_export(folder, lambda target: contract.save_folder(target, served), facts)
+
+    fit(trainee, loss_fn, samples, cfg, run_dir=cfg.output_dir, evaluate=evaluate, export=export,
+        draw_samples=lambda _model: sheet_of(served, held_out, new_scenes),
+        parameter_groups=tower_groups(trainee, cfg))  # fmt: skip
+    if cfg.push_to_hub:
+        publish.push_export(Path(cfg.output_dir, "export"), cfg.hub_model_id, private=cfg.hub_private)
+
+
+# --- What is measured and said of it ---------------------------------------------------------------------------------
+
+
+def evenly(length: int, count: int) -> list[int]:
+    """At most `count` of range(length), evenly spread."""
+    count = min(count, length)
+    return [n * length // count for n in range(count)]
+
+
+def exact_name_accuracy(captions: Sequence[str], names: Sequence[str]) -> float:
+    """Share of captions that say exactly the name, in [0, 1]: case, accents, punctuation, article, style words aside."""
+    return float(np.mean([core(said) == core(name) for said, name in zip(captions, names, strict=True)]))
+
+
+def greedy(served: contract.Captioner, pictures: Iterable[Image.Image]) -> list[str]:
+    """The most probable caption, word by word, of each picture; as many at once as the model sees at once."""
+    found: list[str] = []
+    waiting: list[Image.Image] = []
+    for picture in pictures:
+        waiting.append(picture)
+        if len(waiting) == contract.BATCH:
+            found += [captions[0].text for captions in served.caption_all(waiting)]
+            waiting = []
+    return found + [captions[0].text for captions in served.caption_all(waiting)]
+
+
+def worded(captions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
+    """CIDEr-D and BLEU-4 of captions."""
+    return {
+        "cider_d": float(metrics.cider_d(captions, references).mean()),
+        "bleu4": metrics.bleu4(captions, references),
+    }
+
+
+def picture_scores(served: contract.Captioner, source: Source, rows: Sequence[int], *, exact: bool):
+    """Scores of greedy captions of single pictures, and the captions; exact: whether pictures have names to be said."""
+    said = Captions(source)
+    captions = greedy(served, (source.picture(i) for i in rows))
+    scores = {}
+    if exact:
+        scores["exact_name_accuracy"] = exact_name_accuracy(captions, [said.plain(i) for i in rows])
+    return scores | worded(captions, [said.all(i) for i in rows]), captions
+
+
+def scene_scores(served: contract.Captioner, scenes: Scenes, kinds: dict[str, int]):
+    """Scores of greedy captions of scenes, and the captions; kinds: see `layout_scores`."""
+    painted = [scenes.scene(i) for i in range(len(scenes))]
+    captions = greedy(served, (scene.image for scene in painted))
+    objects = [scene.objects for scene in painted]
+    rng = random.Random(0)
+    references = [[scene_caption(told), *(scene_caption(told, rng) for _ in range(4))] for told in objects]
+    return layout_scores(captions, objects, kinds) | worded(captions, references), captions
+
+
+def layout_scores(captions: Sequence[str], layouts: Sequence[Sequence], kinds: dict[str, int]) -> dict[str, float]:
+    """How much of what captions say of scenes is true of their objects.
+
+    objects_right: things named that are in the scene, each object once, as a share of those named or of those that a
+    full caption names, whichever are more: neither guessing more nor saying less helps.
+    relations_right: relations said that hold, as a share of those said between two things that are both right; 0 if there
+    are none. relations_judged: how many those are.
+    kinds: the class id of a scene's mask for each name that is known; with it kinds_right and kind_relations_right count
+    a thing as right if it is of an object's class.
+    """
+    counts = {"": [0, 0, 0], "kind_": [0, 0, 0]}  # right, relations right, relations judged
+    asked = 0
+    for caption, objects in zip(captions, layouts, strict=True):
+        things, relations = read_layout(caption)
+        asked += max(len(things), len(largest(objects)))
+        ordered = sorted(objects, key=lambda o: -o.visible_px)
+        for key, same in (
+            ("", lambda thing, o: thing == core(spoken(o.name))),
+            ("kind_", lambda thing, o: kinds.get(thing) == o.label),
+        ):
+            found = matched(things, ordered, same)
+            counts[key][0] += sum(o is not None for o in found)
+            for one, told, other in relations:
+                if found[one] is not None and found[other] is not None:
+                    counts[key][1] += holds(told, found[one], found[other])
+                    counts[key][2] += 1
+    right, held, judged = counts[""]
+    scores = {
+        "objects_right": right / max(1, asked),
+        "relations_right": held / max(1, judged),
+        "relations_judged": judged,
+    }
+    if kinds:
+        right, held, judged = counts["kind_"]
+        scores |= {"kinds_right": right / max(1, asked), "kind_relations_right": held / max(1, judged)}
+    return scores
+
+
+def matched(things: Sequence[str], objects: Sequence, same) -> list:
+    """For each thing the first object that it is and that no thing before it was, or None."""
+    free, found = list(objects), []
+    for thing in things:
+        at = next((at for at, o in enumerate(free) if same(thing, o)), None)
+        found.append(None if at is None else free.pop(at))
+    return found
+
+
+def evaluate_checkpoint(name: str, dataset_name: str, *, scenes: int = SCENES_MEASURED) -> tuple[dict, dict]:
+    """Metrics of greedy captions of a saved captioner, the fields of results.json, and figures by name.
+
+    Of "emoji": held-out pairs and the unseen style (training concepts): exact_name_accuracy, cider_d, bleu4; and `scenes`
+    scenes each, of new scenes of known things, of validation concepts (whose names no training picture has: look at
+    kinds_right) and of the unseen style: objects_right, relations_right, and the two by class. Of other data: cider_d and
+    bleu4 of the validation split. The baseline says the plain caption of the nearest training picture, in HOG and colour.
+    """
+    served = contract.load(name)
+    train = open_source(dataset_name, split="train")
+    known = Captions(train)
+    emoji = dataset_name in ("emoji", "emoji-sample")
+    splits = {"emoji": ["heldout_pairs", "unseen_style"], "emoji-sample": ["heldout_pairs"]}.get(
+        dataset_name, ["validation"]
+    )
+    sets = {"emoji": ["new_scenes", "validation", "unseen_style"], "emoji-sample": ["new_scenes", "validation"]}
+    features = hog_features(train, range(len(train)))
+    scores, baseline, per_class, shown, hashes = {}, {}, {}, {}, []
+    for split in splits:
+        source = open_source(dataset_name, split=split)
+        rows = list(range(len(source)))
+        if split == "unseen_style":
+            rows = [i for i, part in enumerate(source.column("concept_split")) if part == "train"]
+        said = Captions(source)
+        measured, captions = picture_scores(served, source, rows, exact=emoji)
+        nearest = metrics.nearest_distances(hog_features(source, rows), features)[0]
+        guesses = [known.plain(i) for i in nearest]
+        guessed = worded(guesses, [said.all(i) for i in rows])
+        if emoji:
+            truth = [said.plain(i) for i in rows]
+            guessed["exact_name_accuracy"] = exact_name_accuracy(guesses, truth)
+            styles = [source.column("style")[i] for i in rows]
+            per_class[split] = {
+                style: exact_name_accuracy(*zip(*((c, t) for c, t, s in zip(captions, truth, styles, strict=True)
+                                                  if s == style), strict=True))
+                for style in sorted(set(styles))
+            }  # fmt: skip
+        scores |= {f"{split}/{key}": value for key, value in measured.items()} | {f"{split}/pictures": len(rows)}
+        baseline |= {f"{split}/{key}": value for key, value in guessed.items()}
+        hashes.append(source.data_hash)
+        shown |= {split: [(source.picture(rows[n]), captions[n], said.plain(rows[n])) for n in evenly(len(rows), 8)]}
+    for which in sets.get(dataset_name, []):
+        count = scenes if dataset_name == "emoji" else min(scenes, 20)
+        painted = Scenes(which, dataset_name=dataset_name, resolution_px=served.resolution_px, length=count,
+                         max_objects=MOST_SAID)  # fmt: skip
+        kinds = {core(spoken(known.names[i])): train.label(i) + 1 for i in range(len(train))}
+        measured, captions = scene_scores(served, painted, kinds)
+        scores |= {f"scenes/{which}/{key}": value for key, value in measured.items()}
+        scores[f"scenes/{which}/pictures"] = len(painted)
+        hashes.append(painted.data_hash)
+        examples = [(painted.scene(n), captions[n]) for n in evenly(len(painted), 8)]
+        shown[f"scenes-{which.replace('_', '-')}"] = [(s.image, said, scene_caption(s.objects)) for s, said in examples]
+    results = {
+        "metrics": scores,
+        "baseline": baseline,
+        "baseline_name": "HOG + colour nearest neighbour",
+        "per_class": per_class,
+        "curves": {},
+        "data_hash": "-".join(value[:12] for value in hashes),
+    }
+    return results, {"captions": captions_sheet([row for rows in shown.values() for row in rows])}
+
+
+def hog_features(source: Source, indices: Sequence[int]) -> np.ndarray:
+    """HOG and colour of pictures whole in a white square: (N, D)."""
+    return metrics.hog_colour_features(np.stack([np.asarray(frame(source.picture(i), HOG_PX)) for i in indices]))
+
+
+def sheet_of(served: contract.Captioner, source: Source, scenes: Scenes | None) -> Image.Image:
+    """Captions of a few pictures and scenes as they are now."""
+    said = Captions(source)
+    rows = [(source.picture(i), said.plain(i)) for i in evenly(len(source), 8)]
+    if scenes is not None:
+        rows += [(s.image, scene_caption(s.objects)) for s in map(scenes.scene, evenly(len(scenes), 8))]
+    captions = greedy(served, (picture for picture, _ in rows))
+    return captions_sheet([(picture, said, true) for (picture, true), said in zip(rows, captions, strict=True)])
+
+
+def captions_sheet(rows: Sequence[tuple[Image.Image, str, str]]) -> Image.Image:
+    """Pictures in two columns, each with what was said of it, and below in grey what is true."""
+    tile, width, columns = 72, 560, 2
+    sheet = Image.new("RGB", (width * columns, tile * -(-len(rows) // columns)), "white")
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
+    for number, (picture, said, true) in enumerate(rows):
+        x, y = number % columns * width, number // columns * tile
+        sheet.paste(frame(picture, tile - 8), (x + 4, y + 4))
+        colour = (20, 140, 60) if core(said) == core(true) else "black"
+        pen.text((x + tile + 4, y + 14), said[:72], colour, font)
+        pen.text((x + tile + 4, y + 38), true[:72], (130, 130, 130), font)
+    return sheet.quantize(128)
+
+
+def describe(cfg: CaptioningConfig, train: Source, served: contract.Captioner, argv: list[str] | None) -> dict:
+    """What the card says of this model beside what the loop knows."""
+    base, side = cfg.pretrained_model_name_or_path, served.resolution_px
+    emoji = cfg.dataset_name in ("emoji", "emoji-sample")
+    decoder = contract.decoder_of(served.model).config
+    data = cfg.dataset_name
+    if emoji:
+        data = "emoji art in five styles, with captions made of names, keywords and styles"
+        if cfg.scenes:
+            data += f", and scenes painted from it, of up to {cfg.scene_objects} things, with captions that say what is where"
+    blip = served.kind == "blip"
+    kind = "BLIP" if blip else f"{served.model.config.encoder.model_type} and {decoder.model_type}"
+    model_class = "BlipForConditionalGeneration" if blip else "VisionEncoderDecoderModel"
+    began = "fine-tuned" if base else "the tower that of a dual encoder trained on the same pictures, the decoder new"
+    return {
+        "stem": STEM,
+        "name": "emoji" if emoji else Path(cfg.dataset_name).name,
+        "title": f"Captions, {side} px",
+        "summary": f"It says what a picture of {side} × {side} pixels shows, in English: {kind} with cross-attention "
+                   f"({began}), {decoder.num_hidden_layers} decoder layers of width {decoder.hidden_size}, at most "
+                   f"{served.max_length} tokens. Training data: {data}.",
+        "library_name": "transformers",
+        "pipeline_tag": "image-to-text",
+        "tags": ["image-to-text", "image-captioning", "vision"],
+        "license": publish.license_of(train.licenses),
+        "datasets": [] if emoji else [cfg.dataset_name],
+        "base_model": base,
+        "command": publish.command_line(STEM, argv),
+        "parameters": served.parameters,
+        "attributions": list(publish.ATTRIBUTIONS.values()) if emoji else [],
+        "usage": f"from transformers import AutoImageProcessor, AutoTokenizer, {model_class}\n\n"
+                 f'model = {model_class}.from_pretrained("org/name")\n'
+                 'tokenizer = AutoTokenizer.from_pretrained("org/name")\n'
+                 'processor = AutoImageProcessor.from_pretrained("org/name")\n'
+                 'pixels = processor(images=picture, return_tensors="pt").pixel_values'
+                 f'{"  # a PIL picture, square, on white" if served.framed else ""}\n'
+                 "print(tokenizer.batch_decode(model.generate(pixel_values=pixels), skip_special_tokens=True))",
+        "limits": [f"It sees {side} × {side} pixels; small things in large pictures are lost."] + ([
+            "It knows the names of emoji, and drawings of them; of a photograph it says which emoji it is most like.",
+            f"It names at most {MOST_SAID} things of a scene, and a place without a thing is in relation to the thing "
+            "named just before.",
+        ] if emoji else []),
+    }  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
