@@ -40,7 +40,7 @@ def test_orthogonal_keeps_directions_and_levels_singular_values(shape):
 
 
 def test_steps_equal_those_of_torch():
-    """A matrix like torch.optim.Muon within its bf16; a kernel like its matrix; the rest like AdamW, to the bit."""
+    """A matrix like torch.optim.Muon, which is in bf16; a kernel like its matrix; the rest like AdamW, to the bit."""
     draw = torch.Generator().manual_seed(0)
     start, gradients = torch.randn(12, 18, generator=draw), torch.randn(5, 12, 18, generator=draw)
     settings = {"lr": 0.01, "weight_decay": 0.1}
@@ -48,14 +48,18 @@ def test_steps_equal_those_of_torch():
     vector, plain = (nn.Parameter(start[0].clone()) for _ in range(2))
     reference = torch.optim.Muon([theirs], momentum=0.95, adjust_lr_fn="match_rms_adamw", **settings)
     adamw = torch.optim.AdamW([plain], **settings)
+    half = nn.Parameter(start.clone())
     ours = Muon([{"params": [matrix, kernel], "muon": True}, {"params": [vector]}], **settings)
+    ours_half = Muon([{"params": [half], "muon": True}], dtype=torch.bfloat16, **settings)
     for gradient in gradients:
-        theirs.grad, matrix.grad, kernel.grad = gradient, gradient.clone(), gradient.view(12, 2, 3, 3).clone()
+        theirs.grad, half.grad = gradient, gradient.clone()
+        matrix.grad, kernel.grad = gradient.clone(), gradient.view(12, 2, 3, 3).clone()
         vector.grad, plain.grad = gradient[0].clone(), gradient[0].clone()
-        for optimizer in (reference, adamw, ours):
+        for optimizer in (reference, adamw, ours, ours_half):
             optimizer.step()
     moved = (theirs - start).norm()
     assert (matrix - theirs).norm() < 0.02 * moved and torch.equal(kernel.view(12, 18), matrix)
+    assert 0 < (half - theirs).norm() < 0.02 * moved
     assert torch.equal(vector, plain) and not torch.equal(vector, start[0])
 
 

@@ -209,11 +209,14 @@ class _Run:
         self.whole = global_batch_size(cfg, self.world)
         if not len(samples):
             raise RunError("the training set is empty: check --dataset_name and its split")
-        kind = Muon if cfg.optimizer == "muon" else torch.optim.AdamW
         groups = groups or parameter_groups(model, cfg)
         for group in groups:
             group.setdefault("lr_scale", 1.0)
-        optimizer = kind(groups, lr=cfg.learning_rate, betas=(cfg.adam_beta1, cfg.adam_beta2))
+        settings = {"lr": cfg.learning_rate, "betas": (cfg.adam_beta1, cfg.adam_beta2)}
+        if cfg.optimizer == "muon":
+            optimizer = Muon(groups, dtype=torch.float32 if cfg.mixed_precision == "no" else torch.bfloat16, **settings)
+        else:
+            optimizer = torch.optim.AdamW(groups, **settings)
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
         self.bare = accelerator.unwrap_model(self.model)
         self.ema = EMAModel(self.bare.parameters(), decay=cfg.ema_decay)

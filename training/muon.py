@@ -12,10 +12,15 @@ NOT_HIDDEN = ("embed", "position", "token", "conv_in", "conv_out", "quant_conv",
 
 
 class Muon(torch.optim.AdamW):
-    """AdamW whose groups with muon=True are updated by Muon instead; `momentum` is that of these groups."""
+    """AdamW whose groups with muon=True are updated by Muon instead; `momentum` is that of these groups.
 
-    def __init__(self, groups, *, momentum: float = 0.95, **adamw):
+    dtype: what matrices are orthogonalised in. bfloat16 loses nothing that matters (Jordan 2024) and is 3 to 4 times
+    faster than float32 on a CPU that multiplies in it.
+    """
+
+    def __init__(self, groups, *, momentum: float = 0.95, dtype: torch.dtype = torch.float32, **adamw):
         super().__init__(groups, **adamw)
+        self.dtype = dtype
         for group in self.param_groups:
             group.setdefault("muon", False)
             group.setdefault("momentum", momentum)
@@ -38,7 +43,7 @@ class Muon(torch.optim.AdamW):
                 state["step"] += 1
                 state["momentum"].lerp_(p.grad, 1 - group["momentum"])
                 update = p.grad.lerp(state["momentum"], group["momentum"])  # Nesterov's
-                update = orthogonal(update.flatten(1)).view_as(p)
+                update = orthogonal(update.flatten(1).to(self.dtype)).to(p.dtype).view_as(p)
                 scale = 0.2 * max(len(p), p[0].numel()) ** 0.5
                 p.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-group["lr"] * scale)
         return loss
