@@ -105,8 +105,9 @@ class TextToImageConfig(TrainConfig):
 
 
 EMOJI = TextToImageConfig(
-    output_dir="runs/text_to_image", resolution=128, groups=FIRST_GROUPS, train_batch_size=32, learning_rate=4e-4,
-    lr_warmup_steps=300, ema_decay=0.999, max_train_steps=20_000, checkpointing_steps=250, validation_steps=1000,
+    output_dir="runs/text_to_image", resolution=128, groups=FIRST_GROUPS, train_batch_size=64, optimizer="muon",
+    learning_rate=5e-3, lr_warmup_steps=300, ema_decay=0.999, max_train_steps=9_000, checkpointing_steps=250,
+    validation_steps=1000,
     validation_prompts=(
         "grinning face", "a crying face, noto style", "a cat face", "an owl", "a red apple", "hamburger, 3d fluent style",
         "a birthday cake", "a sunflower", "an automobile", "rocket, flat fluent style", "a house", "a mountain",
@@ -118,7 +119,7 @@ PRESETS = {
     "emoji-all": dataclasses.replace(EMOJI, groups=()),
     "finetune": dataclasses.replace(
         EMOJI, pretrained_model_name_or_path="emoji", dataset_name="path/to/pictures", groups=(), train_batch_size=8,
-        learning_rate=1e-4, lr_warmup_steps=50, max_train_steps=1000, ema_decay=0.99, validation_steps=250,
+        optimizer="adamw", learning_rate=1e-4, lr_warmup_steps=50, max_train_steps=1000, ema_decay=0.99, validation_steps=250,
         validation_prompts=(),
     ),
     "tiny": dataclasses.replace(
