@@ -13,16 +13,9 @@ from pathlib import Path
 
 import torch
 from PIL import Image
-from transformers import (
-    AutoConfig,
-    AutoImageProcessor,
-    AutoTokenizer,
-    CLIPModel,
-    PreTrainedModel,
-    VisionTextDualEncoderModel,
-)
+from transformers import CLIPModel, PreTrainedModel, VisionTextDualEncoderModel
 
-from hub_models import store
+from hub_models import pretrained, store
 from hub_models.device import default_device
 from hub_models.pictures import frame
 from hub_models.store import CheckpointError
@@ -141,33 +134,13 @@ def load(name: str = "emoji", device: str | torch.device | None = None) -> CLIP:
     Raises store.CheckpointError, which names the file at fault.
     """
     folder = store.resolve("clip", name)
-    try:
-        config = AutoConfig.from_pretrained(folder)
-    except Exception as error:  # whatever a foreign config.json raises
-        raise CheckpointError(
-            f"{folder}/config.json is not one that transformers knows ({store.one_line(error)}): this needs a "
-            "VisionTextDualEncoderModel or a CLIPModel"
-        ) from error
+    config = pretrained.open_config(folder, "a VisionTextDualEncoderModel or a CLIPModel")
     if config.model_type not in MODELS:
         raise CheckpointError(
             f"{folder}/config.json says model_type {config.model_type!r}: this needs a VisionTextDualEncoderModel or a CLIPModel"
         )
-    try:
-        model, report = MODELS[config.model_type].from_pretrained(
-            folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True
-        )
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-        image_processor = AutoImageProcessor.from_pretrained(folder)
-    except Exception as error:  # a tower that is not known, a file that is missing, a shape that does not fit
-        raise CheckpointError(
-            f"{folder}: transformers cannot open this as a {config.model_type} ({store.one_line(error)}); save model, "
-            "tokenizer and image processor into it with save_pretrained"
-        ) from error
-    if report["missing_keys"]:
-        raise CheckpointError(
-            f"{folder}: the weights lack {sorted(report['missing_keys'])[0]} and {len(report['missing_keys']) - 1} more: "
-            "they belong to another architecture; export it again"
-        )
+    model = pretrained.open_model(folder, MODELS[config.model_type], config, "dual encoder")
+    tokenizer, image_processor = pretrained.open_processors(folder, config)
     device = device or default_device()
     model = model.eval().requires_grad_(False).to(device)
     return CLIP(model, tokenizer, image_processor, name=str(name), weights_sha256=store.weights_sha256(folder),

@@ -25,12 +25,11 @@ import torch.nn.functional as F
 from PIL import Image
 from transformers import (
     MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING,
-    AutoConfig,
     AutoImageProcessor,
     AutoModelForSemanticSegmentation,
 )
 
-from hub_models import store
+from hub_models import pretrained, store
 from hub_models.device import default_device
 from hub_models.store import CheckpointError
 
@@ -394,32 +393,14 @@ def _own_keys(folder: Path) -> dict:
 
 
 def _transformers_model(folder: Path) -> torch.nn.Module:
-    try:
-        config = AutoConfig.from_pretrained(folder)
-    except Exception as error:  # whatever a foreign config.json raises
-        raise CheckpointError(
-            f"{folder}/config.json is not one that transformers knows ({store.one_line(error)}): this needs a model of "
-            "AutoModelForSemanticSegmentation, or one of segmentation_models_pytorch"
-        ) from error
+    wanted = "a model of AutoModelForSemanticSegmentation, or one of segmentation_models_pytorch"
+    config = pretrained.open_config(folder, wanted)
     if type(config) not in MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING:
         raise CheckpointError(
             f"{folder}/config.json says model_type {config.model_type!r}, which has no semantic segmenter in transformers: "
             "choose a SegFormer, UperNet, DPT, BEiT or MobileViT checkpoint, or an smp one"
         )
-    try:
-        model, report = AutoModelForSemanticSegmentation.from_pretrained(
-            folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True
-        )
-    except Exception as error:  # a backbone that is not known, a shape that does not fit
-        raise CheckpointError(
-            f"{folder}: transformers cannot open this as {config.model_type} ({store.one_line(error)}); save it again with "
-            "save_pretrained"
-        ) from error
-    if missing := sorted(report["missing_keys"]):
-        raise CheckpointError(
-            f"{folder}: the weights lack {missing[0]} and {len(missing) - 1} more: they are not those of a trained segmenter"
-        )
-    return model
+    return pretrained.open_model(folder, AutoModelForSemanticSegmentation, config, "segmenter")
 
 
 def _smp_model(folder: Path, config: dict) -> torch.nn.Module:

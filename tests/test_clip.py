@@ -207,10 +207,10 @@ def test_a_clip_of_somebody_else_embeds(foreign):
 @pytest.mark.parametrize(
     ("damage", "says"),
     [
-        ("tokenizer", "save model, tokenizer and image processor"),
+        ("tokenizer", "save model, image processor and"),
         ("type", "model_type 'bert'"),
         ("unknown type", "not one that transformers knows"),
-        ("weights", "belong to another architecture"),
+        ("weights", "not those of a trained dual encoder"),
         ("pickle", "pickled"),
     ],
 )

@@ -1,0 +1,54 @@
+"""Opening folders of transformers: config, weights, tokenizer and image processor, with every failure in words."""
+
+import contextlib
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, PreTrainedConfig, PreTrainedModel
+
+from hub_models import store
+from hub_models.store import CheckpointError
+
+
+def open_config(folder: Path, wanted: str) -> PreTrainedConfig:
+    """The folder's config. Raises CheckpointError, which says that `wanted` is needed, where transformers can't read it."""
+    try:
+        return AutoConfig.from_pretrained(folder)
+    except Exception as error:  # whatever a foreign config.json raises
+        raise CheckpointError(
+            f"{folder}/config.json is not one that transformers knows ({store.one_line(error)}): this needs {wanted}"
+        ) from error
+
+
+def open_model(folder: Path, kind: type, config: PreTrainedConfig, purpose: str) -> PreTrainedModel:
+    """The model of class `kind` (or an Auto class), fp32, from safetensors.
+
+    Raises CheckpointError where it can't be opened or weights are missing: those of a trained `purpose` are expected.
+    """
+    with _as_checkpoint_error(folder, config.model_type):
+        model, report = kind.from_pretrained(
+            folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+        )
+    if missing := sorted(report["missing_keys"]):
+        raise CheckpointError(
+            f"{folder}: the weights lack {missing[0]} and {len(missing) - 1} more: they are not those of a trained "
+            f"{purpose} of this architecture; export it again"
+        )
+    return model
+
+
+def open_processors(folder: Path, config: PreTrainedConfig) -> tuple:
+    """The folder's tokenizer and image processor. Raises CheckpointError."""
+    with _as_checkpoint_error(folder, config.model_type):
+        return AutoTokenizer.from_pretrained(folder), AutoImageProcessor.from_pretrained(folder)
+
+
+@contextlib.contextmanager
+def _as_checkpoint_error(folder: Path, model_type: str):
+    try:
+        yield
+    except Exception as error:  # a part that is not known, a file that is missing, a shape that does not fit
+        raise CheckpointError(
+            f"{folder}: transformers cannot open this as {model_type} ({store.one_line(error)}); save model, image "
+            "processor and, where it reads or writes text, tokenizer into it with save_pretrained"
+        ) from error
