@@ -122,10 +122,10 @@ class MaskSource:
         if len(self.skipped) > sources.MAX_SKIPPED_SHARE * len(data):
             raise DataError(
                 f"{where}: {len(self.skipped)} of {len(data)} pictures or masks cannot be read, more than "
-                f"{sources.MAX_SKIPPED_SHARE:.0%}: {sources._some(self.skipped)}. Repair or remove them."
+                f"{sources.MAX_SKIPPED_SHARE:.0%}: {sources.some(self.skipped)}. Repair or remove them."
             )
         if self.skipped:
-            print(f"{where}: {len(self.skipped)} with unreadable files left out: {sources._some(self.skipped)}")
+            print(f"{where}: {len(self.skipped)} with unreadable files left out: {sources.some(self.skipped)}")
             data, self._files = data.select(good), self._files.select(good)
         self.names = [names[i] for i in good]
         self.sizes = [found[i][0] for i in good]
@@ -159,7 +159,7 @@ class MaskSource:
                 values = np.asarray(image)
                 kind = f"{image.mode} {image.format}"
         except Exception as error:  # PIL raises a dozen kinds
-            raise DataError(f"its mask cannot be read: {sources._first_line(error)}") from error
+            raise DataError(f"its mask cannot be read: {sources.first_line(error)}") from error
         if values.ndim == 3:  # grey as RGB or with alpha is still a mask
             colours = values[..., : 1 if values.shape[2] == 2 else 3]
             if (colours != colours[..., :1]).any():
@@ -240,7 +240,7 @@ def check(source: MaskSource | PaintedSource, *, every_class: bool = True) -> di
     problems += _strange_ids(source, strange, raw_ids - {IGNORE})
     missing = [k for k in source.id2label if k not in counts]
     if every_class and missing:
-        named = sources._some([f"{k} ({source.id2label[k]})" for k in missing])
+        named = sources.some([f"{k} ({source.id2label[k]})" for k in missing])
         hint = ""
         if missing == [1] and len(source.id2label) == 2 and IGNORE in counts:
             hint = f"; {IGNORE} means no answer: if it is class 1 here, write 1 instead"
@@ -250,7 +250,7 @@ def check(source: MaskSource | PaintedSource, *, every_class: bool = True) -> di
     if problems:
         lines = problems[:LINES] + ([f"and {len(problems) - LINES} more"] if len(problems) > LINES else [])
         if source.skipped:
-            lines.append(f"left out as unreadable: {sources._some(source.skipped)}")
+            lines.append(f"left out as unreadable: {sources.some(source.skipped)}")
         raise DataError(f"{source.name} cannot be trained on:\n  " + "\n  ".join(lines))
     return dict(sorted(counts.items()))
 
@@ -281,7 +281,7 @@ def _strange_ids(source, strange: dict[str, list[int]], raw_ids: set[int]) -> li
     for name, ids in strange.items():
         files.setdefault(tuple(ids), []).append(name)
     problems = [
-        f"{sources._some(names)}: id {sources._some(list(map(str, ids)))} in the mask, but id2label.json has 0 to {count - 1}"
+        f"{sources.some(names)}: id {sources.some(list(map(str, ids)))} in the mask, but id2label.json has 0 to {count - 1}"
         for ids, names in files.items()
     ]
     if max(raw_ids) == count and not source.reduce_labels:
@@ -302,13 +302,13 @@ def _open_split(dataset_name, split, config_name, image_column, label_column, li
     """(rows with pictures and masks not decoded, what to call each, the name of the data set, its folder or None)."""
     import datasets
 
-    folder, where = sources._locate(dataset_name, split)
+    folder, where = sources.locate(dataset_name, split)
     if folder is not None:
-        sources._check_metadata(folder, None)
-    splits = sources._load(datasets, folder, where, config_name)
+        sources.check_metadata(folder, None)
+    splits = sources.load_splits(datasets, folder, where, config_name)
     carved = split in ("train", "validation") and "validation" not in splits and "train" in splits
     if split not in splits and not carved:
-        raise DataError(f"{where} has no split '{split}'. {sources._choices(split, splits, 'It has')}")
+        raise DataError(f"{where} has no split '{split}'. {sources.choices(split, splits, 'It has')}")
     data = splits["train" if carved else split]
     for column, flag in ((image_column, "image_column"), (label_column, "label_column")):
         sources._need(where, data.column_names, column, flag)
@@ -341,7 +341,7 @@ def _read_id2label(where: str, folder: Path | None, reduce_labels: bool) -> dict
         try:
             path = Path(hf_hub_download(where, "id2label.json", repo_type="dataset"))
         except Exception as error:  # of the network, of the Hub, of the cache
-            raise DataError(f"{where} gave no id2label.json: {sources._first_line(error)}") from error
+            raise DataError(f"{where} gave no id2label.json: {sources.first_line(error)}") from error
     else:
         path = folder / "id2label.json"
         if not path.is_file():

@@ -61,13 +61,13 @@ def open_source(
     """
     import datasets
 
-    folder, where = _locate(dataset_name, split)
+    folder, where = locate(dataset_name, split)
     if folder is not None:
-        _check_metadata(folder, caption_column)
-    splits = _load(datasets, folder, where, dataset_config_name)
+        check_metadata(folder, caption_column)
+    splits = load_splits(datasets, folder, where, dataset_config_name)
     carved = split in ("train", "validation") and "validation" not in splits and "train" in splits
     if split not in splits and not carved:
-        raise DataError(f"{where} has no split '{split}'. {_choices(split, splits, 'It has')}")
+        raise DataError(f"{where} has no split '{split}'. {choices(split, splits, 'It has')}")
     data = splits["train" if carved else split]
     if not len(data):
         raise DataError(f"{where}, split '{split}', is empty: nothing to train on.")
@@ -131,10 +131,10 @@ class Source:
         if len(self.skipped) > MAX_SKIPPED_SHARE * len(data):
             raise DataError(
                 f"{where}: {len(self.skipped)} of {len(data)} pictures cannot be read, more than {MAX_SKIPPED_SHARE:.0%}: "
-                f"{_some(self.skipped)}. Repair or remove them."
+                f"{some(self.skipped)}. Repair or remove them."
             )
         if self.skipped:
-            print(f"{where}: {len(self.skipped)} unreadable pictures left out: {_some(self.skipped)}")
+            print(f"{where}: {len(self.skipped)} unreadable pictures left out: {some(self.skipped)}")
             data, self._pictures = data.select(good), self._pictures.select(good)
 
         self._names = [names[i] for i in good]
@@ -155,7 +155,7 @@ class Source:
     def labels(self) -> np.ndarray:
         if self._labels is None:
             raise DataError(
-                f"{self.name} has no labels: name the column with --label_column. {_choices('', self._data.column_names, 'It has')}"
+                f"{self.name} has no labels: name the column with --label_column. {choices('', self._data.column_names, 'It has')}"
             )
         return self._labels
 
@@ -166,7 +166,7 @@ class Source:
         """The captions of a picture, at least one."""
         if self._captions is None:
             raise DataError(
-                f"{self.name} has no captions: name the column with --caption_column. {_choices('', self._data.column_names, 'It has')}"
+                f"{self.name} has no captions: name the column with --caption_column. {choices('', self._data.column_names, 'It has')}"
             )
         return self._captions[index]
 
@@ -247,7 +247,7 @@ def square(picture: Image.Image, resolution_px: int) -> Image.Image:
 # Finding and loading
 
 
-def _locate(dataset_name: str, split: str) -> tuple[Path | None, str]:
+def locate(dataset_name: str, split: str) -> tuple[Path | None, str]:
     """The folder of a data set, None for one on the Hub, and the name to use in messages."""
     built = Path(os.environ.get("VITRAIL_DATA") or ROOT / "build" / "data")
     if dataset_name == "emoji":
@@ -273,7 +273,7 @@ def _locate(dataset_name: str, split: str) -> tuple[Path | None, str]:
     return None, dataset_name
 
 
-def _load(datasets, folder: Path | None, where: str, config_name: str | None):
+def load_splits(datasets, folder: Path | None, where: str, config_name: str | None):
     """All splits of a data set: a DatasetDict. A local one leaves nothing in the cache, unless it is large."""
     datasets.disable_progress_bars()
     try:
@@ -301,13 +301,13 @@ def _load(datasets, folder: Path | None, where: str, config_name: str | None):
             raise DataError(f"{where} is empty: its files hold no rows.") from error
         if folder is None:
             raise DataError(
-                f"'{where}' is no folder here, and the Hub did not give it: {_first_line(cause)}. "
+                f"'{where}' is no folder here, and the Hub did not give it: {first_line(cause)}. "
                 "Check the spelling, the network, and the access token of a private data set."
             ) from error
-        raise DataError(f"{where} cannot be read as a data set: {_first_line(cause)}") from error
+        raise DataError(f"{where} cannot be read as a data set: {first_line(cause)}") from error
 
 
-def _check_metadata(folder: Path, caption_column: str | None) -> None:
+def check_metadata(folder: Path, caption_column: str | None) -> None:
     """Refuse metadata files that name a picture twice, or one that is not there; `datasets` would be silent or obscure."""
     for path in sorted(p for p in folder.rglob("metadata.*") if p.name in METADATA):
         place = path.relative_to(folder)
@@ -315,7 +315,7 @@ def _check_metadata(folder: Path, caption_column: str | None) -> None:
         if not rows:
             raise DataError(f"{place} is empty: a line per picture is needed, with its `file_name`.")
         if not any(key.endswith("file_name") for key in rows[0]):
-            raise DataError(f"{place} has no column `file_name`. {_choices('file_name', rows[0], 'It has')}")
+            raise DataError(f"{place} has no column `file_name`. {choices('file_name', rows[0], 'It has')}")
         columns = [key for key in rows[0] if key.endswith("file_name")]
         for column in columns:
             counts = Counter(row.get(column) for row in rows)
@@ -367,7 +367,7 @@ def _as_pictures(datasets, data, where: str, column: str):
             pictures = [name for name, f in data.features.items() if isinstance(f, datasets.Image)]
             raise DataError(
                 f"{where}: column '{column}' holds {getattr(feature, 'dtype', feature)}, no pictures. "
-                f"{_choices(column, pictures, 'Pictures are in') if pictures else 'No column holds pictures.'} Set --image_column."
+                f"{choices(column, pictures, 'Pictures are in') if pictures else 'No column holds pictures.'} Set --image_column."
             )
     return data.cast_column(column, datasets.Image(decode=False))
 
@@ -402,7 +402,7 @@ def _labels(datasets, splits, data, where: str, column: str, names: list[str]) -
     else:
         raise DataError(
             f"{where}: column '{column}' holds {getattr(feature, 'dtype', feature)}, but a label is a class name or an integer. "
-            f"{_choices(column, data.column_names, 'The columns are')}"
+            f"{choices(column, data.column_names, 'The columns are')}"
         )
     for value, name in zip(values, names, strict=True):
         if value is None:
@@ -432,10 +432,10 @@ def _caption(value, place: str, column: str) -> list[str]:
 def _need(where: str, columns: list[str], column: str, flag: str | None = None) -> None:
     if column not in columns:
         advice = f" Set --{flag}." if flag else ""
-        raise DataError(f"{where} has no column '{column}'. {_choices(column, columns, 'It has')}{advice}")
+        raise DataError(f"{where} has no column '{column}'. {choices(column, columns, 'It has')}{advice}")
 
 
-def _choices(wrong: str, names, lead: str) -> str:
+def choices(wrong: str, names, lead: str) -> str:
     """ "It has: a, b. Did you mean 'a'?" """
     names = list(names)
     guess = difflib.get_close_matches(wrong.lower(), [n.lower() for n in names], 1, cutoff=0.5) if wrong else []
@@ -443,9 +443,11 @@ def _choices(wrong: str, names, lead: str) -> str:
     return f"{lead}: {', '.join(names) or 'none'}." + (f" Did you mean '{guess[0]}'?" if guess else "")
 
 
-def _some(names: list[str]) -> str:
+def some(names: list[str]) -> str:
+    """The first ten, and how many more there are."""
     return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What the error says, on one line."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
