@@ -12,7 +12,7 @@ from types import ModuleType
 
 import gradio as gr
 
-from apps import classifier, ddpm, ui
+from apps import classifier, ddpm, text_to_image, ui
 
 EXAMPLES = Path(__file__).parent / "examples"
 CARD_PICTURES = 6
@@ -33,6 +33,12 @@ class Demo:
 
 
 DEMOS = (
+    Demo(
+        text_to_image,
+        ("emoji",),
+        "Write, and watch it drawn",
+        "A latent diffusion model reads your words and draws them. Every PNG knows how it was made.",
+    ),
     Demo(
         ddpm,
         ("emoji-32",),

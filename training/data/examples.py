@@ -1,9 +1,9 @@
 """Writes apps/examples: what people can try without pictures of their own, and what the home page's cards show.
 
-    python -m training.data.examples [--parts classifier ddpm segmentation] [--output_dir apps/examples]
+    python -m training.data.examples [--parts classifier ddpm segmentation text_to_image] [--output_dir apps/examples]
 
 Takes a minute, after `make data`. classifier/ gets two pictures a class that no script trains on; its index.json lists
-file, name, label, art set, licence and split of every picture. ddpm/ gets what the shipped weights draw. segmentation/ gets
+file, name, label, art set, licence and split of every picture. ddpm/ and text_to_image/ get what the shipped weights draw. segmentation/ gets
 scenes with their masks, and photographs out of scikit-image and scikit-learn (`pip install scikit-learn`).
 """
 
@@ -18,7 +18,7 @@ import tyro
 from datasets import Dataset
 from PIL import Image
 
-from hub_models import ddpm
+from hub_models import ddpm, text_to_image
 from hub_models.segmentation import default_palette
 from training.data.scenes import Scenes
 
@@ -56,6 +56,7 @@ DRAWN = (
     "plant",
     "flag",
 )  # one picture each, seeds 0, 1, …: the first, not the best
+WRITTEN = ("a grinning face", "a cat face", "a red apple", "a sunflower", "an automobile", "a guitar")  # seeds 0, 1, …
 STYLES = ("noto", "twemoji", "fluent", "fluent-flat", "fxemoji")  # permissive; OpenMoji is share-alike and stays out
 SCENES = {"new_scenes": 24, "validation": 24}  # the first of each set, not the best; OpenMoji's again stay out
 SCENES_CREDIT = (
@@ -72,6 +73,7 @@ PHOTOGRAPHS = (  # name, package, file in it, by, licence, source; as the packag
      "https://www.flickr.com/photos/danielbuechele/6061409035/"),
 )  # fmt: skip
 PHOTOGRAPH_PX = 640  # at most, of the longer side
+PARTS = ("classifier", "ddpm", "segmentation", "text_to_image")
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ class Config:
     data_dir: Path = Path("build/data/emoji")  # what training.data.emoji wrote
     output_dir: Path = Path("apps/examples")
     split: str = "validation"
-    parts: tuple[Literal["classifier", "ddpm", "segmentation"], ...] = ("classifier", "ddpm", "segmentation")
+    parts: tuple[Literal[PARTS], ...] = PARTS
 
 
 def main(cfg: Config) -> None:
@@ -88,6 +90,8 @@ def main(cfg: Config) -> None:
         print(f"classifier: {len(choose_pictures(cfg))} pictures")
     if "ddpm" in cfg.parts:
         draw_cards(cfg.output_dir / "ddpm")
+    if "text_to_image" in cfg.parts:
+        draw_wishes(cfg.output_dir / "text_to_image")
     if "segmentation" in cfg.parts:
         print(f"segmentation: {len(paint_scenes(cfg.output_dir / 'segmentation'))} scenes and photographs")
 
@@ -132,6 +136,16 @@ def draw_cards(folder: Path) -> None:
     for label, pixels in zip(DRAWN, ddpm.to_uint8(last.x_t), strict=True):
         picture = Image.fromarray(pixels).resize((96, 96), Image.Resampling.BICUBIC)
         picture.save(folder / f"card-{label}.png", optimize=True)
+
+
+def draw_wishes(folder: Path) -> None:
+    """What the text-to-image model draws for each of WRITTEN at its own settings, 96 px."""
+    model = text_to_image.load("emoji", device="cpu")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    *_, last = model.generate(WRITTEN, range(len(WRITTEN)))
+    for number, picture in enumerate(model.decode(last.latents), start=1):
+        picture.resize((96, 96), Image.Resampling.LANCZOS).save(folder / f"card-{number}.png", optimize=True)
 
 
 def paint_scenes(folder: Path) -> list[dict]:
