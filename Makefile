@@ -7,7 +7,7 @@ PY := .venv/bin/python
 SETUP := .venv/.complete
 OFFLINE := HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 GRADIO_ANALYTICS_ENABLED=False CUDA_VISIBLE_DEVICES=
 
-.PHONY: help setup demo test check format smoke data results bench lock clean
+.PHONY: help setup demo test check format smoke data results spaces api bench lock clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,8 +41,8 @@ $(SETUP): requirements.lock
 	$$uv pip install --quiet --python $(PY) -r requirements.lock $(if $(TORCH_BACKEND),--torch-backend $(TORCH_BACKEND))
 	@touch $@
 
-demo: setup  ## the gallery of all demos on http://127.0.0.1:7860 (PORT=)
-	$(PY) -m apps.gallery --port $(PORT)
+demo: setup  ## the gallery of all demos on http://127.0.0.1:7860 (PORT=, ARGS=--mcp)
+	$(PY) -m apps.gallery --port $(PORT) $(ARGS)
 
 test: setup  ## the whole suite, offline and on the CPU in JOBS=2 processes (ARGS= goes to pytest)
 	$(OFFLINE) OMP_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS) --dist loadfile $(ARGS)
@@ -69,6 +69,12 @@ results: setup  ## the tables of README.md and docs/RESULTS.md, from the results
 bench: setup  ## the speed claims, each as a ratio within one run (needs the data; chromium for the page)
 	$(OFFLINE) $(PY) -m benchmarks.text_to_image
 	$(OFFLINE) $(PY) -m benchmarks.segmentation
+
+spaces: setup  ## build every Space and start each in a clean process; after a change of the lock one in a fresh environment
+	$(OFFLINE) $(PY) spaces/boot.py $(ARGS)
+
+api: setup  ## docs/api.md, from the running apps
+	$(OFFLINE) $(PY) spaces/api.py
 
 lock:  ## compile requirements.lock from pyproject.toml again
 	uv pip compile --universal --python-version 3.11 --all-extras --no-emit-index-url --no-annotate --no-header \

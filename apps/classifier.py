@@ -174,7 +174,7 @@ def build(models: dict[str, Classifier | CheckpointError]) -> gr.Blocks:
                                     elem_classes="v-answer",
                                 )
                             )
-                            answers.append(gr.HTML(card(model), padding=False))
+                            answers.append(gr.HTML(card(model), label=f"{name}: facts", padding=False))
 
         ui.section(
             "Where did they look?", "Both maps lie on the picture as the models get it: whole, in a white square."
@@ -190,7 +190,7 @@ def build(models: dict[str, Classifier | CheckpointError]) -> gr.Blocks:
                         visible=len(with_attention) > 1,
                     )
                     rollout_map = ui.picture_output("Attention rollout")
-                    rollout_note = gr.HTML(ui.status(WAITING), padding=False)
+                    rollout_note = gr.HTML(ui.status(WAITING), label="Status", padding=False)
                 else:
                     gr.HTML(ui.status("Needs a ViT: none of the models above is a plain one."), padding=False)
             with gr.Column(min_width=320, elem_classes="v-card"):
@@ -203,7 +203,7 @@ def build(models: dict[str, Classifier | CheckpointError]) -> gr.Blocks:
                     draw = gr.Button("Draw the map", variant="primary", min_width=120)
                     stop = gr.Button("Stop", variant="stop", min_width=80, interactive=False)
                 occlusion_map = ui.picture_output("Occlusion map")
-                occlusion_note = gr.HTML(ui.status(WAITING), padding=False)
+                occlusion_note = gr.HTML(ui.status(WAITING), label="Status", padding=False)
 
         # What the page does when its picture changes, and the same under a name for the API.
         def predict(path):
@@ -226,9 +226,35 @@ def build(models: dict[str, Classifier | CheckpointError]) -> gr.Blocks:
         def occlude(path, name, label, request: gr.Request):
             yield from covered(path, name, label, stops.get(request.session_hash))
 
-        def occlude_for_api(path, name, label, request: gr.Request):
+        def classifier_predict(picture):
+            """What each loaded model takes a picture for: its five most probable labels, and the facts below as HTML.
+
+            Parameters:
+                picture: a picture file
+            """
+            return predict(picture)
+
+        def classifier_rollout(picture, model):
+            """The picture under a ViT's attention rollout: white for least, through amber, to dark red for most.
+
+            Parameters:
+                picture: a picture file
+                model: the name of a loaded ViT
+            """
+            return rollout(picture, model)
+
+        def classifier_occlusion(picture, model, label, request: gr.Request):
+            """The picture under the map of what covering a place does to a label: red lowers it, blue raises it.
+
+            It comes again after every step as it fills; the last one is whole.
+
+            Parameters:
+                picture: a picture file
+                model: the name of a loaded model
+                label: one of the model's labels, or "top answer"
+            """
             try:
-                yield from covered(path, name, label, stops.arm(request.session_hash))
+                yield from covered(picture, model, label, stops.arm(request.session_hash))
             finally:
                 stops.drop(request.session_hash)
 
@@ -261,14 +287,16 @@ def build(models: dict[str, Classifier | CheckpointError]) -> gr.Blocks:
         seen = box.change(look, [box, *attention_in], everything, trigger_mode="always_last", **one, **quiet)
         seen.failure(emptied, None, everything, queue=False, **quiet)
 
-        gr.Button("Predict", visible=False).click(predict, box, answers, api_name="classifier_predict", **one)
+        gr.Button("Predict", visible=False).click(
+            classifier_predict, box, answers, api_name="classifier_predict", **one
+        )
         gr.Button("Occlusion", visible=False).click(
-            occlude_for_api, [box, model_name, label_name], [occlusion_map, occlusion_note],
+            classifier_occlusion, [box, model_name, label_name], [occlusion_map, occlusion_note],
             api_name="classifier_occlusion", **one,
         )  # fmt: skip
         if with_attention:
             gr.Button("Rollout", visible=False).click(
-                rollout, [box, attention_model], maps, api_name="classifier_rollout", **one
+                classifier_rollout, [box, attention_model], maps, api_name="classifier_rollout", **one
             )
             attention_model.change(
                 lambda path, name: rollout(path, name) if path else [None, ui.status(WAITING)],

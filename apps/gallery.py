@@ -1,6 +1,6 @@
 """All demos as pages of one app, behind a home page with a card for each.
 
-python -m apps.gallery [--port 7860] [--model ddpm=FOLDER --model classifier=org/repo]
+python -m apps.gallery [--port 7860] [--mcp] [--model ddpm=FOLDER --model classifier=org/repo]
 """
 
 import argparse
@@ -103,6 +103,11 @@ def load_models(choices: list[str], demos: tuple[Demo, ...] = DEMOS) -> dict[str
     return {demo.stem: demo.module.load_models(names[demo.stem] or list(demo.models)) for demo in demos}
 
 
+def flat(models: dict[str, dict]) -> dict:
+    """{"stem/name": model} of what load_models gives."""
+    return {f"{stem}/{name}": model for stem, named in models.items() for name, model in named.items()}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m apps.gallery", description=__doc__.splitlines()[0])
     parser.add_argument(
@@ -114,10 +119,10 @@ def main() -> None:
     )
     parser.add_argument("--port", type=int, default=7860)
     parser.add_argument("--host", help="the address to listen on; 127.0.0.1 by default, 0.0.0.0 lets others in")
+    parser.add_argument("--mcp", action="store_true", help=ui.MCP_HELP)
     args = parser.parse_args()
     models = load_models(args.model)
-    flat = {f"{stem}/{name}": model for stem, named in models.items() for name, model in named.items()}
-    ui.launch(build(models), port=args.port, host=args.host, models=flat)
+    ui.launch(build(models), port=args.port, host=args.host, models=flat(models), mcp=args.mcp)
 
 
 if __name__ == "__main__":

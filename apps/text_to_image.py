@@ -489,7 +489,7 @@ def _draw_part(demo, models) -> Form:
     model_name = gr.Radio(list(models), value=next(iter(models)), label="Model", visible=len(models) > 1)
     with gr.Row(equal_height=True):
         prompt = gr.Textbox(
-            label="Prompt", show_label=False, container=False, placeholder="What shall it draw?", max_lines=4, scale=8,
+            "", label="Prompt", show_label=False, container=False, placeholder="What shall it draw?", max_lines=4, scale=8,
             min_width=260, elem_id="text-to-image-prompt",
         )  # fmt: skip
         draw = gr.Button("Draw", variant="primary", scale=1, min_width=110, elem_id="text-to-image-draw")
@@ -525,7 +525,7 @@ def _draw_part(demo, models) -> Form:
                 elem_id="text-to-image-seed",
             )  # fmt: skip
             fresh = gr.Checkbox(True, label="New seed every time")
-            negative = gr.Textbox(label="Negative prompt", info="What to steer away from.", max_lines=3)
+            negative = gr.Textbox("", label="Negative prompt", info="What to steer away from.", max_lines=3)
             with gr.Accordion("Start from a picture", open=False) as from_picture:
                 picture = ui.picture_input("Start picture", height=200)
                 strength = gr.Slider(0.05, 1, 0.6, step=0.05, label="Strength", info="How much of it is redrawn.")
@@ -669,12 +669,12 @@ def _restore_part(demo, models, form: Form) -> None:
         settings = found.settings | ({"seed": str(found.settings["seed"])} if "seed" in found.settings else {})
         return {"model": found.name, "weights_here": found.here, "settings": settings, "problems": found.problems}
 
-    def text_to_image_verify(picture, start, model, request: gr.Request):
+    def text_to_image_verify(picture, start=None, model=None, request: gr.Request = None):
         """Draw a PNG's picture again and compare: "identical", "within 1/255" or "different", and in which fields.
 
         Parameters:
             picture: a PNG file, as it was downloaded
-            start: the picture that it was drawn from, for image-to-image
+            start: the picture that it was drawn from, for image-to-image, or nothing
             model: the name of the model to ask, where the receipt's own model was altered
         """
         try:
@@ -708,8 +708,9 @@ def _draw_endpoint(models, form: Form) -> None:
     said = gr.JSON(label="Notices", visible=False)
 
     def text_to_image_draw(
-        prompt, negative_prompt, count, seed, steps, guidance, sampler, picture, strength, model, request: gr.Request
-    ):
+        prompt, negative_prompt, count, seed, steps, guidance, sampler, picture=None, strength=None, model=None,
+        request: gr.Request = None,
+    ):  # fmt: skip
         """Draw pictures. Returns one PNG a picture, a receipt in its text; the receipts; and notices, as of a cut prompt.
 
         Parameters:

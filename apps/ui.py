@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import html
+import importlib.util
 import math
 import os
 import secrets
@@ -493,15 +494,19 @@ def load_each(load: Callable, names: Sequence[str]) -> dict:
     return models
 
 
+MCP_HELP = "serve the endpoints as MCP tools as well, at /gradio_api/mcp/ (needs the package mcp)"
+
+
 def run(stem: str, description: str, load_models: Callable, build: Callable, default: Sequence[str]) -> None:
-    """The command line of one page: --model, --port, --host; then the page, until ctrl-c."""
+    """The command line of one page: --model, --port, --host, --mcp; then the page, until ctrl-c."""
     parser = argparse.ArgumentParser(prog=f"python -m apps.{stem}", description=description)
     parser.add_argument("--model", action="append", help="a bundled variant, a folder or org/repo; may be repeated")
     parser.add_argument("--port", type=int, default=7860)
     parser.add_argument("--host", help="the address to listen on; 127.0.0.1 by default, 0.0.0.0 lets others in")
+    parser.add_argument("--mcp", action="store_true", help=MCP_HELP)
     arguments = parser.parse_args()
     models = load_models(arguments.model or list(default))
-    launch(build(models), port=arguments.port, host=arguments.host, models=models)
+    launch(build(models), port=arguments.port, host=arguments.host, models=models, mcp=arguments.mcp)
 
 
 def device_line(models: dict) -> str:
@@ -523,13 +528,22 @@ def model_line(name: str, model) -> str:
 
 
 def launch(
-    demo: gr.Blocks, *, port: int | None = None, host: str | None = None, models: dict | None = None, block: bool = True
+    demo: gr.Blocks,
+    *,
+    port: int | None = None,
+    host: str | None = None,
+    models: dict | None = None,
+    block: bool = True,
+    mcp: bool = False,
 ) -> str:
     """The address of the running app; prints device, models and address, then waits for ctrl-c unless `block` is False.
 
     One prediction at a time and at most 32 waiting (the next gets 503); no analytics, no share link, no run history,
     no server-side rendering, uploads up to MAX_UPLOAD (then 413), exception texts stay in the server's log.
+    mcp: the public endpoints are MCP tools too, by gradio's own server. Raises SystemExit where its package is missing.
     """
+    if mcp and importlib.util.find_spec("mcp") is None:
+        raise SystemExit("--mcp needs the package mcp: pip install 'mcp>=1.21,<2'")
     models = models or {}
     host = host or os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1")
     if port is not None:
@@ -550,7 +564,7 @@ def launch(
         enable_monitoring=False,
         ssr_mode=False,
         pwa=False,
-        mcp_server=False,
+        mcp_server=mcp,
         max_file_size=MAX_UPLOAD,
         state_session_capacity=SESSIONS,
         footer_links=["api", "settings"],

@@ -1,0 +1,571 @@
+"""Build a Space out of the repository: its app, exactly the modules that the app imports, its examples, its weights.
+
+    python spaces/build.py ddpm                                     # into build/spaces/ddpm
+    python spaces/build.py gallery --output build/spaces/gallery    # one Space with all pages
+    python spaces/build.py classifier --model org/repo@revision     # weights pulled at start instead of bundled
+    python spaces/build.py ddpm --model runs/mine/export            # weights of your own, bundled
+    python spaces/build.py gallery --push --repo_id org/name [--hardware zero-a10g] [--private]
+
+Written by hand is spaces/<stem>/README.md alone: front matter, text, and under the key `vitrail` what the Hub is not told:
+`gpu_seconds`, what a call may take on ZeroGPU, and `call`, the endpoint that stands for the page in tests and examples.
+"""
+
+import argparse
+import ast
+import re
+import shutil
+import sys
+import tomllib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # as a script, it has its own folder there alone
+
+import yaml
+from huggingface_hub import HfApi, SpaceHardware, hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
+from packaging.requirements import Requirement
+
+from hub_models import card, store
+
+ROOT = Path(__file__).resolve().parent.parent
+SPACES = ROOT / "spaces"
+FIRST_PARTY = ("apps", "hub_models")
+GALLERY = "gallery"
+APP, SPACE, README, REQUIREMENTS = "app.py", "space.py", "README.md", "requirements.txt"
+BUILT_BY = "Built by `python spaces/build.py"  # how a built folder is known, before it is replaced
+PYTHON_VERSION = "3.12"  # of those that ZeroGPU has, 3.12 and 3.10, the one that the dependencies run on
+HARDWARE = "zero-a10g"  # a free account may host two ZeroGPU Spaces, and no Gradio Space on a CPU
+STARTUP = "30m"
+CODE_LICENSE = "apache-2.0"
+
+
+class BuildError(RuntimeError):
+    """One sentence: why there is no Space, and what to do."""
+
+
+# ---- what an app is made of -------------------------------------------------------------------------------------------
+
+
+def stems() -> list[str]:
+    """The Spaces that can be built: whatever has a README here and an app, sorted, the gallery last."""
+    found = [
+        path.parent.name for path in SPACES.glob(f"*/{README}") if (ROOT / "apps" / f"{path.parent.name}.py").is_file()
+    ]
+    return sorted(found, key=lambda stem: (stem == GALLERY, stem))
+
+
+def module_file(name: str, root: Path = ROOT) -> Path | None:
+    """The file of a first-party module, None where the dotted name is no module (but a name in one)."""
+    path = root.joinpath(*name.split("."))
+    if (path / "__init__.py").is_file():
+        return path / "__init__.py"
+    return path.with_suffix(".py") if path.with_suffix(".py").is_file() else None
+
+
+def imports(path: Path, root: Path = ROOT) -> set[str]:
+    """Dotted names of all that a file imports, at any depth of it; `from a import b` gives a and a.b."""
+    package = path.relative_to(root).with_suffix("").parts[:-1]
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), str(path))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else ()
+            module = ".".join([*above, node.module] if node.module else above)
+            names |= {module} | {f"{module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def first_party(entries: Iterable[str], root: Path = ROOT) -> dict[str, Path]:
+    """{module: file} of these modules, all they import from apps and hub_models, and the packages around them."""
+    found: dict[str, Path] = {}
+    waiting = list(entries)
+    while waiting:
+        name = waiting.pop()
+        path = module_file(name, root) if name.split(".")[0] in FIRST_PARTY else None
+        if path is None or name in found:
+            continue
+        found[name] = path
+        waiting += [".".join(name.split(".")[:n]) for n in range(1, name.count(".") + 1)]
+        waiting += imports(path, root)
+    return dict(sorted(found.items()))
+
+
+def default_models(stem: str) -> list[str]:
+    """The bundled variants that a page opens with: in the order of the MODELS in its module, or else all of them."""
+    here = store.variants(stem)
+    for node in ast.parse((ROOT / "apps" / f"{stem}.py").read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "MODELS":
+            named = [name for name in ast.literal_eval(node.value) if name in here]
+            return named or here
+    return here
+
+
+def pages(stem: str) -> list[str]:
+    """The stems whose pages a Space has: itself, or all that the gallery imports."""
+    if stem != GALLERY:
+        return [stem]
+    known = {
+        name.removeprefix("apps.") for name in imports(ROOT / "apps" / f"{GALLERY}.py") if name.startswith("apps.")
+    }
+    return sorted(name for name in known if (SPACES / name / README).is_file())
+
+
+def requirements() -> str:
+    """requirements.txt: the base dependencies of pyproject.toml, each at the version of requirements.lock.
+
+    Those alone: the Hub installs gradio with extras of its own in the same step, and a pin further down would clash.
+    Raises BuildError for one that is not locked.
+    """
+    wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    locked: dict[str, list[str]] = {}
+    for line in (ROOT / "requirements.lock").read_text().splitlines():
+        locked.setdefault(_normal(Requirement(line).name), []).append(line)
+    lines = []
+    for requirement in map(Requirement, wanted):
+        if _normal(requirement.name) not in locked:
+            raise BuildError(f"{requirement.name} is not in requirements.lock: make lock")
+        lines += locked[_normal(requirement.name)]
+    return "\n".join(lines) + "\n"
+
+
+def locked_version(name: str) -> str:
+    """The version of a package in requirements.txt."""
+    lines = [line for line in requirements().splitlines() if _normal(Requirement(line).name) == _normal(name)]
+    return str(Requirement(lines[0]).specifier).removeprefix("==")
+
+
+def _normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+# ---- models: bundled, or pulled by the Space ----------------------------------------------------------------------------
+
+
+@dataclass
+class Weights:
+    """The checkpoints of a Space, and what their cards say."""
+
+    choices: dict[str, list[str]] = field(default_factory=dict)  # {stem: names that its load_models gets}
+    bundled: dict[str, Path] = field(default_factory=dict)  # {"stem/variant": folder to copy}
+    pulled: dict[str, tuple[str, list[str], str]] = field(default_factory=dict)  # {repo: (revision, files, licence)}
+    private: list[str] = field(default_factory=list)  # repos that need a token, and are not preloaded
+    licenses: set[str] = field(default_factory=set)
+    datasets: set[str] = field(default_factory=set)
+
+
+def choose_weights(stem: str, chosen: Sequence[str] = ()) -> Weights:
+    """The weights of a Space: those chosen, each as NAME or STEM=NAME, and the bundled ones of pages without a choice.
+
+    A name is a bundled variant, a folder, or org/repo[@revision], which is checked, pinned to its commit and pulled by the
+    Space. Raises BuildError; store.CheckpointError for a model that is not sound.
+    """
+    names: dict[str, list[str]] = {page: [] for page in pages(stem)}
+    for choice in chosen:
+        page, _, name = choice.rpartition("=")
+        page = page or (stem if stem != GALLERY else "")
+        if page not in names or not name:
+            raise BuildError(f"--model {choice}: write {'STEM=MODEL, where STEM is one of ' if stem == GALLERY else ''}"
+                             f"{', '.join(names) if stem == GALLERY else 'a variant, a folder or org/repo@revision'}")  # fmt: skip
+        names[page].append(name)
+    weights = Weights()
+    for page, mine in names.items():
+        also = description(page)[0].get("vitrail", {}).get("also", [])  # stems whose weights its app loads besides
+        for other in also:
+            for variant in store.variants(other):
+                _bundle(weights, other, store.bundled(other)[variant], variant)
+        weights.choices[page] = [_choose(weights, page, name) for name in mine or default_models(page)]
+        if not weights.choices[page] and stem != GALLERY:
+            raise BuildError(f"no weights of {page} are bundled yet: --model with a folder or org/repo@revision")
+    return weights
+
+
+def _choose(weights: Weights, stem: str, name: str) -> str:
+    """Note one model among the weights, and return the name by which the Space loads it."""
+    if name in store.variants(stem):
+        return _bundle(weights, stem, store.bundled(stem)[name], name)
+    folder = store.resolve(stem, name)
+    if Path(name).expanduser().is_dir():
+        variant = folder.resolve().parent.name if folder.name == "export" else folder.resolve().name
+        if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", variant):
+            raise BuildError(
+                f"{folder}: call the folder by letters, digits, '.', '_' and '-' alone, it names the model"
+            )
+        return _bundle(weights, stem, folder, variant)
+    repo, _, revision = name.partition("@")
+    info = HfApi().model_info(repo, revision=revision or None)
+    files = sorted(file.rfilename for file in info.siblings or [] if Path(file.rfilename).suffix in store.READ)
+    try:
+        text = Path(hf_hub_download(repo, README, revision=info.sha)).read_text(encoding="utf-8")
+    except EntryNotFoundError:
+        text = ""
+    license = _note_card(weights, text, repo)
+    weights.pulled[repo] = (info.sha, files, license)
+    if info.private or info.gated:
+        weights.private.append(repo)
+    return f"{repo}@{info.sha}"
+
+
+def _bundle(weights: Weights, stem: str, folder: Path, variant: str) -> str:
+    whole = store.whole_of(folder)
+    path = f"{store.PARTS[stem][0] if whole != folder else stem}/{variant}"
+    if path not in weights.bundled:
+        readme = whole / README
+        _note_card(weights, readme.read_text(encoding="utf-8") if readme.is_file() else "", path)
+        weights.bundled[path] = whole
+    return variant
+
+
+def _note_card(weights: Weights, text: str, of: str) -> str:
+    """Note licence and data sets of a model's card; returns the licence, "unknown" where it states none."""
+    front, _ = split(text)
+    license = front.get("license") or "unknown"
+    weights.licenses |= set(license if isinstance(license, list) else [license])
+    data = front.get("datasets") or []
+    weights.datasets |= {
+        name for name in ([data] if isinstance(data, str) else data) if re.fullmatch(r"[\w.-]+/[\w.-]+", name)
+    }
+    return license if isinstance(license, str) else ", ".join(license)
+
+
+def space_license(licenses: Iterable[str]) -> str:
+    """The Hub's licence id for a Space of this code with weights under these: the most demanding, or `other`."""
+    known = {CODE_LICENSE, *licenses}
+    for demanding in ("cc-by-sa-4.0", "cc-by-4.0", CODE_LICENSE):
+        if demanding in known and known <= {"cc-by-sa-4.0", "cc-by-4.0", CODE_LICENSE, "mit"}:
+            return demanding
+    return "other"
+
+
+# ---- front matter -----------------------------------------------------------------------------------------------------
+
+KEYS = set(
+    """title emoji colorFrom colorTo sdk python_version sdk_version app_file app_build_command app_port base_path
+    suggested_hardware suggested_storage fullWidth header short_description models datasets tags thumbnail pinned hf_oauth
+    hf_oauth_scopes hf_oauth_expiration_minutes hf_oauth_authorized_org disable_embedding startup_duration_timeout
+    custom_headers preload_from_hub license duplicated_from""".split()
+)
+NEEDED = ("title", "emoji", "colorFrom", "colorTo", "sdk", "sdk_version", "python_version", "app_file", "license",
+          "short_description")  # fmt: skip
+COLORS = ("red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray")
+HEADERS = ("cross-origin-embedder-policy", "cross-origin-opener-policy", "cross-origin-resource-policy")
+MAX_DESCRIPTION = 60  # characters of short_description
+REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+def split(text: str) -> tuple[dict, str]:
+    """Front matter and body of a Markdown file, {} and the text where it has none. Raises yaml.YAMLError."""
+    match = re.match(r"---\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|$)(.*)", text, re.DOTALL)
+    front = yaml.safe_load(match[1]) if match else {}
+    return (front if isinstance(front, dict) else {}), (match[2] if match else text).strip()
+
+
+def description(stem: str) -> tuple[dict, str]:
+    """What was written by hand for a Space: front matter, with the key `vitrail` in it, and text."""
+    return split((SPACES / stem / README).read_text(encoding="utf-8"))
+
+
+def front_matter(stem: str, weights: Weights, hardware: str | None = None) -> dict:
+    """The front matter of a built Space: what was written by hand, and what follows from the lock and the weights."""
+    front = {key: value for key, value in description(stem)[0].items() if key != "vitrail"}
+    front |= {
+        "sdk": "gradio",
+        "sdk_version": locked_version("gradio"),
+        "python_version": PYTHON_VERSION,
+        "app_file": APP,
+        "license": space_license(weights.licenses),
+        "suggested_hardware": hardware or front.get("suggested_hardware", HARDWARE),
+        "startup_duration_timeout": front.get("startup_duration_timeout", STARTUP),
+    }
+    lists = {
+        "models": sorted({*front.get("models", []), *weights.pulled}),
+        "datasets": sorted({*front.get("datasets", []), *weights.datasets}),
+        "preload_from_hub": [
+            f"{repo} {','.join(files)} {sha}"
+            for repo, (sha, files, _) in sorted(weights.pulled.items())
+            if repo not in weights.private
+        ],
+    }
+    for key, value in lists.items():
+        front.pop(key, None)
+        if value:
+            front[key] = value
+    return front
+
+
+def lint(text: str) -> list[str]:
+    """What the Hub would refuse or misread in a Space's README.md, one line each; empty if nothing. Asks no network."""
+    if not re.match(r"---\r?\n.*?\r?\n---[ \t]*(\r?\n|$)", text, re.DOTALL):
+        return ["README.md has no front matter between two lines of ---"]
+    try:
+        front, _ = split(text)
+    except yaml.YAMLError as error:
+        return [f"the front matter is not YAML: {' '.join(str(error).split())}"]
+    if not front:
+        return ["the front matter is not a mapping of keys to values"]
+    problems = [f"{key}: no such key of a Space" for key in front if key not in KEYS]
+    problems += [f"{where} is null: leave the key out" for where in _nulls(front)]
+    problems += [f"{key} is missing" for key in NEEDED if key not in front]
+
+    def check(key: str, good, must: str) -> None:
+        value = front.get(key)
+        if value is not None and not good(value):
+            problems.append(f"{key}: {value!r} must be {must}")
+
+    def text_of(*allowed: str):
+        return lambda value: isinstance(value, str) and value in allowed
+
+    def matches(pattern: str):
+        return lambda value: isinstance(value, str) and re.fullmatch(pattern, value) is not None
+
+    def all_match(pattern: re.Pattern | str):
+        return lambda value: isinstance(value, list) and value and all(
+            isinstance(each, str) and re.fullmatch(pattern, each) for each in value
+        )  # fmt: skip
+
+    check("title", lambda value: isinstance(value, str) and value.strip(), "text")
+    check("emoji", lambda value: isinstance(value, str) and 1 <= len(value) <= 8 and min(value) > "\u00ff", "one emoji")
+    for key in ("colorFrom", "colorTo"):
+        check(key, text_of(*COLORS), f"one of {', '.join(COLORS)}")
+    check("sdk", text_of("gradio", "docker", "static"), "gradio, docker or static")
+    check(
+        "sdk_version",
+        matches(r"\d+\.\d+\.\d+"),
+        "a full version in three numbers, quoted if YAML takes it for one number",
+    )
+    check("python_version", matches(r"3\.\d{1,2}(\.\d+)?"), 'a quoted version, as in "3.12": bare, YAML reads a number')
+    check("app_file", matches(r"[\w.-][\w./-]*"), "a path inside the Space")
+    check("license", text_of(*card.LICENSES), "a licence id of the Hub")
+    check("suggested_hardware", text_of(*(kind.value for kind in SpaceHardware)), "a hardware flavour of Spaces")
+    check("startup_duration_timeout", matches(r"\d{1,4}[smh]"), "a duration such as 30m or 1h")
+    check("short_description", lambda value: isinstance(value, str) and 0 < len(value) <= MAX_DESCRIPTION,
+          f"text of at most {MAX_DESCRIPTION} characters")  # fmt: skip
+    check("header", text_of("mini", "default"), "mini or default")
+    for key in ("fullWidth", "pinned", "disable_embedding", "hf_oauth"):
+        check(key, lambda value: isinstance(value, bool), "true or false")
+    for key in ("models", "datasets"):
+        check(key, all_match(REPO), "a list of Hub ids, org/name")
+    check("tags", all_match(r"\S(.*\S)?"), "a list of words")
+    check("preload_from_hub", all_match(rf"{REPO.pattern}( [^\s,]+(,[^\s,]+)*( [0-9a-f]{{40}})?)?"),
+          "a list of `repo`, `repo file,file` or `repo file,file <commit, 40 hex digits>`")  # fmt: skip
+    check(
+        "custom_headers",
+        lambda value: isinstance(value, dict) and set(value) <= set(HEADERS),
+        f"of {', '.join(HEADERS)}",
+    )
+    hardware = str(front.get("suggested_hardware", ""))
+    if hardware.startswith("zero-") and str(front.get("python_version")) not in ("3.12", "3.12.12", "3.10", "3.10.13"):
+        problems.append("python_version: ZeroGPU has 3.12 and 3.10 alone")
+    return problems
+
+
+def _nulls(value: object, where: str = "") -> list[str]:
+    """Where in the front matter a null stands, as dotted paths."""
+    if value is None:
+        return [where]
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [hit for key, each in inner for hit in _nulls(each, f"{where}.{key}" if where else str(key))]
+
+
+# ---- the folder -------------------------------------------------------------------------------------------------------
+
+PAGE = '''"""{title}. {built_by} {stem}`; edit it there, not here."""
+
+import space  # first: on ZeroGPU its package stands in for CUDA from then on
+from apps import {stem}, ui
+
+# Bundled, or from the Hub; the variables MODEL_REPO_ID and MODEL_REVISION of a Space put others in their place.
+models = {stem}.load_models(space.models({names!r}))
+demo = space.on_gpu({stem}.build(models), seconds={seconds})
+
+if __name__ == "__main__":
+    ui.launch(demo, models={flat}, mcp=space.HAS_MCP)
+'''
+
+
+def app_source(stem: str, weights: Weights) -> str:
+    """The app.py of a Space: models at module level, as ZeroGPU wants them, and nowhere else."""
+    written = description(stem)[0]
+    names = (
+        weights.choices[stem]
+        if stem != GALLERY
+        else [f"{page}={n}" for page, mine in weights.choices.items() for n in mine]
+    )
+    return PAGE.format(
+        title=written["title"], built_by=BUILT_BY, stem=stem, names=names, seconds=int(written["vitrail"]["gpu_seconds"]),
+        flat="models" if stem != GALLERY else f"{GALLERY}.flat(models)",
+    )  # fmt: skip
+
+
+def readme(stem: str, weights: Weights, hardware: str | None = None) -> str:
+    """README.md of a Space. Raises BuildError that lists what the Hub would refuse."""
+    front = yaml.safe_dump(front_matter(stem, weights, hardware), sort_keys=False, allow_unicode=True, width=1000)
+    parts = [f"---\n{front}---", description(stem)[1]]
+    rows = [f"| bundled `{path}` | {_license(folder)} |" for path, folder in sorted(weights.bundled.items())]
+    rows += [
+        f"| [{repo}](https://huggingface.co/{repo}/tree/{sha}) | {license} |"
+        for repo, (sha, _, license) in sorted(weights.pulled.items())
+    ]
+    parts += ["## Weights", "\n".join(["| weights | licence |", "|---|---|", *rows])]
+    parts.append(
+        f"The code is under {CODE_LICENSE}; whose work the weights and examples have seen is in THIRD_PARTY.md."
+    )
+    example = f"{stem}=org/name" if stem != GALLERY else "ddpm=org/name classifier=org/other"
+    parts += [
+        "## Another model",
+        "Duplicate this Space and set the variable `MODEL_REPO_ID` to your model"
+        f"{'s, each after its page' if stem == GALLERY else ''} (`{example.removeprefix(f'{stem}=')}`), and `MODEL_REVISION` "
+        "to a commit of it. A private model needs the secret `HF_TOKEN`.",
+    ]
+    if weights.private:
+        parts.append(
+            f"{', '.join(weights.private)} cannot be preloaded, being private or gated: set the secret `HF_TOKEN`."
+        )
+    text = "\n\n".join(part for part in parts if part) + "\n"
+    if problems := lint(text):
+        raise BuildError(f"the Hub would refuse README.md of {stem}: " + "; ".join(problems))
+    return text
+
+
+def _license(folder: Path) -> str:
+    path = folder / README
+    return (
+        str(split(path.read_text(encoding="utf-8"))[0].get("license", "not stated")) if path.is_file() else "not stated"
+    )
+
+
+def build(stem: str, output: Path | None = None, models: Sequence[str] = (), hardware: str | None = None) -> Path:
+    """The folder of a finished Space. It appears complete or not at all, in the place of an older build.
+
+    Raises BuildError; store.CheckpointError for weights that are not sound.
+    """
+    if stem not in stems():
+        raise BuildError(f"no Space is called {stem!r}: there are {', '.join(stems())}")
+    output = Path(output or ROOT / "build" / "spaces" / stem)
+    old = output / APP
+    if output.exists() and not (old.is_file() and BUILT_BY in old.read_text(encoding="utf-8", errors="ignore")):
+        if not output.is_dir() or any(output.iterdir()):
+            raise BuildError(f"{output} holds something that was not built here: name another --output")
+    weights = choose_weights(stem, models)
+    half = output.with_name(output.name + ".tmp")
+    shutil.rmtree(half, ignore_errors=True)
+    half.mkdir(parents=True)
+    for path in first_party([f"apps.{stem}", "apps.ui"]).values():
+        _copy(path, half / path.relative_to(ROOT))
+    for page in pages(stem):
+        for path in sorted((ROOT / "apps" / "examples" / page).rglob("*")):
+            if path.is_file() and not path.name.startswith("."):
+                _copy(path, half / path.relative_to(ROOT))
+    for name, folder in weights.bundled.items():
+        store.verify(folder)
+        for file in store.files_to_push(folder):
+            _copy(folder / file, half / "hub_models" / "weights" / name / file)
+    _copy(SPACES / SPACE, half / SPACE)
+    _copy(ROOT / "THIRD_PARTY.md", half / "THIRD_PARTY.md")
+    _copy(ROOT / "LICENSE", half / "LICENSE.txt")
+    (half / APP).write_text(app_source(stem, weights), encoding="utf-8")
+    (half / REQUIREMENTS).write_text(requirements(), encoding="utf-8")
+    (half / README).write_text(readme(stem, weights, hardware), encoding="utf-8")
+    shutil.rmtree(output, ignore_errors=True)
+    half.rename(output)
+    return output
+
+
+def _copy(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, target)
+
+
+# ---- to the Hub ---------------------------------------------------------------------------------------------------------
+
+PUSHED = (*store.PUSHED["space"], ".jpg")  # photographs among the examples
+REFUSALS = {
+    401: "the Hub does not know you: `hf auth login`, or set HF_TOKEN to a token that may write",
+    402: "the Hub wants a paid account for this: a free one may host two ZeroGPU Spaces and no Gradio Space on a CPU. Free one "
+    "of the two, build `gallery` (all pages in one Space) with --hardware zero-a10g, or subscribe to PRO",
+    403: "your token may not create a Space there: take a token that may write to {owner}, or another --repo_id; on a free "
+    "account ZeroGPU is limited to two Spaces",
+}
+
+
+def push(folder: Path, repo_id: str, *, hardware: str | None = None, private: bool = False) -> str:
+    """Create the Space where it is not there yet, upload a built folder in one commit, and return its address.
+
+    Raises store.PushError, which says what a refusal (401, 402, 403) means; no token is in it.
+    """
+    again = f"the folder is kept: python spaces/build.py {folder.name} --push --repo_id {repo_id}"
+    try:
+        return _push(folder, repo_id, hardware, private)
+    except HfHubHTTPError as error:
+        status = error.response.status_code
+        said = store.one_line(error)
+        if status not in REFUSALS:
+            raise store.PushError(f"{repo_id} was not pushed ({said}); {again}") from error
+        meaning = REFUSALS[status].format(owner=repo_id.split("/")[0])
+        raise store.PushError(f"{repo_id} was refused ({status}): {meaning}. ({said}); {again}") from error
+    except (
+        Exception
+    ) as error:  # the transport's errors, a bad repo id: the folder lies on disk, and the line repeats it
+        raise store.PushError(f"{repo_id} was not pushed ({store.one_line(error)}); {again}") from error
+
+
+def _push(folder: Path, repo_id: str, hardware: str | None, private: bool) -> str:
+    api = HfApi()
+    names = [
+        path.relative_to(folder).as_posix()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and not path.is_symlink() and path.suffix in PUSHED
+        and not any(part.startswith(".") or part == "__pycache__" for part in path.relative_to(folder).parts)
+    ]  # fmt: skip
+    url = api.create_repo(
+        repo_id, repo_type="space", space_sdk="gradio", space_hardware=hardware, private=private, exist_ok=True
+    )
+    commit = api.upload_folder(
+        repo_id=repo_id,
+        repo_type="space",
+        folder_path=folder,
+        allow_patterns=names,
+        delete_patterns=[
+            "*.py",
+            "*.safetensors",
+            "apps/*",
+            "hub_models/*",
+        ],  # what an older build had and this one has not
+        commit_message="Upload by vitrail",
+    )
+    checked = api.verify_repo_checksums(repo_id, repo_type="space", local_dir=folder, revision=commit.oid)
+    wrong = [each["path"] for each in checked.mismatches] + sorted(set(names) & set(checked.extra_paths))
+    if wrong:
+        raise OSError(f"the Hub holds other bytes of {wrong[0]}")
+    return str(url)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="spaces/build.py", description=__doc__.split("\n")[0])
+    parser.add_argument("stem", help=f"one of {', '.join(stems())}")
+    parser.add_argument("--output", type=Path, help="the folder to build; build/spaces/<stem> by default")
+    parser.add_argument("--model", action="append", default=[], metavar="[STEM=]MODEL",
+                        help="a variant or a folder, bundled, or org/repo[@revision], pulled; may be repeated")  # fmt: skip
+    parser.add_argument("--push", action="store_true", help="upload it; needs --repo_id")
+    parser.add_argument("--repo_id", help="org/name of the Space")
+    parser.add_argument("--private", action="store_true")
+    parser.add_argument("--hardware", choices=[kind.value for kind in SpaceHardware], help="zero-a10g by default")
+    args = parser.parse_args(argv)
+    if args.push and not args.repo_id:
+        parser.error("say where it goes: --repo_id org/name")
+    try:
+        folder = build(args.stem, args.output, args.model, args.hardware)
+        files = [path for path in folder.rglob("*") if path.is_file()]
+        megabytes = sum(path.stat().st_size for path in files) / 1e6
+        print(f"built {folder}: {len(files)} files, {megabytes:.1f} MB")
+        if args.push:
+            print("pushed to", push(folder, args.repo_id, hardware=args.hardware, private=args.private))
+    except (BuildError, store.CheckpointError) as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(1) from None
+
+
+if __name__ == "__main__":
+    main()
