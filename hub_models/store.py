@@ -9,13 +9,13 @@ import difflib
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import safetensors
 import safetensors.numpy
-from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub import get_token, snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
 
 WEIGHTS = Path(__file__).parent / "weights"
@@ -25,7 +25,7 @@ READ = (".safetensors", ".json", ".txt")  # what a model is made of: pulled, and
 PUSHED = {
     "model": (*READ, ".md", ".png"),
     "dataset": (".parquet", ".json", ".jsonl", ".csv", ".txt", ".md", ".png", ".jpg"),
-    "space": (*READ, ".md", ".png", ".py"),
+    "space": (*READ, ".md", ".png", ".jpg", ".svg", ".py", ".css", ".js"),
 }
 PICKLED = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".msgpack", ".h5", ".npz")
 REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
@@ -82,6 +82,7 @@ def resolve(stem: str, name: str | Path) -> Path:
         folder = Path(name).expanduser()
     elif REPO_ID.fullmatch(name):
         folder = _pull(*name.partition("@")[::2])
+        _check_blobs(folder)
     elif "/" in name or "\\" in name:
         raise CheckpointError(f"{name} is no folder here and no Hub id of the form org/repo or org/repo@revision")
     else:
@@ -97,8 +98,12 @@ def resolve(stem: str, name: str | Path) -> Path:
 
 
 def _pull(repo_id: str, revision: str) -> Path:
+    from hub_models import upload
+
+    patterns = [f"*{suffix}" for suffix in READ]
     try:
-        return Path(snapshot_download(repo_id, revision=revision or None, allow_patterns=[f"*{s}" for s in READ]))
+        with upload.haste():
+            return Path(snapshot_download(repo_id, revision=revision or None, allow_patterns=patterns))
     except RepositoryNotFoundError as error:
         reason = f"the Hub shows no model {repo_id} to you: check the spelling, and HF_TOKEN if it is private or gated"
         raise CheckpointError(reason) from error
@@ -111,6 +116,21 @@ def _pull(repo_id: str, revision: str) -> Path:
         raise CheckpointError(f"{repo_id} could not be pulled ({one_line(error)}): try again") from error
 
 
+def _check_blobs(folder: Path) -> None:
+    """Raise if a pulled file is not what the Hub said it sends: the cache names each by the sha256, or git's hash, of it.
+
+    The client compares sizes only, and never looks at a file again that lies in its cache.
+    """
+    for path in sorted(folder.rglob("*")):
+        blob = path.resolve()
+        if path.is_symlink() and re.fullmatch(r"[0-9a-f]{64}|[0-9a-f]{40}", blob.name):
+            found = file_sha256(blob) if len(blob.name) == 64 else git_sha1(blob)
+            if found != blob.name:
+                raise CheckpointError(
+                    f"{path.relative_to(folder)} came damaged (its checksum isn't the Hub's): delete {blob} and try again"
+                )
+
+
 def verify(folder: str | Path, *, manifest_required: bool = False) -> None:
     """Return if every file that a model is made of is there, whole, unaltered and finite.
 
@@ -120,7 +140,7 @@ def verify(folder: str | Path, *, manifest_required: bool = False) -> None:
     folder = Path(folder)
     if not folder.is_dir():
         raise CheckpointError(f"{folder} is missing: train it, or name a bundled variant or org/repo")
-    files = [p for p in sorted(folder.rglob("*")) if p.is_file()]
+    files = [p for p in sorted(folder.rglob("*")) if p.is_file() and not _stays(p.relative_to(folder))]
     weights = [p for p in files if p.suffix == ".safetensors"]
     if not weights:
         pickles = [p.name for p in files if p.suffix in PICKLED]
@@ -247,6 +267,15 @@ def file_sha256(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def git_sha1(path: str | Path) -> str:
+    """git's name for a file's content, in hex."""
+    digest = hashlib.sha1(b"blob %d\0" % Path(path).stat().st_size)
+    with Path(path).open("rb") as file:
+        while part := file.read(1 << 20):
+            digest.update(part)
+    return digest.hexdigest()
+
+
 def weights_sha256(folder: str | Path) -> str:
     """One hash of all safetensors files of a folder: the sha256 of what `sha256sum` prints for their sorted paths."""
     folder = Path(folder)
@@ -269,11 +298,52 @@ def files_to_push(folder: str | Path, *, repo_type: str = "model") -> list[str]:
     return [name for name, is_link in _allowed(Path(folder), repo_type) if not is_link]
 
 
+def _stays(relative: Path) -> bool:
+    """Whether a file is hidden or of a checkpoint: no part of a model, and never pushed."""
+    return any(part.startswith((".", "checkpoint-")) for part in relative.parts)
+
+
+def links_in(folder: str | Path, repo_type: str = "model") -> list[str]:
+    """Sorted relative paths of links that would be pushed if they were files."""
+    return [name for name, is_link in _allowed(Path(folder), repo_type) if is_link]
+
+
+def left_out(folder: str | Path, *, repo_type: str = "model") -> list[str]:
+    """Sorted relative paths of what a push leaves at home; a folder that stays as a whole ends in a slash."""
+    folder = Path(folder)
+    taken, found = set(files_to_push(folder, repo_type=repo_type)), set()
+    for path in folder.rglob("*"):
+        parts = path.relative_to(folder).parts
+        whole = next((i for i, part in enumerate(parts[:-1]) if part.startswith((".", "checkpoint-"))), None)
+        if whole is not None:
+            found.add("/".join(parts[: whole + 1]) + "/")
+        elif (path.is_file() or path.is_symlink()) and "/".join(parts) not in taken:
+            found.add("/".join(parts))
+    return sorted(found)
+
+
+def verify_files(folder: str | Path, names: Sequence[str]) -> None:
+    """Return if each of these files of a data set or Space is what its name says.
+
+    Raises CheckpointError for an LFS pointer, an HTML page, an empty data file, JSON that is none, a parquet file cut short.
+    """
+    for name in names:
+        path = Path(folder) / name
+        if path.suffix in (".py", ".txt", ".md", ".css", ".js", ".svg"):
+            continue
+        _check_kind(path)
+        if path.suffix == ".parquet":
+            with path.open("rb") as file:
+                start, _, end = file.read(4), file.seek(max(0, path.stat().st_size - 4)), file.read(4)
+            if path.stat().st_size < 12 or (start, end) != (b"PAR1", b"PAR1"):
+                raise CheckpointError(f"{path} is cut short or no parquet file: build it again")
+
+
 def _allowed(folder: Path, repo_type: str) -> Iterator[tuple[str, bool]]:
     """(relative path, whether it is a link), sorted, of what a push would take if links were taken."""
     for path in sorted(folder.rglob("*")):
         relative = path.relative_to(folder)
-        if any(part.startswith((".", "checkpoint-")) for part in relative.parts):
+        if _stays(relative):
             continue
         if path.is_symlink():
             if path.is_dir() or path.suffix in PUSHED[repo_type]:
@@ -337,48 +407,46 @@ def _say_float32(config: dict) -> bool:
 
 
 def push(
-    folder: str | Path, repo_id: str, *, private: bool = False, create_pr: bool = False, repo_type: str = "model"
+    folder: str | Path,
+    repo_id: str,
+    *,
+    private: bool = False,
+    create_pr: bool = False,
+    repo_type: str = "model",
+    again: str | None = None,
+    **create,
 ) -> str:
-    """Upload a verified folder in one commit, compare checksums with the Hub, and return the repository's address.
+    """Upload a verified folder in one commit, compare checksums with the Hub, return the repository's address (or the PR's).
 
-    Only `files_to_push` go. An unchanged folder makes no second commit. Raises PushError, which never shows a token and
-    ends with the line that repeats the push; CheckpointError if the folder isn't sound.
+    Only `files_to_push` go, after a scan for secrets and a lint of README.md; weights and data that the folder no longer
+    has are deleted in the same commit. An unchanged folder makes no second commit; a commit by somebody else meanwhile is
+    reported, not overwritten. repo_type: "model", "dataset" or "space". again: the line that repeats this push, for
+    messages. create: more for `HfApi.create_repo`, such as space_hardware. Raises PushError, which never shows a token and
+    ends with that line where repeating helps; CheckpointError if the folder isn't sound.
     """
-    folder = Path(folder)
-    if links := [name for name, is_link in _allowed(folder, repo_type) if is_link]:
-        raise PushError(f"{folder / links[0]} is a link and links are not pushed: put the file itself there")
-    names = files_to_push(folder, repo_type=repo_type)
-    if not names:
-        raise PushError(f"{folder} holds nothing to push: it needs {', '.join(PUSHED[repo_type])} files")
-    if repo_type == "model":
-        verify(folder)
-    again = f"python -m training.publish {folder} --repo_id {repo_id}"
-    again += " --private" * private + " --create_pr" * create_pr
-    api = HfApi()
-    try:
-        url = api.create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True)
-        commit = api.upload_folder(
-            repo_id=repo_id,
-            folder_path=folder,
-            repo_type=repo_type,
-            allow_patterns=names,
-            create_pr=create_pr,
-            commit_message="Upload by vitrail",
-        )
-        checked = api.verify_repo_checksums(
-            repo_id, repo_type=repo_type, local_dir=folder, revision=commit.pr_revision or commit.oid
-        )
-    except Exception as error:  # whatever fails on the way: the export lies on disk, and the line repeats it
-        raise PushError(f"{repo_id} was not pushed ({one_line(error)}); repeat with: {again}") from error
-    if missing := sorted(set(names) & set(checked.extra_paths)):
-        raise PushError(f"the Hub took {repo_id} without {missing[0]}; repeat with: {again}")
-    if checked.mismatches:
-        raise PushError(f"the Hub holds other bytes of {checked.mismatches[0]['path']}; repeat with: {again}")
-    return commit.pr_url or str(url)
+    from hub_models import upload  # an app that only loads needs none of it
+
+    return upload.push(
+        Path(folder), repo_id, private=private, create_pr=create_pr, repo_type=repo_type, again=again, create=create
+    )
+
+
+def check_push(folder: str | Path, *, repo_type: str = "model") -> list[str]:
+    """The files that `push` would take, after all that it checks before it asks the Hub. Raises what `push` does."""
+    from hub_models import upload
+
+    return upload.checked(Path(folder), repo_type)
 
 
 def one_line(error: BaseException) -> str:
     """What an exception says in one line of at most 300 characters, with tokens masked."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     text = lines[0] if len(lines) == 1 else f"{lines[0]} {lines[-1]}"  # the Hub's own words stand in the last line
-    return re.sub(r"hf_[A-Za-z0-9]+", "hf_***", text)[:300]
+    return masked(text)[:300]
+
+
+def masked(text: str) -> str:
+    """The text with tokens of the Hub, the one in use among them, made unreadable."""
+    if token := get_token():
+        text = text.replace(token, "***")
+    return re.sub(r"hf_[A-Za-z0-9]+", "hf_***", text)

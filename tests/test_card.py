@@ -194,3 +194,157 @@ def test_numbers_are_formatted_once_and_alike():
     assert card.format_number("label_accuracy", 0.7049) == "70.5 %"
     assert card.format_number("kid", 0.012345) == "0.01235" and card.format_number("pictures", 12345) == "12,345"
     assert card.format_number("top1", None) == card.format_number("top1", float("nan")) == "–"
+
+
+@pytest.mark.parametrize(
+    ("licenses", "whole"),
+    [
+        (["apache-2.0"], "apache-2.0"),
+        (["mit", "apache-2.0"], "apache-2.0"),
+        (["apache-2.0", "mit", "cc-by-4.0"], "cc-by-4.0"),
+        (["mit AND cc-by-4.0", "apache-2.0"], "cc-by-4.0"),
+        (["cc-by-4.0", "cc-by-sa-4.0"], "cc-by-sa-4.0"),
+        (["cc-by-4.0", "cc-by-nc-4.0"], "cc-by-nc-4.0"),
+        (["cc-by-nc-sa-4.0", "cc-by-nc-4.0", "mit"], "cc-by-nc-sa-4.0"),
+        (["creativeml-openrail-m", "cc-by-4.0"], "creativeml-openrail-m"),
+        (["gpl-3.0", "apache-2.0"], "gpl-3.0"),
+        (["artistic-2.0"], "artistic-2.0"),
+    ],
+)
+def test_one_licence_covers_the_parts_in_any_order(licenses, whole):
+    assert card.one_license(licenses) == card.one_license(licenses[::-1]) == whole
+
+
+@pytest.mark.parametrize(
+    ("licenses", "said"),
+    [
+        (["cc-by-sa-4.0", "cc-by-nc-4.0"], "exclude each other"),
+        (["creativeml-openrail-m", "cc-by-sa-4.0"], "exclude each other"),
+        (["gemma", "llama3"], "exclude each other"),
+        (["gpl-3.0", "cc-by-4.0"], "exclude each other"),
+        (["cc-by-nd-4.0", "mit"], "cc-by-nd-4.0 allows isn't known"),
+        (["unknown"], "isn't known"),
+        (["mit", None], "no licence is stated"),
+        ([], "no licence is stated"),
+    ],
+)
+def test_licences_without_a_common_one_say_how_to_settle_it(licenses, said):
+    with pytest.raises(card.LicenseError, match=said) as caught:
+        card.one_license(licenses)
+    assert "--license ID" in str(caught.value)
+
+
+def test_the_licence_of_the_base_model_counts():
+    text = card.write_card(RUN | {"base_model": "org/base", "base_license": "cc-by-sa-4.0"}, None)
+    assert front_matter(text)["license"] == "cc-by-sa-4.0" and "began from: `cc-by-sa-4.0`" in text
+    doubtful = card.write_card(RUN | {"base_model": "org/base", "base_license": None}, None)
+    assert (
+        "license" not in front_matter(doubtful) and "No licence is stated for these weights yet: no licence" in doubtful
+    )
+    settled = RUN | {"base_model": "org/base", "base_license": None, "license_settled": True}
+    assert front_matter(card.write_card(settled, None))["license"] == "cc-by-4.0"
+    own = RUN | {"license": None, "attributions": [], "base_model": "org/base", "base_license": "gemma"}
+    assert front_matter(card.write_card(own, None))["license"] == "gemma"
+
+
+def test_a_model_that_draws_has_a_gallery_and_curves_stand_with_the_training():
+    run = RUN | {"pipeline_tag": "text-to-image", "pictures": ["samples.png", "training.png"]}
+    text = card.write_card(run, None)
+    assert front_matter(text)["widget"][0]["output"] == {"url": "samples.png"} and "<Gallery />" in text
+    assert text.index("![samples]") < text.index("## How it was trained") < text.index("![training]")
+    assert card.lint(text) == []
+    assert "<Gallery />" not in card.write_card(RUN, None)
+    lora = front_matter(card.write_card(run | {"tags": ["lora"], "base_model": "org/sd"}, None))
+    assert lora["base_model_relation"] == "adapter" and "template:sd-lora" in lora["tags"]
+
+
+# The kinds of cards that trainers have written and the Hub has refused, after hours of training.
+REFUSED = [
+    ("datasets:\n- null", "datasets[0] is null"),
+    ("base_model: /content/drive/MyDrive/vit", "no Hub id"),
+    ("datasets:\n- /root/.cache/huggingface/datasets/imagefolder/default-5a3f", "no Hub id"),
+    ("model-index:\n- name: v\n  results:\n  - task: {type: t}\n    dataset: {type: d, name: D}\n    metrics:\n"
+     "    - {type: accuracy, value: null}", "value is null"),
+    ("license: Apache License 2.0", "no licence id"),
+    ("language: null", "language is null"),
+    ("tags:\n- 3\n- null", "tags[1] is null"),
+    ("base_model:\n- org/a/b", "no Hub id"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("lines", "said"), REFUSED)
+def test_what_the_hub_has_refused_is_refused_here(lines, said):
+    from loopback_hub import refusals
+
+    text = f"---\nlibrary_name: transformers\n{lines}\n---\n# Model\n"
+    assert any(said in problem for problem in card.lint(text)), card.lint(text)
+    assert refusals(text, "model") or "tags" in lines or "language" in lines, "the stand-in refuses it as well"
+
+
+SPACE = """---
+title: Latent Diffusion Playground
+emoji: 🎨
+colorFrom: indigo
+colorTo: pink
+sdk: gradio
+sdk_version: 6.31.0
+python_version: "3.12"
+app_file: app.py
+pinned: false
+license: apache-2.0
+short_description: Small CLIP-conditioned latent diffusion, step by step
+models: [org/model]
+datasets: [org/data]
+tags: [text-to-image]
+suggested_hardware: zero-a10g
+startup_duration_timeout: 1h
+preload_from_hub:
+- org/model model_index.json,unet/diffusion_pytorch_model.safetensors 0123456789012345678901234567890123456789
+---
+"""
+
+
+def test_the_front_matter_of_a_space_passes():
+    assert card.lint(SPACE, "space") == []
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        ("sdk_version: 6.31.0", "sdk_version: 6.31", "full version"),
+        ('python_version: "3.12"', "python_version: 3.12", "quoted"),
+        ("colorFrom: indigo", "colorFrom: orange", "colorFrom"),
+        ("sdk: gradio", "sdk: streamlit", "sdk"),
+        ("title: Latent Diffusion Playground\n", "", "title is missing"),
+        ("app_file: app.py\n", "", "app_file is missing"),
+        ("short_description: Small", "short_description: Small and beautiful and", "60 characters"),
+        ("models: [org/model]", "models: [runs/model/export]", "no Hub id"),
+        ("models: [org/model]", "models: org/model", "list of strings"),
+        ("zero-a10g", "h100", "suggested_hardware"),
+        ("startup_duration_timeout: 1h", "startup_duration_timeout: soon", "no time"),
+        ("0123456789012345678901234567890123456789", "main", "preload_from_hub"),
+        ("pinned: false", "pinned: no way", "true or false"),
+        ("license: apache-2.0", "licence: apache-2.0", "no such key"),
+        ("license: apache-2.0", "license: null", "is null"),
+        ("pinned: false", "custom_headers: {x-frame-options: deny}", "custom_headers"),
+    ],
+)
+def test_lint_refuses_in_a_space(before, after, said):
+    assert before in SPACE
+    assert any(said in problem for problem in card.lint(SPACE.replace(before, after), "space"))
+
+
+def test_lint_of_data_set_cards():
+    good = "---\nlicense: [mit, cc-by-4.0]\npretty_name: P\nsize_categories: [n<1K]\ntask_categories: [image-classification]\n"
+    configs = "configs:\n- config_name: default\n  data_files:\n  - {split: train, path: data/train-*}\n"
+    assert card.lint(f"{good}{configs}---\n", "dataset") == []
+    for lines, said in [
+        (configs.replace("data/train", "/home/me/train"), "no path within"),
+        (configs.replace("config_name: default", "name: default"), "config_name is missing"),
+        ("library_name: x\n", "no such key"),
+        ("size_categories: [small]\n", "size_categories"),
+        ("task_categories: null\n", "is null"),
+    ]:
+        problems = card.lint(good.replace("size_categories: [n<1K]\n", "").replace("task_categories: [image-classification]\n", "")
+                             + lines + "---\n", "dataset")  # fmt: skip
+        assert any(said in problem for problem in problems), (lines, problems)

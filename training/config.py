@@ -62,6 +62,7 @@ class TrainConfig:
     push_to_hub: bool = False  # push export/ when the training is done
     hub_model_id: str | None = None  # "org/name" to push to
     hub_private: bool = False  # create the repository as a private one
+    hub_license: str | None = None  # the weights' licence where those of data and base model don't settle it
 
     def __post_init__(self):
         """Refuse values no run can use. Raises ValueError that names the flag and its range."""
@@ -87,7 +88,7 @@ class TrainConfig:
 # Fields that may differ when a run is resumed: they change where and how often things are written, not the weights.
 OPERATIONAL = frozenset(
     "output_dir resume_from_checkpoint force_resume checkpointing_steps checkpoints_total_limit validation_steps "
-    "logging_steps report_to dry_run push_to_hub hub_model_id hub_private dataloader_num_workers preset cpu "
+    "logging_steps report_to dry_run push_to_hub hub_model_id hub_private hub_license dataloader_num_workers preset cpu "
     "train_batch_size gradient_accumulation_steps".split()
 )
 

@@ -1,19 +1,27 @@
 """From a run to a folder that can go to the Hub, and from there to the Hub or into the repository.
 
-    python -m training.publish runs/ddpm --repo_id org/name [--private] [--create_pr] [--dry_run]
+    python -m training.publish runs/ddpm --repo_id org/name [--private] [--create_pr] [--license ID] [--dry_run]
+    python -m training.publish build/data/emoji --repo_type dataset --repo_id org/name
     python -m training.publish runs/ddpm --bundle ddpm/emoji-32      # into hub_models/weights/
 
-An export folder is byte for byte what its Hub repository holds: stock files in fp16, README.md (the card), run.json
-(what the card says about the training), results.json (what was measured), manifest.json (sha256 of all of them).
+An export folder is byte for byte what its Hub repository holds, but for the repository's name in the card: stock files in
+fp16, README.md (the card), run.json (what the card says about the training), results.json (what was measured),
+manifest.json (sha256 of all of them). Publishing it twice makes one commit.
 """
 
 import argparse
 import json
+import os
+import shlex
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
+import yaml
+from huggingface_hub import HfApi, constants, get_token, try_to_load_from_cache
 from PIL import Image
 
 from hub_models import card, store
@@ -26,8 +34,13 @@ def write_export(folder: Path, save: Callable[[Path], None], run: dict) -> list[
     """Fill `folder` by `save` and complete it; returns the names of the files a push would take.
 
     save(folder) writes the stock files in fp32. The folder appears complete or not at all.
-    Raises CheckpointError when the result doesn't verify, ValueError when the card would be refused by the Hub.
+    What a push at the end would stop at is looked at before the first step: licences that exclude each other, no token.
+    Raises CheckpointError when the result doesn't verify, ValueError when the card would be refused by the Hub,
+    SystemExit where the push that was asked for can't come about.
     """
+    run = licensed(run)
+    if run.get("config", {}).get("push_to_hub") and run.get("steps") == 0:
+        check_push(run)
     temporary = folder.with_name(folder.name + ".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -41,20 +54,20 @@ def write_export(folder: Path, save: Callable[[Path], None], run: dict) -> list[
     return store.files_to_push(folder)
 
 
-def write_card(folder: Path, pictures: dict[str, Image.Image] | None = None) -> None:
+def write_card(folder: Path, pictures: dict[str, Image.Image] | None = None, *, redraw: bool = True) -> None:
     """Write README.md from run.json and, where it has been measured, results.json; then the manifest.
 
-    pictures: {name: figure} to put beside it and show in the card, before the curves of the run itself.
-    Raises ValueError that lists what the Hub would refuse.
+    pictures: {name: figure} to put beside it and show in the card, before those that lie there and the run's own curves.
+    redraw: whether to draw the curves. Raises ValueError that lists what the Hub would refuse.
     """
     run = json.loads((folder / RUN).read_text())
-    if run.get("history"):
-        pictures = (pictures or {}) | {
-            "training": figures.training_curves(run["history"], run["images_seen"] / run["steps"])
-        }
-    for name, picture in (pictures or {}).items():
+    drawn = dict(pictures or {})
+    if redraw and run.get("history"):
+        drawn[card.CURVES] = figures.training_curves(run["history"], run["images_seen"] / run["steps"])
+    for name, picture in drawn.items():
         picture.save(folder / f"{name}.png", optimize=True)
-    run["pictures"] = [f"{name}.png" for name in pictures or {}]
+    known = dict.fromkeys([*(f"{name}.png" for name in drawn), *sorted(path.name for path in folder.glob("*.png"))])
+    run["pictures"] = sorted(known, key=f"{card.CURVES}.png".__eq__)  # stable: the curves last
     results = json.loads((folder / RESULTS).read_text()) if (folder / RESULTS).is_file() else None
     text = card.write_card(run, results)
     if problems := card.lint(text):
@@ -63,33 +76,87 @@ def write_card(folder: Path, pictures: dict[str, Image.Image] | None = None) -> 
     store.write_manifest(store.whole_of(folder))
 
 
+# ---- licences ------------------------------------------------------------------------------------------------------------
+
+
+def licensed(run: dict) -> dict:
+    """The run with what decides its licence: that of the model it began from, and --hub_license where it was said."""
+    if said := run.get("config", {}).get("hub_license"):
+        run = run | {"license": said, "license_settled": True}
+    if run.get("base_model") and "base_license" not in run:
+        run = run | {"base_license": base_license(run["stem"], str(run["base_model"]))}
+    return run
+
+
+def base_license(stem: str, base: str) -> str | None:
+    """The licence that a base model's card states: a bundled variant, a folder, or org/repo; None where it states none."""
+    repo, _, revision = base.partition("@")
+    folder = store.bundled(stem).get(base, Path(base).expanduser())
+    if folder.is_dir():
+        home = next((f for f in (folder, folder.parent) if (f / CARD).is_file()), None)
+        text = (home / CARD).read_text(encoding="utf-8") if home else ""
+    elif not constants.is_offline_mode():
+        try:
+            facts = HfApi().model_info(repo, revision=revision or None, timeout=10).card_data
+        except Exception:  # the card is not worth a training; a licence that isn't known stops the push
+            return None
+        return _only(facts.get("license") if facts else None)
+    else:
+        cached = try_to_load_from_cache(repo, CARD, revision=revision or None)
+        text = Path(cached).read_text(encoding="utf-8") if isinstance(cached, str) else ""
+    front = text.split("---\n")[1] if text.startswith("---\n") and text.count("---\n") > 1 else ""
+    try:
+        facts = yaml.safe_load(front)
+    except yaml.YAMLError:
+        return None
+    return _only(facts.get("license") if isinstance(facts, dict) else None)
+
+
+def _only(stated: object) -> str | None:
+    return card.AND.join(map(str, stated)) if isinstance(stated, list) else stated and str(stated)
+
+
+def license_of(licenses: Sequence[str]) -> str | None:
+    """The Hub licence id of weights trained on data under `licenses`: the one that covers them all.
+
+    Where none does, or one is unknown, all of them joined by " AND ": a push then stops until --license says which.
+    None where none is stated.
+    """
+    named = sorted({name.lower().strip().replace(" ", "-") for name in licenses if name})
+    if not named:
+        return None
+    try:
+        return card.one_license(named)
+    except card.LicenseError:
+        return card.AND.join(named)
+
+
+def check_push(run: dict) -> None:
+    """Return if nothing that can be known before a training stands against pushing it. Raises SystemExit."""
+    try:
+        card.license_of(run)
+    except card.LicenseError as error:
+        raise SystemExit(f"--push_to_hub: {str(error).replace('--license ', '--hub_license ')}") from None
+    if constants.is_offline_mode():
+        raise SystemExit("--push_to_hub: HF_HUB_OFFLINE is set; unset it, or publish the run later")
+    if not get_token():
+        raise SystemExit("--push_to_hub: there is no token; run `hf auth login`, or publish the run later")
+
+
+# ---- the line that repeats a run -----------------------------------------------------------------------------------------
+
+
 def command_line(stem: str, argv: Sequence[str] | None = None) -> str:
     """The command of this run as one would type it again, without what only concerns this machine or this start."""
     words, kept, skip = list(sys.argv[1:] if argv is None else argv), [], False
     for word in words:
         if skip:
             skip = False
-        elif word.split("=")[0] in ("--resume_from_checkpoint", "--output_dir", "--hub_model_id"):
+        elif word.split("=")[0] in ("--resume_from_checkpoint", "--output_dir", "--hub_model_id", "--hub_license"):
             skip = "=" not in word
-        elif word not in ("--force_resume", "--push_to_hub"):
+        elif word not in ("--force_resume", "--push_to_hub", "--hub_private"):
             kept.append(word)
     return " ".join(["python -m", f"training.{stem}", *kept, f"--output_dir runs/{stem}"])
-
-
-ART_LICENSES = {"Apache 2.0": "apache-2.0", "Apache-2.0": "apache-2.0", "MIT": "mit", "CC BY 4.0": "cc-by-4.0",
-                "CC-BY-4.0": "cc-by-4.0", "CC-BY-SA-4.0": "cc-by-sa-4.0", "CC BY-SA 4.0": "cc-by-sa-4.0"}  # fmt: skip
-
-
-def license_of(licenses: Sequence[str]) -> str | None:
-    """The Hub licence id of weights trained on data under `licenses`: the most demanding of them.
-
-    None where one is unknown or none is stated: the card then leaves the licence for the publisher to decide.
-    """
-    known = {ART_LICENSES.get(name, name.lower()) for name in licenses}
-    for demanding in ("cc-by-sa-4.0", "cc-by-4.0", "apache-2.0"):
-        if demanding in known and known <= {"cc-by-sa-4.0", "cc-by-4.0", "apache-2.0", "mit"}:
-            return demanding
-    return "apache-2.0" if known == {"mit"} else None
 
 
 ATTRIBUTIONS = {
@@ -101,34 +168,118 @@ ATTRIBUTIONS = {
 }
 
 
-def push_export(folder: Path, repo_id: str, *, private: bool = False, create_pr: bool = False) -> None:
-    """Push an export folder; on failure say how to repeat it, and lose nothing. Raises SystemExit(1) then."""
+# ---- to the Hub ----------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def staged(folder: Path, repo_id: str, settled: dict | None = None) -> Iterator[Path]:
+    """A folder with what is pushed of an export, its card written for this repository; removed afterwards.
+
+    settled: what was decided about the licence. Raises LicenseError, PushError where there are links.
+    """
+    if links := store.links_in(folder):
+        raise store.PushError(f"{folder / links[0]} is a link and links are not pushed: put the file itself there")
+    run = json.loads((folder / RUN).read_text())
+    run |= {"repo_id": repo_id} | (settled or {})
+    card.license_of(run)
+    with tempfile.TemporaryDirectory() as parent:
+        target = Path(parent, folder.name)
+        for name in store.files_to_push(folder):
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            try:
+                if Path(name).suffix != ".safetensors":
+                    raise OSError  # what the card's writing may change is copied
+                os.link(folder / name, target / name)
+            except OSError:
+                shutil.copyfile(folder / name, target / name)
+        (target / RUN).write_text(json.dumps(run, indent=1, sort_keys=True) + "\n")
+        write_card(target, redraw=False)
+        try:
+            yield target
+        except store.CheckpointError as error:  # people know the export, not its copy
+            raise type(error)(str(error).replace(str(target), str(folder))) from error
+
+
+def push_export(
+    folder: Path,
+    repo_id: str,
+    *,
+    private: bool = False,
+    create_pr: bool = False,
+    repo_type: str = "model",
+    settled: dict | None = None,
+) -> None:
+    """Push an export or data set folder; on failure say how to repeat it, and lose nothing. Raises SystemExit(1) then.
+
+    settled: {"license": id, "license_settled": True, …} where the publisher has decided it.
+    """
+    again = ["python -m training.publish", shlex.quote(str(folder)), f"--repo_id {repo_id}"]
+    again += (
+        [f"--repo_type {repo_type}"] * (repo_type != "model") + ["--private"] * private + ["--create_pr"] * create_pr
+    )
+    again += [f"--{key} {shlex.quote(str(v))}" for key, v in (settled or {}).items() if key != "license_settled"]
+    options = {"private": private, "create_pr": create_pr, "repo_type": repo_type, "again": " ".join(again)}
     try:
-        print("pushed to", store.push(folder, repo_id, private=private, create_pr=create_pr))
-    except store.PushError as error:  # its message ends with the line that repeats the push; the export is on disk
-        print(f"the export is kept in {folder}, but was not pushed: {error}", file=sys.stderr)
+        if repo_type == "model":
+            with staged(folder, repo_id, settled) as target:
+                address = store.push(target, repo_id, **options)
+        else:
+            address = store.push(folder, repo_id, **options)
+    except (
+        store.CheckpointError,
+        ValueError,
+        OSError,
+    ) as error:  # a PushError ends with the line that repeats the push
+        line = "" if options["again"] in str(error) else f"; then: {options['again']}"
+        print(f"{folder} is kept, but was not pushed: {error}{line}", file=sys.stderr)
         raise SystemExit(1) from None
+    print("pushed to", address)
+
+
+def show(folder: Path, repo_type: str) -> list[str]:
+    """Print what would be pushed, and what would stay at home; returns the names of the former."""
+    files = store.files_to_push(folder, repo_type=repo_type)
+    print("\n".join(f"{(folder / name).stat().st_size:>12,}  {name}" for name in files))
+    if left := store.left_out(folder, repo_type=repo_type):
+        more = f" and {len(left) - 20} more" if len(left) > 20 else ""
+        print(f"stays here: {', '.join(left[:20])}{more}", file=sys.stderr)
+    return files
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="training.publish", description=__doc__.split("\n")[0])
-    parser.add_argument("run", type=Path, help="a run folder, or its export folder")
+    parser.add_argument("run", type=Path, help="a run folder, its export folder, or the folder of a data set")
     parser.add_argument("--repo_id", help="org/name on the Hub")
+    parser.add_argument("--repo_type", choices=("model", "dataset"), default="model")
     parser.add_argument("--private", action="store_true")
     parser.add_argument("--create_pr", action="store_true", help="open a pull request instead of a commit on main")
-    parser.add_argument("--dry_run", action="store_true", help="print the files that would be pushed, and stop")
+    parser.add_argument("--license", help="the licence of these weights, decided by you (an id of the Hub, or other)")
+    parser.add_argument("--license_name", help="with --license other")
+    parser.add_argument("--license_link", help="with --license other: where its text stands")
+    parser.add_argument("--dry_run", action="store_true", help="check all, print the files that would go, and stop")
     parser.add_argument("--bundle", metavar="STEM/VARIANT", help="copy the export into hub_models/weights/")
     args = parser.parse_args(argv)
-    folder = args.run / "export" if (args.run / "export").is_dir() else args.run
-    if not (folder / RUN).is_file():
-        parser.error(f"{args.run} holds no export: finish the training first")
+    model = args.repo_type == "model"
+    folder = args.run / "export" if model and (args.run / "export").is_dir() else args.run
+    if model and not (folder / RUN).is_file():
+        parser.error(
+            f"{args.run} holds no export: finish the training first (or is it a data set? --repo_type dataset)"
+        )
+    if not model and not (folder / CARD).is_file():
+        parser.error(f"{folder} holds no {CARD}: a data set is published with its card")
     if not args.repo_id and not args.bundle and not args.dry_run:
         parser.error("say where it goes: --repo_id org/name, or --bundle stem/variant")
-    store.verify(folder, manifest_required=True)
-    files = store.files_to_push(folder)
-    print("\n".join(f"{(folder / name).stat().st_size:>12,}  {name}" for name in files))
-    if args.dry_run:
-        return
+    settled = {key: getattr(args, key) for key in ("license", "license_name", "license_link") if getattr(args, key)}
+    settled |= {"license_settled": True} if args.license else {}
+    try:
+        if model:
+            store.verify(folder, manifest_required=True)
+        files = show(folder, args.repo_type)
+        if args.dry_run:
+            _try(folder, args.repo_id or "org/name", args.repo_type, settled)
+            return
+    except (store.CheckpointError, ValueError) as error:
+        raise SystemExit(f"error: {error}") from None
     if args.bundle:
         target = store.WEIGHTS / args.bundle
         shutil.rmtree(target, ignore_errors=True)
@@ -139,7 +290,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         store.verify(target, manifest_required=True)
         print(f"bundled as {args.bundle}")
     if args.repo_id:
-        push_export(folder, args.repo_id, private=args.private, create_pr=args.create_pr)
+        push_export(folder, args.repo_id, private=args.private, create_pr=args.create_pr, repo_type=args.repo_type,
+                    settled=settled)  # fmt: skip
+
+
+def _try(folder: Path, repo_id: str, repo_type: str, settled: dict) -> None:
+    """All that a push does before it asks the Hub."""
+    if repo_type == "model":
+        with staged(folder, repo_id, settled) as target:
+            store.check_push(target)
+    else:
+        store.check_push(folder, repo_type=repo_type)
 
 
 if __name__ == "__main__":

@@ -735,22 +735,6 @@ def card(statistics: dict) -> str:
     return "\n".join(lines)
 
 
-def push(folder: Path, repo_id: str, *, private: bool = False) -> str:
-    """Upload the data set folder to the Hub and return its address; needs a token (`hf auth login`)."""
-    from huggingface_hub import HfApi
-
-    api = HfApi()
-    api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
-    api.upload_folder(
-        repo_id=repo_id,
-        repo_type="dataset",
-        folder_path=folder,
-        allow_patterns=["README.md", "data/*.parquet"],
-        delete_patterns=["data/*.parquet"],
-    )
-    return f"https://huggingface.co/datasets/{repo_id}"
-
-
 def main() -> None:
     import sys
 
@@ -775,7 +759,9 @@ def main() -> None:
         )
     print(f"written to {config.output_dir}")
     if config.push_to_hub:
-        print(push(config.output_dir, config.hub_dataset_id, private=config.hub_private))
+        from training import publish
+
+        publish.push_export(config.output_dir, config.hub_dataset_id, private=config.hub_private, repo_type="dataset")
 
 
 if __name__ == "__main__":

@@ -374,18 +374,9 @@ def main(cfg: Config) -> None:
         painted.append(scenes)
     (cfg.output_dir / "README.md").write_text(card(painted), encoding="utf-8")
     if cfg.push_to_hub:
-        print(push(cfg.output_dir, cfg.hub_dataset_id, private=cfg.hub_private))
+        from training import publish
 
-
-def push(folder: Path, repo_id: str, *, private: bool = False) -> str:
-    """Upload the folder to the Hub and return its address; needs a token (`hf auth login`)."""
-    from huggingface_hub import HfApi
-
-    api = HfApi()
-    api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
-    patterns = ["README.md", "id2label.json", "*/metadata.jsonl", "*/images/*.png", "*/masks/*.png"]
-    api.upload_folder(repo_id=repo_id, repo_type="dataset", folder_path=folder, allow_patterns=patterns)
-    return f"https://huggingface.co/datasets/{repo_id}"
+        publish.push_export(cfg.output_dir, cfg.hub_dataset_id, private=cfg.hub_private, repo_type="dataset")
 
 
 if __name__ == "__main__":
