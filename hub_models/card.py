@@ -327,7 +327,7 @@ def lint(text: str, repo_type: str = "model") -> list[str]:
         return ["the front matter is not a mapping of keys to values"]
     problems = [f"{key}: no such key in a {NAMES[repo_type]}" for key in front if key not in KEYS[repo_type]]
     problems += [f"{where} is null: leave the key out" for where in _nulls(front)]
-    problems += _lint_license(front)
+    problems += _lint_license(front, nameable="license_name" in KEYS[repo_type])
     for key in ("datasets", "base_model", "models", "new_version", "duplicated_from"):
         for value in _as_list(front.get(key)):
             if value is not None and (not isinstance(value, str) or _is_local(value)):
@@ -404,6 +404,12 @@ def _lint_space(front: dict) -> list[str]:
         problems.append(f"python_version: {front['python_version']!r} is no version")
     elif "python_version" in front and not isinstance(front["python_version"], str):
         problems.append('python_version must be quoted: YAML reads 3.10 as 3.1')  # fmt: skip
+    if str(front.get("suggested_hardware")).startswith("zero-") and not re.fullmatch(
+        r"3\.12(\.12)?|3\.10(\.13)?", str(front.get("python_version", "3.12"))
+    ):
+        problems.append("python_version: ZeroGPU has 3.12 and 3.10 alone")
+    if "emoji" in front and not (isinstance(front["emoji"], str) and front["emoji"] and min(front["emoji"]) > "\u00ff"):
+        problems.append(f"emoji: {front['emoji']!r} is no emoji")
     if len(str(front.get("short_description", ""))) > 60:
         problems.append("short_description is longer than 60 characters")
     if "startup_duration_timeout" in front and not re.fullmatch(
@@ -423,14 +429,14 @@ def _lint_space(front: dict) -> list[str]:
     return problems
 
 
-def _lint_license(front: dict) -> list[str]:
+def _lint_license(front: dict, *, nameable: bool) -> list[str]:
     licence = front.get("license")
     problems = [
         f"license: {value!r} is no licence id of the Hub (use `other` with license_name and license_link)"
         for value in _as_list(licence)
         if value is not None and value not in LICENSES
     ]
-    if "other" in _as_list(licence):
+    if nameable and "other" in _as_list(licence):
         problems += [f"license: other needs {key}" for key in ("license_name", "license_link") if not front.get(key)]
     return problems
 

@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # as a script, 
 
 import yaml
 from huggingface_hub import HfApi, SpaceHardware, hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
+from huggingface_hub.errors import EntryNotFoundError
 from packaging.requirements import Requirement
 
 from hub_models import card, store
@@ -241,18 +241,8 @@ def space_license(licenses: Iterable[str]) -> str:
 
 # ---- front matter -----------------------------------------------------------------------------------------------------
 
-KEYS = set(
-    """title emoji colorFrom colorTo sdk python_version sdk_version app_file app_build_command app_port base_path
-    suggested_hardware suggested_storage fullWidth header short_description models datasets tags thumbnail pinned hf_oauth
-    hf_oauth_scopes hf_oauth_expiration_minutes hf_oauth_authorized_org disable_embedding startup_duration_timeout
-    custom_headers preload_from_hub license duplicated_from""".split()
-)
 NEEDED = ("title", "emoji", "colorFrom", "colorTo", "sdk", "sdk_version", "python_version", "app_file", "license",
           "short_description")  # fmt: skip
-COLORS = ("red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray")
-HEADERS = ("cross-origin-embedder-policy", "cross-origin-opener-policy", "cross-origin-resource-policy")
-MAX_DESCRIPTION = 60  # characters of short_description
-REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 def split(text: str) -> tuple[dict, str]:
@@ -293,80 +283,6 @@ def front_matter(stem: str, weights: Weights, hardware: str | None = None) -> di
         if value:
             front[key] = value
     return front
-
-
-def lint(text: str) -> list[str]:
-    """What the Hub would refuse or misread in a Space's README.md, one line each; empty if nothing. Asks no network."""
-    if not re.match(r"---\r?\n.*?\r?\n---[ \t]*(\r?\n|$)", text, re.DOTALL):
-        return ["README.md has no front matter between two lines of ---"]
-    try:
-        front, _ = split(text)
-    except yaml.YAMLError as error:
-        return [f"the front matter is not YAML: {' '.join(str(error).split())}"]
-    if not front:
-        return ["the front matter is not a mapping of keys to values"]
-    problems = [f"{key}: no such key of a Space" for key in front if key not in KEYS]
-    problems += [f"{where} is null: leave the key out" for where in _nulls(front)]
-    problems += [f"{key} is missing" for key in NEEDED if key not in front]
-
-    def check(key: str, good, must: str) -> None:
-        value = front.get(key)
-        if value is not None and not good(value):
-            problems.append(f"{key}: {value!r} must be {must}")
-
-    def text_of(*allowed: str):
-        return lambda value: isinstance(value, str) and value in allowed
-
-    def matches(pattern: str):
-        return lambda value: isinstance(value, str) and re.fullmatch(pattern, value) is not None
-
-    def all_match(pattern: re.Pattern | str):
-        return lambda value: isinstance(value, list) and value and all(
-            isinstance(each, str) and re.fullmatch(pattern, each) for each in value
-        )  # fmt: skip
-
-    check("title", lambda value: isinstance(value, str) and value.strip(), "text")
-    check("emoji", lambda value: isinstance(value, str) and 1 <= len(value) <= 8 and min(value) > "\u00ff", "one emoji")
-    for key in ("colorFrom", "colorTo"):
-        check(key, text_of(*COLORS), f"one of {', '.join(COLORS)}")
-    check("sdk", text_of("gradio", "docker", "static"), "gradio, docker or static")
-    check(
-        "sdk_version",
-        matches(r"\d+\.\d+\.\d+"),
-        "a full version in three numbers, quoted if YAML takes it for one number",
-    )
-    check("python_version", matches(r"3\.\d{1,2}(\.\d+)?"), 'a quoted version, as in "3.12": bare, YAML reads a number')
-    check("app_file", matches(r"[\w.-][\w./-]*"), "a path inside the Space")
-    check("license", text_of(*card.LICENSES), "a licence id of the Hub")
-    check("suggested_hardware", text_of(*(kind.value for kind in SpaceHardware)), "a hardware flavour of Spaces")
-    check("startup_duration_timeout", matches(r"\d{1,4}[smh]"), "a duration such as 30m or 1h")
-    check("short_description", lambda value: isinstance(value, str) and 0 < len(value) <= MAX_DESCRIPTION,
-          f"text of at most {MAX_DESCRIPTION} characters")  # fmt: skip
-    check("header", text_of("mini", "default"), "mini or default")
-    for key in ("fullWidth", "pinned", "disable_embedding", "hf_oauth"):
-        check(key, lambda value: isinstance(value, bool), "true or false")
-    for key in ("models", "datasets"):
-        check(key, all_match(REPO), "a list of Hub ids, org/name")
-    check("tags", all_match(r"\S(.*\S)?"), "a list of words")
-    check("preload_from_hub", all_match(rf"{REPO.pattern}( [^\s,]+(,[^\s,]+)*( [0-9a-f]{{40}})?)?"),
-          "a list of `repo`, `repo file,file` or `repo file,file <commit, 40 hex digits>`")  # fmt: skip
-    check(
-        "custom_headers",
-        lambda value: isinstance(value, dict) and set(value) <= set(HEADERS),
-        f"of {', '.join(HEADERS)}",
-    )
-    hardware = str(front.get("suggested_hardware", ""))
-    if hardware.startswith("zero-") and str(front.get("python_version")) not in ("3.12", "3.12.12", "3.10", "3.10.13"):
-        problems.append("python_version: ZeroGPU has 3.12 and 3.10 alone")
-    return problems
-
-
-def _nulls(value: object, where: str = "") -> list[str]:
-    """Where in the front matter a null stands, as dotted paths."""
-    if value is None:
-        return [where]
-    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    return [hit for key, each in inner for hit in _nulls(each, f"{where}.{key}" if where else str(key))]
 
 
 # ---- the folder -------------------------------------------------------------------------------------------------------
@@ -424,7 +340,8 @@ def readme(stem: str, weights: Weights, hardware: str | None = None) -> str:
             f"{', '.join(weights.private)} cannot be preloaded, being private or gated: set the secret `HF_TOKEN`."
         )
     text = "\n\n".join(part for part in parts if part) + "\n"
-    if problems := lint(text):
+    problems = [f"{key} is missing" for key in NEEDED if key not in split(text)[0]]
+    if problems := problems + card.lint(text, "space"):
         raise BuildError(f"the Hub would refuse README.md of {stem}: " + "; ".join(problems))
     return text
 
@@ -480,7 +397,6 @@ def _copy(source: Path, target: Path) -> None:
 
 # ---- to the Hub ---------------------------------------------------------------------------------------------------------
 
-PUSHED = (*store.PUSHED["space"], ".jpg")  # photographs among the examples
 REFUSALS = {
     401: "the Hub does not know you: `hf auth login`, or set HF_TOKEN to a token that may write",
     402: "the Hub wants a paid account for this: a free one may host two ZeroGPU Spaces and no Gradio Space on a CPU. Free one "
@@ -495,51 +411,16 @@ def push(folder: Path, repo_id: str, *, hardware: str | None = None, private: bo
 
     Raises store.PushError, which says what a refusal (401, 402, 403) means; no token is in it.
     """
-    again = f"the folder is kept: python spaces/build.py {folder.name} --push --repo_id {repo_id}"
+    again = f"python spaces/build.py {folder.name} --push --repo_id {repo_id}" + " --private" * private
+    wanted = {"space_hardware": hardware} if hardware else {}
     try:
-        return _push(folder, repo_id, hardware, private)
-    except HfHubHTTPError as error:
-        status = error.response.status_code
-        said = store.one_line(error)
+        return store.push(folder, repo_id, private=private, repo_type="space", again=again, **wanted)
+    except store.PushError as error:
+        status = getattr(getattr(error.__cause__, "response", None), "status_code", None)
         if status not in REFUSALS:
-            raise store.PushError(f"{repo_id} was not pushed ({said}); {again}") from error
+            raise
         meaning = REFUSALS[status].format(owner=repo_id.split("/")[0])
-        raise store.PushError(f"{repo_id} was refused ({status}): {meaning}. ({said}); {again}") from error
-    except (
-        Exception
-    ) as error:  # the transport's errors, a bad repo id: the folder lies on disk, and the line repeats it
-        raise store.PushError(f"{repo_id} was not pushed ({store.one_line(error)}); {again}") from error
-
-
-def _push(folder: Path, repo_id: str, hardware: str | None, private: bool) -> str:
-    api = HfApi()
-    names = [
-        path.relative_to(folder).as_posix()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and not path.is_symlink() and path.suffix in PUSHED
-        and not any(part.startswith(".") or part == "__pycache__" for part in path.relative_to(folder).parts)
-    ]  # fmt: skip
-    url = api.create_repo(
-        repo_id, repo_type="space", space_sdk="gradio", space_hardware=hardware, private=private, exist_ok=True
-    )
-    commit = api.upload_folder(
-        repo_id=repo_id,
-        repo_type="space",
-        folder_path=folder,
-        allow_patterns=names,
-        delete_patterns=[
-            "*.py",
-            "*.safetensors",
-            "apps/*",
-            "hub_models/*",
-        ],  # what an older build had and this one has not
-        commit_message="Upload by vitrail",
-    )
-    checked = api.verify_repo_checksums(repo_id, repo_type="space", local_dir=folder, revision=commit.oid)
-    wrong = [each["path"] for each in checked.mismatches] + sorted(set(names) & set(checked.extra_paths))
-    if wrong:
-        raise OSError(f"the Hub holds other bytes of {wrong[0]}")
-    return str(url)
+        raise store.PushError(f"{repo_id} was refused ({status}): {meaning}. {error}") from error
 
 
 def main(argv: Sequence[str] | None = None) -> None:

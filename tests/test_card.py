@@ -313,6 +313,12 @@ def test_the_front_matter_of_a_space_passes():
     [
         ("sdk_version: 6.31.0", "sdk_version: 6.31", "full version"),
         ('python_version: "3.12"', "python_version: 3.12", "quoted"),
+        ('python_version: "3.12"', 'python_version: "3.11"', "ZeroGPU"),
+        ("emoji: 🎨", "emoji: art", "no emoji"),
+        ("app_file: app.py", "app_file: /app.py", "no file of the Space"),
+        ("datasets: [org/data]", "datasets: ./data", "no Hub id"),
+        ("license: apache-2.0", "license: Apache 2.0", "no licence id"),
+        ("title: Latent", "title: [Latent", "not YAML"),
         ("colorFrom: indigo", "colorFrom: orange", "colorFrom"),
         ("sdk: gradio", "sdk: streamlit", "sdk"),
         ("title: Latent Diffusion Playground\n", "", "title is missing"),

@@ -22,8 +22,8 @@ import pytest
 import yaml
 from PIL import Image
 
-from hub_models import store
-from tests.loopback_hub import loopback_hub
+from hub_models import card, store
+from tests.loopback_hub import TOKEN, loopback_hub
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "spaces"))  # scripts, in a folder that must not be a package
 
@@ -34,7 +34,6 @@ import space
 import build
 
 ROOT = Path(__file__).parent.parent
-TOKEN = "hf_SecretSecretSecret"
 STEMS = [stem for stem in build.stems() if stem != build.GALLERY]
 PULLED = "segmentation"  # the stem whose Space pulls its weights here; the others' are bundled
 
@@ -110,11 +109,11 @@ def tiny(tmp_path_factory):
 def hub(tiny):
     """A Hub on this machine that holds org/tiny, the segmenter, and takes Spaces."""
     with loopback_hub() as hub:
-        takes_spaces(hub)
         folder = Path(tiny[PULLED])
-        hub.repos["org/tiny"] = {name: (folder / name).read_bytes() for name in store.files_to_push(folder)} | {
+        hub.create("org/tiny")
+        hub.commit("org/tiny", {name: (folder / name).read_bytes() for name in store.files_to_push(folder)} | {
             "README.md": b"---\nlicense: mit\ndatasets: [org/masks]\nlibrary_name: transformers\n---\n# Tiny\n"
-        }
+        })  # fmt: skip
         yield hub
 
 
@@ -169,39 +168,11 @@ def running(built, hub, tmp_path_factory):
         yield up | {"gpu_log": log}
 
 
-def takes_spaces(hub) -> None:
-    """Let the stand-in take Spaces as it takes models, and note what their creation asks for in hub.asked."""
-    hub.asked = []
-
-    class Handler(hub.RequestHandlerClass):
-        def do_GET(self):
-            self.path = self.path.replace("/api/spaces/", "/api/models/", 1).replace("/spaces/", "/", 1)
-            super().do_GET()
-
-        do_HEAD = do_GET
-
-        def do_POST(self):
-            self.path = self.path.replace("/api/spaces/", "/api/models/", 1)
-            super().do_POST()
-
-        def _body(self):
-            body = super()._body()
-            if self.path == "/api/repos/create":
-                hub.asked.append(json.loads(body))
-            return body
-
-    hub.RequestHandlerClass = Handler
-
-
 def command(hub, home, *arguments: str) -> subprocess.CompletedProcess:
     """`python spaces/build.py …` in a process whose Hub is this one."""
-    environment = os.environ | {
-        "HF_ENDPOINT": hub.url, "HF_HOME": str(home / "hf"), "HF_TOKEN": TOKEN, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1",
-        "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "NO_PROXY": "127.0.0.1",
-    }  # fmt: skip
     return subprocess.run(
         [sys.executable, str(ROOT / "spaces" / "build.py"), *arguments],
-        env=environment, cwd=home, capture_output=True, text=True, timeout=100,
+        env=hub.environment(home / "hf"), cwd=home, capture_output=True, text=True, timeout=100,
     )  # fmt: skip
 
 
@@ -312,7 +283,7 @@ def test_unsound_and_missing_models_are_refused_by_name(tmp_path):
 @pytest.mark.parametrize("stem", [*STEMS, build.GALLERY])
 def test_front_matter_is_complete_and_passes_the_lint(built, stem):
     text = (built[stem] / "README.md").read_text()
-    assert build.lint(text) == []
+    assert card.lint(text, "space") == []
     front = front_matter(built[stem])
     assert front["sdk"] == "gradio" and front["sdk_version"] == gr.__version__ and front["app_file"] == "app.py"
     assert re.search(r"^python_version: ['\"]3\.12['\"]$", text, re.MULTILINE), "bare, YAML would read a number"
@@ -327,7 +298,7 @@ def test_every_hand_written_readme_makes_a_front_matter():
         written = build.split(path.read_text())[0]["vitrail"]
         assert int(written["gpu_seconds"]) > 0 and re.fullmatch(r"[a-z_]+", written["call"])
         front = build.front_matter(path.parent.name, build.Weights(licenses={"mit"}))
-        assert build.lint(f"---\n{yaml.safe_dump(front, allow_unicode=True)}---\n") == []
+        assert card.lint(f"---\n{yaml.safe_dump(front, allow_unicode=True)}---\n", "space") == []
 
 
 def test_pulled_model_is_pinned_preloaded_and_described(built, hub):
@@ -347,65 +318,6 @@ def test_pulled_model_is_pinned_preloaded_and_described(built, hub):
 )  # fmt: skip
 def test_licence_of_a_space_is_the_most_demanding(licenses, wanted):
     assert build.space_license(licenses) == wanted
-
-
-GOOD = """---
-title: Latent Diffusion Playground
-emoji: 🎨
-colorFrom: indigo
-colorTo: pink
-sdk: gradio
-sdk_version: 6.31.0
-python_version: "3.12"
-app_file: app.py
-pinned: false
-license: apache-2.0
-short_description: Small CLIP-conditioned latent diffusion, step by step
-models: [org/model]
-datasets: [org/data]
-tags: [text-to-image]
-preload_from_hub:
-  - org/model model_index.json,unet/diffusion_pytorch_model.safetensors 0123456789abcdef0123456789abcdef01234567
----
-"""
-
-
-def test_lint_accepts_the_documented_example():
-    assert build.lint(GOOD) == []
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "said"),
-    [
-        ("---\ntitle", "title", "no front matter"),
-        ("title: Latent", "title: [Latent", "not YAML"),
-        ("sdk_version: 6.31.0", "sdk_version: 3.27", "sdk_version"),
-        ("sdk_version: 6.31.0", 'sdk_version: "6.31"', "sdk_version"),
-        ('python_version: "3.12"', "python_version: 3.10", "quoted"),
-        ('python_version: "3.12"', 'python_version: "3.11"\nsuggested_hardware: zero-a10g', "ZeroGPU"),
-        ("colorTo: pink", "colorTo: teal", "colorTo"),
-        ("emoji: 🎨", "emoji: art", "emoji"),
-        ("pinned: false", "pinned: nope", "pinned"),
-        ("license: apache-2.0", "license: Apache 2.0", "license"),
-        ("license: apache-2.0", "license:", "license is null"),
-        ("license: apache-2.0\n", "", "license is missing"),
-        ("step by step", "step by step, and then a good deal more", "short_description"),
-        ("[org/model]", "[/home/me/model]", "models"),
-        ("[org/model]", "[null]", "models.0 is null"),
-        ("[org/data]", "./data", "datasets"),
-        ("0123456789abcdef0123456789abcdef01234567", "main", "preload_from_hub"),
-        ("app_file: app.py", "app_file: /app.py", "app_file"),
-        ("pinned: false", "suggested_hardware: h100", "suggested_hardware"),
-        ("pinned: false", "startup_duration_timeout: soon", "startup_duration_timeout"),
-        ("pinned: false", "pined: false", "pined: no such key"),
-        ("pinned: false", "vitrail: {gpu_seconds: 5}", "vitrail: no such key"),
-        ("sdk: gradio", "sdk: streamlit", "sdk"),
-    ],
-)
-def test_lint_refuses_what_the_hub_refuses(old, new, said):
-    assert old in GOOD
-    problems = build.lint(GOOD.replace(old, new, 1))
-    assert any(re.search(said, problem) for problem in problems), problems
 
 
 # ---- a Space that runs ------------------------------------------------------------------------------------------------
@@ -595,17 +507,18 @@ def test_a_space_is_pushed_whole_and_once(hub, tmp_path):
     hub.asked.clear()
     done = command(hub, tmp_path, *arguments)
     assert done.returncode == 0, done.stderr
-    [asked] = hub.asked
-    assert (asked["type"], asked["sdk"], asked["hardware"]) == ("space", "gradio", "t4-small")
+    made = hub.about["spaces/org/demo"]
+    assert (made.sdk, made.runtime["hardware"]["current"]) == ("gradio", "t4-small")
     folder = tmp_path / "ddpm"
     here = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    assert hub.repos["org/demo"] == here
+    assert hub.repos["spaces/org/demo"] == here
+    assert command(hub, tmp_path, *arguments).returncode == 0 and len(hub.commits["spaces/org/demo"]) == 1
     assert front_matter(folder)["suggested_hardware"] == "t4-small"
 
 
 @pytest.mark.parametrize(
     ("status", "words"),
-    [(402, "two ZeroGPU Spaces"), (403, "may write to org"), (401, "auth login"), (500, "not pushed")],
+    [(402, "two ZeroGPU Spaces"), (403, "may write to org"), (401, "auth login"), (422, "not pushed")],
 )
 def test_a_refused_creation_is_explained_in_words(hub, built, monkeypatch, status, words, tmp_path):
     """Rows 49 and 51 of the faults: one sentence, what to do, no token."""
@@ -614,7 +527,7 @@ def test_a_refused_creation_is_explained_in_words(hub, built, monkeypatch, statu
     assert done.returncode == 1
     assert words in done.stderr and "repo_id org/refused" in done.stderr and "Traceback" not in done.stderr
     assert TOKEN not in done.stdout + done.stderr
-    assert "org/refused" not in hub.repos and (tmp_path / "ddpm" / "app.py").is_file(), "the folder is kept"
+    assert "spaces/org/refused" not in hub.repos and (tmp_path / "ddpm" / "app.py").is_file(), "the folder is kept"
 
 
 # ---- the API and MCP ----------------------------------------------------------------------------------------------------
