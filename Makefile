@@ -69,6 +69,7 @@ results: setup  ## the tables of README.md and docs/RESULTS.md, from the results
 bench: setup  ## the speed claims, each as a ratio within one run (needs the data; chromium for the page)
 	$(OFFLINE) $(PY) -m benchmarks.text_to_image
 	$(OFFLINE) $(PY) -m benchmarks.segmentation
+	$(OFFLINE) $(PY) -m benchmarks.captioning
 
 spaces: setup  ## build every Space and start each in a clean process; after a change of the lock one in a fresh environment
 	$(OFFLINE) $(PY) spaces/boot.py $(ARGS)

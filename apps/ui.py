@@ -4,8 +4,11 @@ import argparse
 import contextlib
 import html
 import importlib.util
+import io
+import json
 import math
 import os
+import re
 import secrets
 import socket
 import threading
@@ -148,6 +151,15 @@ def picture_input(label: str = "Picture", *, height: int | str = 300, **options)
     return box
 
 
+def as_sent(*components: gr.components.Component) -> None:
+    """Have the components' values reach the handler as they were sent, for `number` and the like to judge.
+
+    gradio's own checks end in an error without a reason for most of what isn't of their type.
+    """
+    for component in components:
+        component.preprocess = lambda payload: payload
+
+
 def picture_output(label: str, *, height: int | str = 320, **options) -> gr.Image:
     """A box that shows and hands out a PNG, text chunks and all; the label is its text for screen readers too."""
     return gr.Image(
@@ -187,6 +199,12 @@ def read_png_text(path: str | None) -> dict[str, str]:
         raise
     except Exception as error:
         raise PictureError(f"{name} is not a readable PNG. Use the file as it was downloaded.") from error
+
+
+def png_bytes(image: Image.Image) -> bytes:
+    """The picture as a PNG file."""
+    image.save(buffer := io.BytesIO(), "PNG")
+    return buffer.getvalue()
 
 
 def cached_file(data: bytes, name: str) -> str:
@@ -230,6 +248,18 @@ def seed(value) -> int:
     if isinstance(value, bool) or not whole:
         raise InputError("Seed must be a whole number, or -1 for a fresh one.")
     return int(value) % 2**63
+
+
+def typed_seed(value) -> int:
+    """`seed` of a number or of its text: a field of text keeps the digits that a browser's numbers round.
+
+    Raises:
+        InputError: not a whole number.
+    """
+    if isinstance(value, str):
+        text = value.strip()
+        value = int(text) if re.fullmatch(r"[+-]?[0-9]{1,40}", text) else None if not text else value
+    return seed(value)
 
 
 def choice(value, name: str, options) -> str:
@@ -349,6 +379,26 @@ HEAD = """<link rel="icon" href="data:image/svg+xml,%3Csvg xmlns='http://www.w3.
  width='8' height='8' rx='1.6' fill='%231c1917'/%3E%3Cpath fill='%230d9488' d='M1 1h2.7v2.7H1z'/%3E%3Cpath fill='%23f59e0b'
  d='M4.3 1H7v2.7H4.3z'/%3E%3Cpath fill='%23dc2626' d='M1 4.3h2.7V7H1z'/%3E%3Cpath fill='%232563eb'
  d='M4.3 4.3H7V7H4.3z'/%3E%3C/svg%3E">""".replace("\n", "")
+
+
+# gradio's example buttons hold a picture and no text: give screen readers and pointers their names once they are there.
+NAME_EXAMPLES = """() => {
+  const names = NAMES;
+  const name = () => {
+    const buttons = document.querySelectorAll(".v-examples .gallery-item");
+    buttons.forEach((button, i) => { button.setAttribute("aria-label", names[i]); button.title = names[i]; });
+    return buttons.length > 0;
+  };
+  if (!name()) {
+    const watch = new MutationObserver(() => { if (name()) watch.disconnect(); });
+    watch.observe(document.body, { childList: true, subtree: true });
+  }
+}"""
+
+
+def name_examples(page: gr.Blocks, names: Sequence[str]) -> None:
+    """Have the example buttons of the page say what they show, in the order of the names."""
+    page.load(None, js=NAME_EXAMPLES.replace("NAMES", json.dumps(list(names))))
 
 
 def blocks(title: str) -> gr.Blocks:

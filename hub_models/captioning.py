@@ -13,7 +13,7 @@ import contextlib
 import json
 import math
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from transformers import (
     BlipForConditionalGeneration,
     GenerationConfig,
     PreTrainedModel,
+    StoppingCriteriaList,
     VisionEncoderDecoderModel,
 )
 from transformers.modeling_outputs import BaseModelOutput
@@ -36,11 +37,13 @@ from hub_models.store import CheckpointError
 MODELS = {"vision-encoder-decoder": VisionEncoderDecoderModel, "blip": BlipForConditionalGeneration}
 PROCESSOR = "preprocessor_config.json"
 BATCH = 32  # pictures that are seen at once
+COVERED_BATCH = 8  # pictures with something covered, of which somebody waits for each
 MAX_SEQUENCES = 16  # captions of one picture, and beams
 NEW_TOKENS = 64  # of a caption, where nobody says and the decoder has room for more
 MAX_TEXT = 2000  # characters of a prefix, before it is cut into tokens
 POINTED = 0.5  # a word points at the patches with so much of its largest attention …
 MOST_POINTED = 0.25  # … but no more than this share of all
+_SHOWING = threading.Lock()
 _DRAWING = threading.Lock()  # transformers draws from the global generator
 
 
@@ -164,6 +167,7 @@ class Captioner:
         prefix: str = "",
         seed: int | None = None,
         use_cache: bool = True,
+        on_step: Callable[[], None] | None = None,
     ) -> list[list[Caption]]:
         """Captions of each picture, best first; a picture's captions do not depend on its company, unless they are drawn.
 
@@ -171,6 +175,7 @@ class Captioner:
         transformers has it; with do_sample drawn from the fewest tokens that hold top_p of the probability (Holtzman et
         al. 2020, §3.1) at this temperature, a function of the seed.
         prefix: what a caption begins with. max_new_tokens: at most so many more, and what the decoder has room for.
+        on_step: called after each token; what it raises ends the work.
         Raises ValueError that names the range of a value that is out of it.
         """
         _check_options(num_beams, num_return_sequences, do_sample, top_p, temperature, max_new_tokens, length_penalty)
@@ -187,7 +192,13 @@ class Captioner:
         with _drawing(seed if do_sample else None, self.device):
             for at in range(0, len(images), BATCH):
                 raw = self.encode(images[at : at + BATCH])
-                rows = self._generate(raw, begun, settings)
+                if num_beams == 1 and not do_sample:
+                    greedy = self.greedy(
+                        raw, begun, max_new_tokens=settings["max_new_tokens"], use_cache=use_cache, on_step=on_step
+                    )
+                    found += [[caption] for caption in greedy]
+                    continue
+                rows = self._generate(raw, begun, settings, on_step)
                 states = attended(self.model, raw).repeat_interleave(num_return_sequences, 0)
                 said = self._scored(states, rows)
                 found += [said[n : n + num_return_sequences] for n in range(0, len(said), num_return_sequences)]
@@ -201,33 +212,70 @@ class Captioner:
             states = attended(self.model, self.encode([image]))
             return self._scored(states, [[*self.prefix_tokens(text), self.end_id]])[0]
 
-    def _generate(self, raw: torch.Tensor, begun: list[int], settings: dict) -> list[list[int]]:
+    def greedy(
+        self, raw: torch.Tensor, begun: list[int], *, max_new_tokens: int, use_cache: bool = True, on_step=None
+    ) -> list[Caption]:
+        """A caption for each row of the encoder's states (B, S, its width), the most probable token at every step.
+
+        begun: the start, and the prefix. It is what transformers' `generate` says, without its own work, which at every
+        step is a fifth of a small decoder's, and the same passes give the log-probabilities.
+        """
+        states, past = attended(self.model, raw), None
+        ids = torch.tensor([begun] * len(raw), device=raw.device)  # (B, L)
+        going = torch.ones(len(raw), dtype=torch.bool, device=raw.device)
+        log_probs: list[torch.Tensor] = []
+        for _ in range(max_new_tokens):
+            fresh = ids[:, -1:] if past is not None else ids
+            out = decode(self.model, states, fresh, past_key_values=past, use_cache=use_cache)
+            past, logits = (out.past_key_values if use_cache else None), out.logits.float()  # (B, L, V)
+            if not log_probs:
+                log_probs = [logits[:, :-1].log_softmax(-1).gather(-1, ids[:, 1:, None])[..., 0]]  # of the prefix
+            best, chosen = logits[:, -1].log_softmax(-1).max(-1)
+            ids, going = torch.cat([ids, chosen[:, None]], 1), going & (chosen != self.end_id)
+            log_probs.append(best[:, None])
+            if on_step:
+                on_step()
+            if not going.any():
+                break
+        rows, values = self._cut(ids, begun), torch.cat(log_probs, 1).tolist()
+        return self._captions(rows, [of_row[: len(row)] for of_row, row in zip(values, rows, strict=True)])
+
+    def _cut(self, ids: torch.Tensor, begun: list[int]) -> list[list[int]]:
+        """Token lists after the start, cut behind their end."""
+        rows = []
+        for row in ids.tolist():
+            ends = [place for place in range(len(begun), len(row)) if row[place] == self.end_id]
+            rows.append(row[1 : ends[0] + 1 if ends else len(row)])
+        return rows
+
+    def _generate(self, raw: torch.Tensor, begun: list[int], settings: dict, on_step=None) -> list[list[int]]:
         """Token lists after the start, cut behind their end: those of transformers' own `generate`."""
         config = GenerationConfig(
             bos_token_id=self.start_id, eos_token_id=self.end_id, pad_token_id=self.pad_id,
             decoder_start_token_id=self.start_id, **settings,
         )  # fmt: skip
         ids = torch.tensor([begun] * len(raw), device=raw.device)
+        watch = StoppingCriteriaList([_never_stopping(on_step)] if on_step else [])
         if self.kind == "blip":
             mask = torch.ones(raw.shape[:2], dtype=torch.long, device=raw.device)
             out = self.model.text_decoder.generate(
                 input_ids=ids, attention_mask=torch.ones_like(ids), encoder_hidden_states=raw,
-                encoder_attention_mask=mask, generation_config=config,
+                encoder_attention_mask=mask, generation_config=config, stopping_criteria=watch,
             )  # fmt: skip
         else:
             out = self.model.generate(
-                encoder_outputs=BaseModelOutput(last_hidden_state=raw), decoder_input_ids=ids, generation_config=config
-            )
-        rows = []
-        for row in out.tolist():
-            ends = [place for place in range(len(begun), len(row)) if row[place] == self.end_id]
-            rows.append(row[1 : ends[0] + 1 if ends else len(row)])
-        return rows
+                encoder_outputs=BaseModelOutput(last_hidden_state=raw), decoder_input_ids=ids, generation_config=config,
+                stopping_criteria=watch,
+            )  # fmt: skip
+        return self._cut(out, begun)
 
     def _scored(self, states: torch.Tensor, rows: Sequence[list[int]]) -> list[Caption]:
         """The captions of token lists, each with the probability that the states (B, S, C) give it."""
+        return self._captions(rows, token_log_probs(self, states, rows))
+
+    def _captions(self, rows: Sequence[list[int]], log_probs_of: Sequence[list[float]]) -> list[Caption]:
         captions = []
-        for tokens, log_probs in zip(rows, token_log_probs(self, states, rows), strict=True):
+        for tokens, log_probs in zip(rows, log_probs_of, strict=True):
             text = self.tokenizer.decode(tokens, skip_special_tokens=True).strip()
             captions.append(Caption(text, sum(log_probs), list(tokens), log_probs, self.words(tokens)))
         return captions
@@ -249,19 +297,23 @@ class Captioner:
     # --- Evidence ---------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def evidence(self, image: Image.Image, caption: Caption) -> list[Evidence]:
+    def evidence(
+        self, image: Image.Image, caption: Caption, *, on_step: Callable[[], None] | None = None
+    ) -> list[Evidence]:
         """For each word of a caption of the picture, where the model looked, and what it is worth to it.
 
         attention: of the states that predict the word's tokens to the patches, mean over layers and heads. Attention
         alone is no explanation (Jain & Wallace 2019), so the patches it is highest at are covered with the picture's
         mean colour, and `drop` is what the word's log-probability, after the same words, loses by that.
+        on_step: called after each few words; what it raises ends the work.
         """
         if not caption.words:
             return []
         seen = self.seen(image)
         states = attended(self.model, self.encode([seen]))  # (1, S, C)
         ids = torch.tensor([[self.start_id, *caption.tokens[:-1]]], device=states.device)
-        out = decode(self.model, states, ids, output_attentions=True, use_cache=False)
+        with _attention_shown(self.model):
+            out = decode(self.model, states, ids, output_attentions=True, use_cache=False)
         grid = grid_of(states.shape[1])
         if not out.cross_attentions or grid is None:
             return [Evidence(word, None, None, None) for word, _ in caption.words]
@@ -272,14 +324,16 @@ class Captioner:
         pointed = [pointed_at(a) for a in attentions]
         whole = token_log_probs(self, states, [caption.tokens])[0]
         found = []
-        for at in range(0, len(pointed), BATCH):
-            part = [covered(seen, patches) for patches in pointed[at : at + BATCH]]
+        for at in range(0, len(pointed), COVERED_BATCH):
+            part = [covered(seen, patches) for patches in pointed[at : at + COVERED_BATCH]]
             states = attended(self.model, self.encode(part))
             rows = token_log_probs(self, states, [caption.tokens] * len(part))
             for number, without in enumerate(rows, at):
                 word, place = caption.words[number]
                 drop = sum(whole[place]) - sum(without[place])
                 found.append(Evidence(word, attentions[number], drop, pointed[number]))
+            if on_step:
+                on_step()
         return found
 
 
@@ -365,6 +419,16 @@ def grid_of(states: int) -> tuple[int, int] | None:
     return None
 
 
+def _never_stopping(on_step: Callable[[], None]) -> Callable:
+    """A criterion of `generate` that calls on_step after each token and finds that no caption is done."""
+
+    def criterion(ids: torch.Tensor, scores, **_) -> torch.Tensor:
+        on_step()
+        return torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
+
+    return criterion
+
+
 def pointed_at(attention: np.ndarray) -> np.ndarray:
     """The patches of a map (h, w) that a word points at, bool (h, w): at least one."""
     most = max(1, int(attention.size * MOST_POINTED))
@@ -442,7 +506,6 @@ def load(name: str = "emoji", device: str | torch.device | None = None) -> Capti
     if len(tokenizer) > pieces:
         raise CheckpointError(f"{folder}: its tokenizer has {len(tokenizer)} pieces and its decoder {pieces}: they belong to "
                               "different models")  # fmt: skip
-    show_attention(model)
     model = model.eval().requires_grad_(False).to(device or default_device())
     return Captioner(model, tokenizer, image_processor, name=str(name), weights_sha256=store.weights_sha256(folder),
                      framed=_is_framed(folder))  # fmt: skip
@@ -452,6 +515,20 @@ def show_attention(model: PreTrainedModel) -> None:
     """Have the decoder return its attention when asked: the fused kernels, its default, silently return none."""
     if model.config.model_type != "blip":
         decoder_of(model).set_attn_implementation("eager")
+
+
+@contextlib.contextmanager
+def _attention_shown(model: PreTrainedModel) -> Iterator[None]:
+    """For the time of the block the decoder returns its attention when asked; then it is as fast again as it was."""
+    decoder = decoder_of(model)
+    with _SHOWING:
+        before = decoder.config._attn_implementation
+        show_attention(model)
+        try:
+            yield
+        finally:
+            if decoder.config._attn_implementation != before:
+                decoder.set_attn_implementation(before)
 
 
 def _is_framed(folder: Path) -> bool:

@@ -196,6 +196,60 @@ def test_a_prefix_is_gone_on_with(served, kind):
         ours.caption(PICTURES[0], prefix="a" * 1_000_000)
 
 
+@pytest.mark.parametrize("cached", [True, False])
+@pytest.mark.parametrize("prefix", ["", "a red"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_greedy_captions_are_those_of_generate_with_their_probabilities(served, kind, prefix, cached, monkeypatch):
+    ours = served[kind]
+    begun = [ours.start_id, *ours.prefix_tokens(prefix)]
+    said = [captions[0].tokens[len(begun) - 1 :] for captions in ours.caption_all(PICTURES, prefix=prefix)]
+    early_and_late = (token for row in said for token in row
+                      if len({other.index(token) if token in other else None for other in said}) > 1)  # fmt: skip
+    monkeypatch.setattr(ours, "end_id", next(early_and_late))
+    settings = {"num_beams": 1, "max_new_tokens": ours.max_length - len(begun), "do_sample": False}
+    found = [captions[0] for captions in ours.caption_all(PICTURES, prefix=prefix, use_cache=cached)]
+    with torch.no_grad():
+        raw = ours.encode(PICTURES)
+        assert [caption.tokens for caption in found] == ours._generate(raw, begun, settings)
+        states = captioning.attended(ours.model, raw)
+        scored = captioning.token_log_probs(ours, states, [caption.tokens for caption in found])
+    assert len({len(caption.tokens) for caption in found}) > 1
+    for caption, expected in zip(found, scored, strict=True):
+        np.testing.assert_allclose(caption.token_log_probs, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("options", [{}, {"num_beams": 3}, {"do_sample": True, "num_return_sequences": 2, "seed": 1}])
+@pytest.mark.parametrize("kind", KINDS)
+def test_work_is_watched_and_ended_from_outside(served, kind, options):
+    ours, steps = served[kind], []
+    watched = ours.caption(PICTURES[0], on_step=lambda: steps.append(1), **options)
+    assert watched == ours.caption(PICTURES[0], **options)
+    assert len(steps) >= max(len(caption.tokens) for caption in watched) - 1
+
+    def end():
+        steps.append(1)
+        if len(steps) == 2:
+            raise TimeoutError
+
+    steps.clear()
+    with pytest.raises(TimeoutError):
+        ours.caption(PICTURES[0], on_step=end, **options)
+    assert len(steps) == 2
+    steps.clear()
+    long = ours.score(PICTURES[0], "a red apple of the blue cat in a car")
+    with pytest.raises(TimeoutError):
+        ours.evidence(PICTURES[0], long, on_step=end)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_looking_at_the_attention_leaves_the_model_as_fast_as_it_was(served, kind):
+    ours = served[kind]
+    config = captioning.decoder_of(ours.model).config
+    before = config._attn_implementation
+    assert ours.evidence(PICTURES[0], ours.caption(PICTURES[0])[0])[0].attention is not None
+    assert config._attn_implementation == before and (kind == "blip" or before == "sdpa")
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_words_cover_the_text(served, kind):
     ours = served[kind]
@@ -318,7 +372,9 @@ def test_a_folder_saved_again_is_the_same(folders, served, tmp_path):
         captioning.save_folder(tmp_path / kind, ours)
         again = captioning.load(str(tmp_path / kind), device="cpu")
         assert (again.kind, again.framed, again.max_length) == (ours.kind, ours.framed, ours.max_length)
-        assert again.caption(PICTURES[0]) == ours.caption(PICTURES[0])
+        [copy], [mine] = (each.caption(PICTURES[0]) for each in (again, ours))
+        assert copy.tokens == mine.tokens
+        np.testing.assert_allclose(copy.token_log_probs, mine.token_log_probs, atol=1e-5)
     bare = VisionEncoderDecoderModel.from_pretrained(folders["swin-bert"]).eval()
     ours = served["swin-bert"]
     generated = bare.generate(pixel_values=ours.pixel_values(PICTURES)).tolist()  # not one argument

@@ -1,10 +1,11 @@
 """Writes apps/examples: what people can try without pictures of their own, and what the home page's cards show.
 
-    python -m training.data.examples [--parts classifier ddpm segmentation text_to_image] [--output_dir apps/examples]
+    python -m training.data.examples [--parts classifier ddpm segmentation text_to_image captioning] [--output_dir apps/examples]
 
 Takes a minute, after `make data`. classifier/ gets two pictures a class that no script trains on; its index.json lists
-file, name, label, art set, licence and split of every picture. ddpm/ and text_to_image/ get what the shipped weights draw. segmentation/ gets
-scenes with their masks, and photographs out of scikit-image and scikit-learn (`pip install scikit-learn`).
+file, name, label, art set, licence and split of every picture. ddpm/ and text_to_image/ get what the shipped weights draw.
+segmentation/ gets scenes with their masks, and photographs out of scikit-image and scikit-learn (`pip install scikit-learn`).
+captioning/ gets pictures whose name and style are both in the training data, but not together, and scenes that are not in it.
 """
 
 import importlib.util
@@ -20,6 +21,7 @@ from PIL import Image
 
 from hub_models import ddpm, text_to_image
 from hub_models.segmentation import default_palette
+from training.data.captions import MOST_SAID, scene_caption
 from training.data.scenes import Scenes
 
 PICTURES = (  # name, style; all of the validation split, whose concepts are in no training picture
@@ -48,6 +50,25 @@ PICTURES = (  # name, style; all of the validation split, whose concepts are in 
     ("baseball", "noto"),
     ("post office", "fluent"),
 )
+CAPTIONED = (  # name, style; all of the split heldout_pairs, which no script trains on
+    ("smiling face with sunglasses", "twemoji"),
+    ("thinking face", "noto"),
+    ("detective", "noto"),
+    ("dog", "noto"),
+    ("spouting whale", "fluent"),
+    ("crab", "twemoji"),
+    ("mushroom", "fluent-flat"),
+    ("pancakes", "fluent"),
+    ("carrot", "fluent"),
+    ("fire engine", "fluent"),
+    ("taxi", "fxemoji"),
+    ("circus tent", "noto"),
+    ("wrapped gift", "noto"),
+    ("camera", "fluent"),
+    ("broken heart", "fluent"),
+    ("cloud with lightning and rain", "twemoji"),
+)
+CAPTIONED_SCENES = 8  # the first of the set, not the best
 DRAWN = (
     "face",
     "person",
@@ -59,10 +80,11 @@ DRAWN = (
 WRITTEN = ("a grinning face", "a cat face", "a red apple", "a sunflower", "an automobile", "a guitar")  # seeds 0, 1, …
 STYLES = ("noto", "twemoji", "fluent", "fluent-flat", "fxemoji")  # permissive; OpenMoji is share-alike and stays out
 SCENES = {"new_scenes": 24, "validation": 24}  # the first of each set, not the best; OpenMoji's again stay out
-SCENES_CREDIT = (
-    "Scenes: painted from Noto Emoji (Google, Apache-2.0), Twemoji (Twitter, Inc. and other contributors, CC BY 4.0), "
-    "Fluent Emoji (Microsoft, MIT), FxEmojis (Mozilla, Apache-2.0)"
+SETS_CREDIT = (
+    "Noto Emoji (Google, Apache-2.0), Twemoji (Twitter, Inc. and other contributors, CC BY 4.0), Fluent Emoji (Microsoft, "
+    "MIT), FxEmojis (Mozilla, Apache-2.0)"
 )
+SCENES_CREDIT, ART_CREDIT = f"Scenes: painted from {SETS_CREDIT}", f"Art: {SETS_CREDIT}; scenes are painted from it"
 PHOTOGRAPHS = (  # name, package, file in it, by, licence, source; as the packages' own notes say
     ("astronaut", "skimage", "data/astronaut.png", "NASA", "public domain", "https://flic.kr/p/r9qvLn"),
     ("cat", "skimage", "data/chelsea.png", "Stefan van der Walt", "CC0-1.0", "scikit-image: chelsea"),
@@ -73,7 +95,7 @@ PHOTOGRAPHS = (  # name, package, file in it, by, licence, source; as the packag
      "https://www.flickr.com/photos/danielbuechele/6061409035/"),
 )  # fmt: skip
 PHOTOGRAPH_PX = 640  # at most, of the longer side
-PARTS = ("classifier", "ddpm", "segmentation", "text_to_image")
+PARTS = ("classifier", "ddpm", "segmentation", "text_to_image", "captioning")
 
 
 @dataclass(frozen=True)
@@ -94,36 +116,68 @@ def main(cfg: Config) -> None:
         draw_wishes(cfg.output_dir / "text_to_image")
     if "segmentation" in cfg.parts:
         print(f"segmentation: {len(paint_scenes(cfg.output_dir / 'segmentation'))} scenes and photographs")
+    if "captioning" in cfg.parts:
+        print(f"captioning: {len(choose_captioned(cfg))} pictures and scenes")
 
 
 def choose_pictures(cfg: Config) -> list[dict]:
     """The rows of classifier/index.json, after writing it and the pictures."""
-    files = sorted(str(file) for file in cfg.data_dir.glob(f"data/{cfg.split}-*.parquet"))
+    folder = cfg.output_dir / "classifier"
+    index = save_pictures(folder, cfg.data_dir, cfg.split, PICTURES)
+    (folder / "index.json").write_text(json.dumps(index, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return index
+
+
+def save_pictures(folder: Path, data_dir: Path, split: str, pictures: tuple[tuple[str, str], ...]) -> list[dict]:
+    """Rows on the pictures (name, style) of a split, after writing them into the folder in place of all that was there."""
+    files = sorted(str(file) for file in data_dir.glob(f"data/{split}-*.parquet"))
     if not files:
-        raise SystemExit(f"{cfg.data_dir}/data has no {cfg.split} split: run `make data` first")
+        raise SystemExit(f"{data_dir}/data has no {split} split: run `make data` first")
     data = Dataset.from_parquet(files)
     label_names = data.features["label"].names
-    wanted = {pair: None for pair in PICTURES if pair[1] in STYLES}
+    wanted = {pair: None for pair in pictures if pair[1] in STYLES}
     plain = data.remove_columns("image")
     for i, row in enumerate(plain):
         if not row["skin_tone"] and wanted.get((row["name"], row["style"]), 0) is None:
             wanted[row["name"], row["style"]] = i
     missing = [" / ".join(pair) for pair, i in wanted.items() if i is None]
     if missing:
-        raise SystemExit(f"not in the {cfg.split} split, choose others: {', '.join(missing)}")
+        raise SystemExit(f"not in the {split} split, choose others: {', '.join(missing)}")
 
-    folder = cfg.output_dir / "classifier"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    index = []
+    rows = []
     for number, ((name, style), i) in enumerate(wanted.items(), start=1):
         row = data[i]
         slug = "".join(c if c.isalnum() else "-" for c in name.lower().replace(": ", "-"))
         file = f"{number:02d}-{slug}-{style}.png"
         row["image"].save(folder / file, optimize=True)
         origin = {key: row[key] for key in ("name", "style", "license", "source")}
-        index.append({"file": file, "label": label_names[row["label"]], **origin, "split": cfg.split})
-    (folder / "index.json").write_text(json.dumps(index, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        rows.append({"file": file, "label": label_names[row["label"]], **origin, "split": split})
+    return rows
+
+
+def choose_captioned(cfg: Config) -> list[dict]:
+    """The rows of captioning/index.json, after writing it, the pictures and the scenes."""
+    folder = cfg.output_dir / "captioning"
+    index = save_pictures(folder, cfg.data_dir, "heldout_pairs", CAPTIONED)
+    for row in index:
+        row["credit"] = ART_CREDIT
+    scenes = Scenes("new_scenes", length=CAPTIONED_SCENES, max_objects=MOST_SAID)
+    origins = [scenes.source.column(key) for key in ("style", "license", "source")]
+    for number in range(CAPTIONED_SCENES):
+        scene, file = scenes.scene(number), f"scene-{number:02d}.png"
+        scene.image.save(folder / file, optimize=True)
+        objects = [
+            {"name": o.name}
+            | dict(zip(("style", "license", "source"), (column[o.source_index] for column in origins), strict=True))
+            for o in scene.objects
+        ]
+        said = scene_caption(scene.objects)
+        index.append({"file": file, "name": said, "credit": ART_CREDIT,
+                      "set": "new_scenes", "scene": number, "objects": objects})  # fmt: skip
+    rows = ",\n".join(json.dumps(row, ensure_ascii=False) for row in index)  # a line each
+    (folder / "index.json").write_text(f"[\n{rows}\n]\n", encoding="utf-8")
     return index
 
 
