@@ -120,19 +120,6 @@ def _blend(image: Image.Image, colour: np.ndarray, alpha: np.ndarray) -> Image.I
 
 # ---- the page ---------------------------------------------------------------------------------------------------------
 
-# gradio's example buttons hold a picture and no text: give screen readers and pointers their names once they are there.
-NAME_EXAMPLES = """() => {
-  const names = NAMES;
-  const name = () => {
-    const buttons = document.querySelectorAll(".v-examples .gallery-item");
-    buttons.forEach((button, i) => { button.setAttribute("aria-label", names[i]); button.title = names[i]; });
-    return buttons.length > 0;
-  };
-  if (!name()) {
-    const watch = new MutationObserver(() => { if (name()) watch.disconnect(); });
-    watch.observe(document.body, { childList: true, subtree: true });
-  }
-}"""
 WAITING = "Choose a picture above first."
 
 
@@ -322,8 +309,7 @@ def _examples(page: gr.Blocks, examples: list[dict], box: gr.Image) -> None:
         makers = sorted({f"{row['style'].partition('-')[0]} ({row['license']})" for row in examples})
         credits = html.escape(f"Art: {', '.join(makers)}.")
         gr.HTML(credits, elem_classes="v-credits", padding=False)
-    names = json.dumps([f"{row['name']}, {row['style']}" for row in examples])
-    page.load(None, js=NAME_EXAMPLES.replace("NAMES", names))
+    ui.name_examples(page, [f"{row['name']}, {row['style']}" for row in examples])
 
 
 def main() -> None:

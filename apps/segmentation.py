@@ -566,19 +566,6 @@ SAVE_FILE = """(file) => {
   link.click();
 }"""
 
-# gradio's example buttons hold a picture and no text: give screen readers and pointers their names once they are there.
-NAME_EXAMPLES = """() => {
-  const names = NAMES;
-  const name = () => {
-    const buttons = document.querySelectorAll(".v-examples .gallery-item");
-    buttons.forEach((button, i) => { button.setAttribute("aria-label", names[i]); button.title = names[i]; });
-    return buttons.length > 0;
-  };
-  if (!name()) {
-    const watch = new MutationObserver(() => { if (name()) watch.disconnect(); });
-    watch.observe(document.body, { childList: true, subtree: true });
-  }
-}"""
 WAITING = "Choose a picture first."
 
 
@@ -645,8 +632,7 @@ class _Page:
             )
             credits = " · ".join(dict.fromkeys(row["credit"] for row in self.examples))
             gr.HTML(html.escape(credits), elem_classes="v-credits", padding=False)
-        names = json.dumps([row["name"] for row in self.examples])
-        self.page.load(None, js=NAME_EXAMPLES.replace("NAMES", names))
+        ui.name_examples(self.page, [row["name"] for row in self.examples])
 
     def _overlay_card(self) -> None:
         self.model_name = gr.Radio(

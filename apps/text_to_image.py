@@ -87,19 +87,11 @@ def check_text(value, name: str) -> str:
     return normal
 
 
-def check_seed(value) -> int:
-    """`ui.seed` of a number or its text: a field of text keeps the digits that a browser's numbers round."""
-    if isinstance(value, str):
-        text = value.strip()
-        value = int(text) if re.fullmatch(r"[+-]?[0-9]{1,40}", text) else None if not text else value
-    return ui.seed(value)
-
-
 def check_drawn_seed(value) -> int:
-    """The seed in a receipt; `check_seed` would draw a fresh one for nothing and -1."""
+    """The seed in a receipt; `ui.typed_seed` would draw a fresh one for nothing and -1."""
     if str(value).strip() in ("", "-1", "None"):
         raise ui.InputError("Seed must be a whole number.")
-    return check_seed(value)
+    return ui.typed_seed(value)
 
 
 def with_style(prompt: str, style: str) -> str:
@@ -134,7 +126,7 @@ def check_order(
     prompt = check_text(prompt, "Prompt")
     style = ui.choice(style, "Style", style_choices(model))
     count = ui.number(count, "Pictures", 1, MAX_PICTURES, integer=True)
-    first = check_seed(seed)
+    first = ui.typed_seed(seed)
     settings = {
         "negative_prompt": check_text(negative, "Negative prompt"),
         "num_inference_steps": ui.number(steps, "Steps", 1, max_steps(model), integer=True),

@@ -237,7 +237,6 @@ def create_captioner(cfg: CaptioningConfig, eye: clip.CLIP) -> contract.Captione
     )  # fmt: skip
     model = VisionEncoderDecoderModel(encoder=vision, decoder=BertLMHeadModel(config))
     model.config.decoder_start_token_id, model.config.pad_token_id = config.bos_token_id, config.pad_token_id
-    contract.show_attention(model)
     processor = ViTImageProcessor(
         size={"height": cfg.resolution, "width": cfg.resolution}, resample=Image.Resampling.BICUBIC,
         image_mean=list(eye.image_processor.image_mean), image_std=list(eye.image_processor.image_std),
