@@ -24,7 +24,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # as a script, 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import boot
-
 import build
 
 PAGE = build.ROOT / "docs" / "api.md"

@@ -29,9 +29,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "spaces"))  # scripts, in 
 
 import api
 import boot
-import space
-
 import build
+import space
 
 ROOT = Path(__file__).parent.parent
 STEMS = [stem for stem in build.stems() if stem != build.GALLERY]
