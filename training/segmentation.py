@@ -161,24 +161,26 @@ def training_loss(
 
     Where the mask is 255 nothing counts; a batch without any answer has a loss of 0.
     """
-    logits, answered = logits.float(), mask != IGNORE
-    each = F.cross_entropy(logits, mask, class_weight, ignore_index=IGNORE, reduction="none")  # (B, R, R)
-    entropy = each.sum() / answered.sum().clamp(min=1)
-    dice = dice_loss(logits, mask)
+    log_probability = logits.float().log_softmax(1)
+    each = F.nll_loss(log_probability, mask, class_weight, ignore_index=IGNORE, reduction="none")  # (B, R, R)
+    entropy = each.sum() / (mask != IGNORE).sum().clamp(min=1)
+    dice = dice_loss(log_probability.exp(), mask)
     return entropy + dice_weight * dice, {"cross_entropy": entropy.detach(), "dice": dice.detach()}
 
 
-def dice_loss(logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+def dice_loss(probability: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """1 - Dice coefficient of the probabilities of a batch with its truth, mean over the classes that the truth has.
 
-    Milletari et al. 2016, §3, with plain sums in the denominator. logits (B, K, R, R), mask (B, R, R) with 255 = no answer.
+    Milletari et al. 2016, §3, with plain sums in the denominator. probability (B, K, R, R), mask (B, R, R) with 255 = no
+    answer. The truth isn't spelled out as K planes: that takes five times as long on a CPU.
     """
-    answered = (mask != IGNORE)[:, None]  # (B, 1, R, R)
-    probability = logits.softmax(1) * answered
-    truth = F.one_hot(mask.masked_fill(mask == IGNORE, 0), logits.shape[1]).permute(0, 3, 1, 2) * answered
-    shared, total, size = ((part).sum((0, 2, 3)) for part in (probability * truth, probability + truth, truth))  # (K,)
-    present = size > 0
-    coefficient = 2 * shared / total.clamp(min=1e-6)
+    classes, answered = probability.shape[1], mask != IGNORE
+    truth = mask.masked_fill(~answered, 0)
+    right = probability.gather(1, truth[:, None])[:, 0] * answered  # (B, R, R): of the true class
+    shared = right.new_zeros(classes).scatter_add(0, truth.flatten(), right.flatten())  # (K,)
+    size = torch.bincount(truth[answered], minlength=classes)
+    total = (probability if answered.all() else probability * answered[:, None]).sum((0, 2, 3)) + size
+    coefficient, present = 2 * shared / total.clamp(min=1e-6), size > 0
     return ((1 - coefficient) * present).sum() / present.sum().clamp(min=1)
 
 
