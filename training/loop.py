@@ -137,6 +137,16 @@ def check_precision(mixed_precision: str, device: torch.device) -> None:
         )
 
 
+def plain_attention(model: torch.nn.Module) -> None:
+    """Let the models of transformers in it attend by plain matrix products instead of PyTorch's fused attention.
+
+    Without a GPU a step in bf16 then takes 0.65 (a Swin with windows of 4) or 0.6 (a ViT) of the time. It isn't saved.
+    """
+    for part in model.modules():
+        if hasattr(part, "set_attn_implementation"):
+            part.set_attn_implementation("eager")
+
+
 @contextlib.contextmanager
 def ema_weights(model: torch.nn.Module, ema: EMAModel) -> Iterator[torch.nn.Module]:
     """`model` in eval mode with the averaged weights in place of its own, for the time of the block."""
@@ -183,6 +193,8 @@ def fit(
         mixed_precision=cfg.mixed_precision, cpu=cfg.cpu, log_with=cfg.report_to, project_dir=str(run_dir)
     )
     check_precision(cfg.mixed_precision, accelerator.device)
+    if accelerator.device.type == "cpu":
+        plain_attention(model)
     run = Path(run_dir)
     with contextlib.ExitStack() as stack:
         if accelerator.is_main_process:
