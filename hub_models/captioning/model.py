@@ -1,50 +1,41 @@
-"""What a picture shows, in words: captions with their probabilities, and for each word where the model looked.
+"""Captions with their probabilities, and for each word where the model looked.
 
-A model folder is stock: a `VisionEncoderDecoderModel` (ours: the image tower of a dual encoder and a small BERT that attends
-to its patches; ViT-GPT2 and its kind), or a `BlipForConditionalGeneration`; each with its tokenizer and image processor.
-An own key in preprocessor_config.json, optional: framed (the picture stands whole in a white square; without it the image
-processor has its way, and most squeeze a picture into a square).
-
-Letters: B pictures or captions, R side of what the model sees in pixels, S states of the encoder, h × w patches among them,
-C width of the decoder, L tokens of a caption, V pieces of the vocabulary.
+Letters: see `hub_models.captioning`.
 """
 
-import contextlib
-import json
 import math
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
-from transformers import (
-    BlipForConditionalGeneration,
-    GenerationConfig,
-    PreTrainedModel,
-    StoppingCriteriaList,
-    VisionEncoderDecoderModel,
-)
+from transformers import GenerationConfig, PreTrainedModel, StoppingCriteriaList
 from transformers.modeling_outputs import BaseModelOutput
 
-from hub_models import pretrained, store
-from hub_models.device import default_device
-from hub_models.pictures import WHITE, frame
-from hub_models.store import CheckpointError
+from hub_models.captioning.parts import (
+    attended,
+    attention_shown,
+    check_options,
+    covered,
+    decode,
+    decoder_of,
+    drawing,
+    encode,
+    grid_of,
+    never_stopping,
+    on_white,
+    padded,
+    pointed_at,
+    special_tokens,
+    token_log_probs,
+)
+from hub_models.pictures import frame
 
-MODELS = {"vision-encoder-decoder": VisionEncoderDecoderModel, "blip": BlipForConditionalGeneration}
-PROCESSOR = "preprocessor_config.json"
 BATCH = 32  # pictures that are seen at once
 COVERED_BATCH = 8  # pictures with something covered, of which somebody waits for each
-MAX_SEQUENCES = 16  # captions of one picture, and beams
 NEW_TOKENS = 64  # of a caption, where nobody says and the decoder has room for more
 MAX_TEXT = 2000  # characters of a prefix, before it is cut into tokens
-POINTED = 0.5  # a word points at the patches with so much of its largest attention …
-MOST_POINTED = 0.25  # … but no more than this share of all
-_SHOWING = threading.Lock()
-_DRAWING = threading.Lock()  # transformers draws from the global generator
 
 
 @dataclass(frozen=True)
@@ -113,11 +104,11 @@ class Captioner:
         """The square of R × R pixels, RGB, that the model sees of a picture."""
         if self.framed:
             return frame(image, self.resolution_px)
-        return _on_white(image).resize((self.resolution_px,) * 2, Image.Resampling.BICUBIC)
+        return on_white(image).resize((self.resolution_px,) * 2, Image.Resampling.BICUBIC)
 
     def pixel_values(self, images: Sequence[Image.Image]) -> torch.Tensor:
         """The pictures as the model wants them, (B, 3, R, R), on the CPU."""
-        images = [frame(image, self.resolution_px) if self.framed else _on_white(image) for image in images]
+        images = [frame(image, self.resolution_px) if self.framed else on_white(image) for image in images]
         return self.image_processor(images=images, return_tensors="pt")["pixel_values"]
 
     def encode(self, images: Sequence[Image.Image]) -> torch.Tensor:
@@ -178,7 +169,7 @@ class Captioner:
         on_step: called after each token; what it raises ends the work.
         Raises ValueError that names the range of a value that is out of it.
         """
-        _check_options(num_beams, num_return_sequences, do_sample, top_p, temperature, max_new_tokens, length_penalty)
+        check_options(num_beams, num_return_sequences, do_sample, top_p, temperature, max_new_tokens, length_penalty)
         begun = [self.start_id, *self.prefix_tokens(prefix)]
         settings = {
             "num_beams": num_beams, "num_return_sequences": num_return_sequences, "do_sample": do_sample,
@@ -189,7 +180,7 @@ class Captioner:
         if num_beams > 1:
             settings |= {"length_penalty": length_penalty, "early_stopping": False}
         found: list[list[Caption]] = []
-        with _drawing(seed if do_sample else None, self.device):
+        with drawing(seed if do_sample else None, self.device):
             for at in range(0, len(images), BATCH):
                 raw = self.encode(images[at : at + BATCH])
                 if num_beams == 1 and not do_sample:
@@ -255,7 +246,7 @@ class Captioner:
             decoder_start_token_id=self.start_id, **settings,
         )  # fmt: skip
         ids = torch.tensor([begun] * len(raw), device=raw.device)
-        watch = StoppingCriteriaList([_never_stopping(on_step)] if on_step else [])
+        watch = StoppingCriteriaList([never_stopping(on_step)] if on_step else [])
         if self.kind == "blip":
             mask = torch.ones(raw.shape[:2], dtype=torch.long, device=raw.device)
             out = self.model.text_decoder.generate(
@@ -312,7 +303,7 @@ class Captioner:
         seen = self.seen(image)
         states = attended(self.model, self.encode([seen]))  # (1, S, C)
         ids = torch.tensor([[self.start_id, *caption.tokens[:-1]]], device=states.device)
-        with _attention_shown(self.model):
+        with attention_shown(self.model):
             out = decode(self.model, states, ids, output_attentions=True, use_cache=False)
         grid = grid_of(states.shape[1])
         if not out.cross_attentions or grid is None:
@@ -335,228 +326,3 @@ class Captioner:
             if on_step:
                 on_step()
         return found
-
-
-# --- The parts of a model --------------------------------------------------------------------------------------------
-
-
-def decoder_of(model: PreTrainedModel) -> PreTrainedModel:
-    """What says the words: a language model with cross-attention."""
-    return model.text_decoder if model.config.model_type == "blip" else model.decoder
-
-
-def encoder_of(model: PreTrainedModel) -> PreTrainedModel:
-    """What sees the picture."""
-    return model.vision_model if model.config.model_type == "blip" else model.encoder
-
-
-def encode(model: PreTrainedModel, pixels: torch.Tensor) -> torch.Tensor:
-    """Last hidden states of the encoder, (B, S, its width), of pictures (B, 3, R, R)."""
-    return encoder_of(model)(pixel_values=pixels).last_hidden_state
-
-
-def attended(model: PreTrainedModel, raw: torch.Tensor) -> torch.Tensor:
-    """What the decoder attends to, (B, S, C): the encoder's states, through a linear layer where widths differ."""
-    layer = getattr(model, "enc_to_dec_proj", None)
-    return raw if layer is None else layer(raw)
-
-
-def decode(model: PreTrainedModel, states: torch.Tensor, ids: torch.Tensor, **options):
-    """The decoder's output for ids (B, L) that attend to states (B, S, C): .logits (B, L, V), and what options ask for."""
-    return decoder_of(model)(input_ids=ids, encoder_hidden_states=states, **options)
-
-
-def token_log_probs(served: Captioner, states: torch.Tensor, rows: Sequence[list[int]]) -> list[list[float]]:
-    """log p(token | picture, tokens before it) of each token of each row, the start left out; states (B, S, C)."""
-    ids, real = padded([[served.start_id, *row] for row in rows], served.pad_id)
-    ids = ids.to(states.device)
-    logits = decode(served.model, states, ids[:, :-1], use_cache=False).logits.float()  # (B, L - 1, V)
-    chosen = logits.log_softmax(-1).gather(-1, ids[:, 1:, None])[..., 0].cpu()  # (B, L - 1)
-    return [chosen[n][real[n, 1:]].tolist() for n in range(len(rows))]
-
-
-def padded(rows: Sequence[list[int]], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Lists of tokens as int64 (B, L), padded at the right, and bool (B, L): what is no padding."""
-    ids = torch.full((len(rows), max(map(len, rows))), pad_id)
-    real = torch.zeros(ids.shape, dtype=torch.bool)
-    for number, row in enumerate(rows):
-        ids[number, : len(row)], real[number, : len(row)] = torch.tensor(row), True
-    return ids, real
-
-
-def special_tokens(model: PreTrainedModel, tokenizer) -> tuple[int, int, int]:
-    """Ids of the start, the end and the padding of a caption, by generation config, configs and tokenizer in this order."""
-    if model.config.model_type == "blip":
-        text = model.config.text_config
-        return text.bos_token_id, text.sep_token_id, text.pad_token_id
-    places = (model.generation_config, model.config, model.config.decoder, tokenizer)
-
-    def first(*names: str) -> int | None:
-        for place in places:
-            for name in names:
-                value = getattr(place, name, None)
-                value = value[0] if isinstance(value, list) and value else value
-                if isinstance(value, int):
-                    return value
-        return None
-
-    start, end = first("decoder_start_token_id", "bos_token_id", "cls_token_id"), first("eos_token_id", "sep_token_id")
-    if start is None or end is None:
-        raise CheckpointError(
-            f"{tokenizer.name_or_path}: neither configs nor tokenizer say how a caption starts and ends: set "
-            "decoder_start_token_id and eos_token_id in generation_config.json"
-        )
-    pad = first("pad_token_id")
-    return start, end, end if pad is None else pad
-
-
-def grid_of(states: int) -> tuple[int, int] | None:
-    """Rows and columns (h, w) of the square of patches among so many states, a few class tokens before it; None if none."""
-    for extra in range(min(6, states)):
-        side = math.isqrt(states - extra)
-        if side * side == states - extra and (side > 1 or states == 1):
-            return side, side
-    return None
-
-
-def _never_stopping(on_step: Callable[[], None]) -> Callable:
-    """A criterion of `generate` that calls on_step after each token and finds that no caption is done."""
-
-    def criterion(ids: torch.Tensor, scores, **_) -> torch.Tensor:
-        on_step()
-        return torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
-
-    return criterion
-
-
-def pointed_at(attention: np.ndarray) -> np.ndarray:
-    """The patches of a map (h, w) that a word points at, bool (h, w): at least one."""
-    most = max(1, int(attention.size * MOST_POINTED))
-    least = max(POINTED * attention.max(), np.sort(attention, axis=None)[-most])
-    patches = attention >= least
-    if patches.sum() > most:  # equal ones
-        patches = np.zeros(attention.size, bool)
-        patches[np.argsort(-attention, axis=None, kind="stable")[:most]] = True
-    return patches.reshape(attention.shape)
-
-
-def covered(seen: Image.Image, patches: np.ndarray) -> Image.Image:
-    """A square picture whose `patches`, bool (h, w), have its mean colour."""
-    pixels = np.array(seen)  # (R, R, 3)
-    rows, columns = (np.arange(side) * count // side for side, count in zip(pixels.shape, patches.shape, strict=False))
-    pixels[patches[rows][:, columns]] = np.rint(pixels.mean((0, 1))).astype(np.uint8)
-    return Image.fromarray(pixels)
-
-
-def _on_white(image: Image.Image) -> Image.Image:
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, (*WHITE, 255)), image)
-    return image.convert("RGB")
-
-
-@contextlib.contextmanager
-def _drawing(seed: int | None, device: torch.device) -> Iterator[None]:
-    """For the time of the block, the global generators are those of the seed; None leaves them as they are."""
-    if seed is None:
-        yield
-        return
-    with _DRAWING, torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(seed % 2**63)
-        yield
-
-
-def _check_options(beams, count, do_sample, top_p, temperature, new_tokens, length_penalty) -> None:
-    whole = {"num_beams": beams, "num_return_sequences": count}
-    for name, value in whole.items():
-        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_SEQUENCES:
-            raise ValueError(f"{name} must be a whole number from 1 to {MAX_SEQUENCES}, got {value!r}")
-    if new_tokens is not None and (isinstance(new_tokens, bool) or not isinstance(new_tokens, int) or new_tokens < 1):
-        raise ValueError(f"max_new_tokens must be a whole number from 1, got {new_tokens!r}")
-    for name, value, low, high in (("top_p", top_p, 0.01, 1), ("temperature", temperature, 0.05, 10),
-                                   ("length_penalty", length_penalty, -5, 5)):  # fmt: skip
-        if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-            raise ValueError(f"{name} must be a number from {low} to {high}, got {value!r}")
-    if do_sample and beams > 1:
-        raise ValueError("captions are either drawn or searched for with beams: set num_beams=1, or do_sample=False")
-    if not do_sample and count > beams:
-        raise ValueError(
-            f"num_return_sequences can be {beams} at most, with num_beams={beams}: raise that, or set do_sample"
-        )
-
-
-# --- Folders ---------------------------------------------------------------------------------------------------------
-
-
-def load(name: str = "emoji", device: str | torch.device | None = None) -> Captioner:
-    """The captioner of a bundled variant, a folder or a Hub repo ("org/repo[@revision]"); fp32, eval.
-
-    Raises store.CheckpointError, which names the file at fault.
-    """
-    folder = store.resolve("captioning", name)
-    config = pretrained.open_config(folder, "a VisionEncoderDecoderModel or a BlipForConditionalGeneration")
-    if config.model_type not in MODELS:
-        raise CheckpointError(
-            f"{folder}/config.json says model_type {config.model_type!r}: this needs a VisionEncoderDecoderModel or a "
-            "BlipForConditionalGeneration"
-        )
-    model = pretrained.open_model(folder, MODELS[config.model_type], config, "captioner")
-    tokenizer, image_processor = pretrained.open_processors(folder, config)
-    pieces = decoder_of(model).config.vocab_size
-    if len(tokenizer) > pieces:
-        raise CheckpointError(f"{folder}: its tokenizer has {len(tokenizer)} pieces and its decoder {pieces}: they belong to "
-                              "different models")  # fmt: skip
-    model = model.eval().requires_grad_(False).to(device or default_device())
-    return Captioner(model, tokenizer, image_processor, name=str(name), weights_sha256=store.weights_sha256(folder),
-                     framed=_is_framed(folder))  # fmt: skip
-
-
-def show_attention(model: PreTrainedModel) -> None:
-    """Have the decoder return its attention when asked: the fused kernels, its default, silently return none."""
-    if model.config.model_type != "blip":
-        decoder_of(model).set_attn_implementation("eager")
-
-
-@contextlib.contextmanager
-def _attention_shown(model: PreTrainedModel) -> Iterator[None]:
-    """For the time of the block the decoder returns its attention when asked; then it is as fast again as it was."""
-    decoder = decoder_of(model)
-    with _SHOWING:
-        before = decoder.config._attn_implementation
-        show_attention(model)
-        try:
-            yield
-        finally:
-            if decoder.config._attn_implementation != before:
-                decoder.set_attn_implementation(before)
-
-
-def _is_framed(folder: Path) -> bool:
-    path = folder / PROCESSOR
-    if not path.is_file():
-        return False
-    kept = json.loads(path.read_text(encoding="utf-8"))
-    framed = kept.get("framed", False) if isinstance(kept, dict) else None
-    if not isinstance(framed, bool):
-        raise CheckpointError(f"{path}: framed must be true or false, it is {str(framed)[:40]}")
-    return framed
-
-
-def save_folder(folder: str | Path, captioner: Captioner) -> None:
-    """Write what `load` reads: the stock files of model, tokenizer and image processor, our key among the latter's.
-
-    `generate` of the stock class, without arguments, then says what `caption` says.
-    """
-    folder, model = Path(folder), captioner.model
-    if captioner.kind != "blip":
-        model.generation_config = GenerationConfig(
-            bos_token_id=captioner.start_id, decoder_start_token_id=captioner.start_id, eos_token_id=captioner.end_id,
-            pad_token_id=captioner.pad_id, max_new_tokens=min(NEW_TOKENS, captioner.max_length - 1),
-        )  # fmt: skip
-        model.config.decoder_start_token_id, model.config.pad_token_id = captioner.start_id, captioner.pad_id
-    model.save_pretrained(folder)
-    captioner.tokenizer.save_pretrained(folder)
-    captioner.image_processor.save_pretrained(folder)
-    path = folder / PROCESSOR
-    kept = json.loads(path.read_text(encoding="utf-8")) | {"framed": captioner.framed}
-    path.write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,70 @@
+"""Opens and writes the folders of captioning models."""
+
+import json
+from pathlib import Path
+
+import torch
+from transformers import BlipForConditionalGeneration, GenerationConfig, VisionEncoderDecoderModel
+
+from hub_models import pretrained, store
+from hub_models.captioning.model import NEW_TOKENS, Captioner
+from hub_models.captioning.parts import decoder_of
+from hub_models.device import default_device
+from hub_models.store import CheckpointError
+
+MODELS = {"vision-encoder-decoder": VisionEncoderDecoderModel, "blip": BlipForConditionalGeneration}
+PROCESSOR = "preprocessor_config.json"
+
+
+def load(name: str = "emoji", device: str | torch.device | None = None) -> Captioner:
+    """The captioner of a bundled variant, a folder or a Hub repo ("org/repo[@revision]"); fp32, eval.
+
+    Raises store.CheckpointError, which names the file at fault.
+    """
+    folder = store.resolve("captioning", name)
+    config = pretrained.open_config(folder, "a VisionEncoderDecoderModel or a BlipForConditionalGeneration")
+    if config.model_type not in MODELS:
+        raise CheckpointError(
+            f"{folder}/config.json says model_type {config.model_type!r}: this needs a VisionEncoderDecoderModel or a "
+            "BlipForConditionalGeneration"
+        )
+    model = pretrained.open_model(folder, MODELS[config.model_type], config, "captioner")
+    tokenizer, image_processor = pretrained.open_processors(folder, config)
+    pieces = decoder_of(model).config.vocab_size
+    if len(tokenizer) > pieces:
+        raise CheckpointError(f"{folder}: its tokenizer has {len(tokenizer)} pieces and its decoder {pieces}: they belong to "
+                              "different models")  # fmt: skip
+    model = model.eval().requires_grad_(False).to(device or default_device())
+    return Captioner(model, tokenizer, image_processor, name=str(name), weights_sha256=store.weights_sha256(folder),
+                     framed=_is_framed(folder))  # fmt: skip
+
+
+def _is_framed(folder: Path) -> bool:
+    path = folder / PROCESSOR
+    if not path.is_file():
+        return False
+    kept = json.loads(path.read_text(encoding="utf-8"))
+    framed = kept.get("framed", False) if isinstance(kept, dict) else None
+    if not isinstance(framed, bool):
+        raise CheckpointError(f"{path}: framed must be true or false, it is {str(framed)[:40]}")
+    return framed
+
+
+def save_folder(folder: str | Path, captioner: Captioner) -> None:
+    """Write what `load` reads: the stock files of model, tokenizer and image processor, our key among the latter's.
+
+    `generate` of the stock class, without arguments, then says what `caption` says.
+    """
+    folder, model = Path(folder), captioner.model
+    if captioner.kind != "blip":
+        model.generation_config = GenerationConfig(
+            bos_token_id=captioner.start_id, decoder_start_token_id=captioner.start_id, eos_token_id=captioner.end_id,
+            pad_token_id=captioner.pad_id, max_new_tokens=min(NEW_TOKENS, captioner.max_length - 1),
+        )  # fmt: skip
+        model.config.decoder_start_token_id, model.config.pad_token_id = captioner.start_id, captioner.pad_id
+    model.save_pretrained(folder)
+    captioner.tokenizer.save_pretrained(folder)
+    captioner.image_processor.save_pretrained(folder)
+    path = folder / PROCESSOR
+    kept = json.loads(path.read_text(encoding="utf-8")) | {"framed": captioner.framed}
+    path.write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
