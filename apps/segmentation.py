@@ -670,6 +670,7 @@ class _Page:
             curve_html(next(iter(self.models.values())), None, 0), css_template=CURVE_CSS, padding=False,
             elem_id="segmentation-curve",
         )  # fmt: skip
+        ui.as_sent(self.model_name, self.opacity, self.below, self.x, self.y)
 
     def _table_card(self) -> None:
         ui.subheading("All of it", "Press a heading to sort by it.")
