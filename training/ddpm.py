@@ -3,7 +3,7 @@
     python -m training.ddpm --output_dir runs/ddpm                        # 32 px, 12 classes
     python -m training.ddpm --preset emoji-64 --output_dir runs/ddpm-64
     python -m training.ddpm --preset unconditional --dataset_name my_pictures --output_dir runs/mine
-    python -m training.ddpm --pretrained_model_name_or_path emoji-32 --dataset_name my_pictures --output_dir runs/tuned
+    python -m training.ddpm --preset finetune --dataset_name my_pictures --output_dir runs/tuned   # from the shipped one
 
 Cost and scores of the shipped weights stand in their card (hub_models/weights/ddpm/emoji-32/README.md).
 
@@ -72,6 +72,10 @@ PRESETS = {
         max_train_steps=60_000,
     ),
     "unconditional": dataclasses.replace(EMOJI_32, class_conditional=False, guidance_scale=1.0),
+    "finetune": dataclasses.replace(
+        EMOJI_32, pretrained_model_name_or_path="emoji-32", dataset_name="path/to/class/folders", learning_rate=1e-4,
+        max_train_steps=1000, lr_warmup_steps=50, ema_decay=0.99, validation_steps=250,
+    ),
     "tiny": dataclasses.replace(
         EMOJI_32, dataset_name="emoji-sample", resolution=16, block_out_channels=(16, 32), attention_levels=(False, True),
         attention_head_dim=8, norm_num_groups=8, max_train_steps=2, train_batch_size=8, lr_warmup_steps=1,

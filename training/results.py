@@ -104,11 +104,11 @@ def results_page() -> str:
     return "\n\n".join(parts if len(parts) > 2 else [*parts, "No weights are shipped yet."]) + "\n"
 
 
-def with_block(readme: str, block: str) -> str:
+def with_block(readme: str, block: str, start: str = START, end: str = END) -> str:
     """The README with `block` between the markers. Raises ValueError if it doesn't have each marker once, in order."""
-    if readme.count(START) != 1 or readme.count(END) != 1 or readme.index(START) > readme.index(END):
-        raise ValueError(f"README.md needs one line {START} and one line {END} after it")
-    return readme[: readme.index(START) + len(START)] + f"\n\n{block}\n\n" + readme[readme.index(END) :]
+    if readme.count(start) != 1 or readme.count(end) != 1 or readme.index(start) > readme.index(end):
+        raise ValueError(f"README.md needs one line {start} and one line {end} after it")
+    return readme[: readme.index(start) + len(start)] + f"\n\n{block}\n\n" + readme[readme.index(end) :]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
