@@ -73,7 +73,8 @@ AND = " AND "  # as in SPDX: all of these hold, and no one licence was found tha
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 METRIC_TYPES = {"top1": "accuracy", "top5": "top-5 accuracy"}
-SHARES = re.compile(r"top\d+|accuracy|.*_accuracy|recall@\d+|miou|.*_iou")  # numbers in [0, 1] that read better in %
+# Numbers in [0, 1] that read better in %.
+SHARES = re.compile(r"top\d+|accuracy|.*_accuracy|recall@\d+|miou|.*_iou|.*_precision(_real)?|.*_right")
 UNKNOWN = "not recorded"
 
 
