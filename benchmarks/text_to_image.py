@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from benchmarks.table import markdown, write
-from hub_models import classifier, text_to_image
+from hub_models import classifier, store, text_to_image
 from training import metrics
 from training import text_to_image as training
 from training.data.sources import open_source
@@ -72,10 +72,10 @@ def bootstrap(ours: np.ndarray, theirs: np.ndarray, real: np.ndarray, draws: int
     return np.array(values)
 
 
-def sampler(model) -> dict:
-    source = open_source("emoji", split="validation")
-    validation = training.select(source)
-    pairs = training.select(open_source("emoji", split="heldout_pairs"))
+def sampler(model, name: str) -> dict:
+    chosen = training.trained_on(store.resolve("text_to_image", name))
+    validation = training.select(open_source("emoji", split="validation"), **chosen)
+    pairs = training.select(open_source("emoji", split="heldout_pairs"), **chosen)
     asked = [part.prompts[row] for part in (validation, pairs) for row in training.distinct_rows(part, len(part))]
     prompts = (asked * (PAIRS // len(asked) + 1))[:PAIRS]
     default = {"sampler": model.default_sampler, "num_inference_steps": model.default_steps}
@@ -184,7 +184,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     model = text_to_image.load(args.model)
     parts = {
-        "sampler": lambda: sampler(model),
+        "sampler": lambda: sampler(model, args.model),
         "training": lambda: training_speed(args.model),
         "click": lambda: click(model),
     }

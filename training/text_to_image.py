@@ -512,7 +512,7 @@ def describe(cfg: TextToImageConfig, train: Selection, model: contract.TextToIma
     else:
         usage += 'pipe = DiffusionPipeline.from_pretrained("org/name")\n'
     prompt = "a red apple" if emoji else train.captions[0][0]
-    usage += f"picture = pipe({prompt!r}, num_inference_steps=10, guidance_scale={model.default_guidance:g}).images[0]"
+    usage += f"picture = pipe({json.dumps(prompt)}, num_inference_steps=10, guidance_scale={model.default_guidance:g}).images[0]"
     kind = "A LoRA" if lora else "Latent diffusion"
     trained = sum(p.numel() for p in model.pipe.unet.parameters() if p.requires_grad)
     return {
@@ -554,8 +554,7 @@ def evaluate_checkpoint(name: str, dataset_name: str, *, pictures: int = 200) ->
     to the nearest training picture, beside that of real held-out pictures; far below that would be copying.
     """
     model, folder = contract.load(name), store.resolve(STEM, name)
-    run = json.loads((folder / publish.RUN).read_text()) if (folder / publish.RUN).is_file() else {}
-    chosen = {key: tuple(run.get("config", {}).get(key, ())) for key in ("groups", "styles")}
+    chosen = trained_on(folder)
     emoji = dataset_name.startswith("emoji")
     train = select(open_source(dataset_name, split="train"), **chosen)
     validation = select(open_source(dataset_name, split="validation"), **chosen)
@@ -619,6 +618,12 @@ def evaluate_checkpoint(name: str, dataset_name: str, *, pictures: int = 200) ->
     }
     shown = np.concatenate([drawn["train"][:48], drawn["heldout_pairs"][:16], drawn["validation"][:16]])
     return results, {"samples": figures.sheet(shown, 16)}
+
+
+def trained_on(folder: Path) -> dict[str, tuple[str, ...]]:
+    """The groups and styles that the model of a folder was trained on, as `select` takes them; empty where all, or unknown."""
+    run = json.loads((folder / publish.RUN).read_text()) if (folder / publish.RUN).is_file() else {}
+    return {key: tuple(run.get("config", {}).get(key, ())) for key in ("groups", "styles")}
 
 
 def distinct_rows(selection: Selection, count: int) -> list[int]:
