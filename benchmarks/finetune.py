@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from benchmarks.table import markdown, write
+from hub_models import store
 from training import results
 from training.data.scenes import Scenes, materialise
 from training.data.sources import open_source
@@ -91,9 +92,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         home = Path(elsewhere)
         made = folders(home)
         for task in args.task or TASKS:
+            if TASKS[task][2] not in store.bundled(TASKS[task][0]):
+                print(f"{task}: {TASKS[task][0]}/{TASKS[task][2]} isn't shipped, so it is left out", flush=True)
+                continue
             rows.append(measure(task, made[TASKS[task][1]], home))
             print(markdown(rows[-1:]), flush=True)
-    where = f"Measured on {torch.get_num_threads()} cores of a {platform.machine()} CPU without a GPU, in fp32."
+    threads = torch.get_num_threads()
+    cores = f"{threads} core{'s' if threads > 1 else ''}"
+    where = f"Measured on {cores} of a {platform.machine()} CPU without a GPU, in fp32."
     write("finetune", {"rows": rows, "where": where})
     table = f"{markdown(rows)}\n\n{where}"
     print(f"\n{table}")

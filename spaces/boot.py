@@ -161,7 +161,7 @@ def example_picture(folder: Path) -> Path:
     return path
 
 
-def call(address: str, endpoint: str, picture: Path, **arguments):
+def call(address: str, endpoint: str, picture: Path | None, /, **arguments):
     """What an endpoint answers to its defaults, an example picture where it wants one, and the least of SMALLEST."""
     client = gradio_client.Client(address, verbose=False, analytics_enabled=False)
     info = client.view_api(return_format="dict", print_info=False)["named_endpoints"][f"/{endpoint}"]

@@ -339,7 +339,7 @@ def test_evidence_is_the_cross_attention_and_the_loss_by_covering(folders, serve
 
 
 def test_without_patches_there_is_no_map_and_it_says_so(served, monkeypatch):
-    monkeypatch.setattr(captioning, "grid_of", lambda states: None)
+    monkeypatch.setattr(captioning.model, "grid_of", lambda states: None)
     for ours in served.values():
         found = ours.evidence(PICTURES[0], ours.score(PICTURES[0], "a dog"))
         assert [(e.word, e.attention, e.drop, e.covered) for e in found] == [

@@ -277,6 +277,8 @@ def test_stale_tables_are_noticed(tmp_path, monkeypatch):
     folder = tmp_path / "weights" / "classifier" / "vit"
     folder.mkdir(parents=True)
     (folder / "results.json").write_text(json.dumps(made))
+    run = {"title": "ViT, 64 px", "parameters": 2_700_000, "hours": 1.25, "images_seen": 64000}
+    (folder / "run.json").write_text(json.dumps(run))
     (tmp_path / "README.md").write_text(f"# Title\n{results.START}\nold\n{results.END}\nrest\n")
     monkeypatch.setattr(results, "ROOT", tmp_path)
     monkeypatch.setattr(store, "WEIGHTS", tmp_path / "weights")
@@ -285,8 +287,12 @@ def test_stale_tables_are_noticed(tmp_path, monkeypatch):
     assert "old" in (tmp_path / "README.md").read_text(), "--check must not write"
     results.main([])
     results.main(["--check"])
-    readme = (tmp_path / "README.md").read_text()
-    assert "| `validation/top1` | 50.0 % | 25.0 % |" in readme and "| `validation/pictures` | 1,200 |  |" in readme
+    readme, page = (tmp_path / "README.md").read_text(), (tmp_path / "docs" / "RESULTS.md").read_text()
+    assert (
+        "| 2.7 M | 1.2 h, 64,000 pictures | `validation/top1` 50.0 % (25.0 %)<br>(in brackets: nearest neighbour) |"
+        in readme
+    )
+    assert "| `validation/top1` | 50.0 % | 25.0 % |" in page and "| `validation/pictures` | 1,200 |  |" in page
     assert readme.startswith("# Title\n") and readme.endswith("rest\n") and "old" not in readme
     (folder / "results.json").write_text(json.dumps(made | {"metrics": {"validation/top1": 0.51}}))
     with pytest.raises(SystemExit):
