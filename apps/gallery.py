@@ -12,7 +12,7 @@ from types import ModuleType
 
 import gradio as gr
 
-from apps import classifier, ddpm, text_to_image, ui
+from apps import captioning, classifier, ddpm, text_to_image, ui
 
 EXAMPLES = Path(__file__).parent / "examples"
 CARD_PICTURES = 6
@@ -38,6 +38,12 @@ DEMOS = (
         ("emoji",),
         "Write, and watch it drawn",
         "A latent diffusion model reads your words and draws them. Every PNG knows how it was made.",
+    ),
+    Demo(
+        captioning,
+        ("emoji",),
+        "Put it into words",
+        "A captioner writes what it sees. Press a word to see where it looked, or let CLIP judge lines of your own.",
     ),
     Demo(
         ddpm,
