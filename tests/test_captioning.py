@@ -277,12 +277,15 @@ def test_a_swin_tower_takes_larger_pictures_and_gets_positions(eye):
     made = captioning.tower(trained, 64).eval()
     pixels = torch.randn(1, 3, 64, 64)
     positions = made.embeddings.position_embeddings
-    assert positions.shape == (1, 256, 16) and 0.02 < positions.std() < 0.2
+    assert positions.shape == (1, 256, 16)
+    assert positions.std().item() == pytest.approx(captioning.POSITION_SCALE)
     assert len(torch.unique(positions[0].round(decimals=4), dim=0)) == 256, "no two places alike"
     with torch.no_grad():
         assert made(pixels).last_hidden_state.shape == (1, 64, 32)
         apart = made(pixels).last_hidden_state - trained(pixels).last_hidden_state
-        assert 0 < apart.abs().mean() < 0.5 * trained(pixels).last_hidden_state.abs().mean()
+        size = apart.abs().mean()
+        louder = captioning.tower(trained, 64, 0.6).eval()(pixels).last_hidden_state - trained(pixels).last_hidden_state
+        assert 0 < size < trained(pixels).last_hidden_state.abs().mean() and louder.abs().mean() > 1.3 * size
         positions.zero_()
         torch.testing.assert_close(made(pixels).last_hidden_state, trained(pixels).last_hidden_state)
     again = captioning.tower(made, 32)
@@ -388,6 +391,16 @@ def test_it_learns_from_somebodys_folder(own_data, start, tmp_path):
     assert results["metrics"]["validation/pictures"] == 6 and pictures["captions"].width == 1120
     card = (export / "README.md").read_text()
     assert "pipeline_tag: image-to-text" in card and ("Blip" in card) == (start == "blip")
+
+
+def test_positions_of_a_checkpoint_can_be_made_louder(tmp_path):
+    base = tiny_models.captioner(tmp_path / "base")
+    cfg = dataclasses.replace(TINY, pretrained_model_name_or_path=str(base))
+    kept, louder = (captioning.start_from(dataclasses.replace(cfg, position_scale=scale)) for scale in (None, 0.5))
+    before, after = (served.model.state_dict() for served in (kept, louder))
+    (name,) = (name for name in before if not torch.equal(before[name], after[name]))
+    assert name == "encoder.embeddings.position_embeddings" and after[name].std().item() == pytest.approx(0.5)
+    torch.testing.assert_close(before[name] / before[name].std(), after[name] / after[name].std())
 
 
 def test_another_resolution_is_refused(tmp_path):

@@ -10,6 +10,7 @@ import tiny_models
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from transformers import VisionEncoderDecoderModel, VisionTextDualEncoderModel
 
 from hub_models import segmentation as contract
 from hub_models import store
@@ -175,6 +176,31 @@ def test_a_plain_vit_keeps_its_resolution(tmp_path):
     cfg = dataclasses.replace(TINY, pretrained_model_name_or_path=str(base), resolution=64)
     with pytest.raises(SystemExit, match="--resolution"):
         segmentation.start_from(cfg, ["a", "b"])
+
+
+def test_a_swin_can_begin_as_the_tower_of_another_model(tmp_path):
+    clip, captioner = tiny_models.dual_encoder(tmp_path / "clip"), tiny_models.captioner(tmp_path / "captioner")
+    for folder, given in (
+        (clip, VisionTextDualEncoderModel.from_pretrained(clip).vision_model.state_dict()),
+        (captioner, VisionEncoderDecoderModel.from_pretrained(captioner).encoder.state_dict()),
+    ):
+        cfg = dataclasses.replace(TINY, tower_name_or_path=str(folder), base_lr_scale=0.5)
+        served = segmentation.create_model(cfg, ["a", "b"])
+        taken = served.model.backbone.swin.state_dict()
+        assert taken.keys() == given.keys() and all(torch.equal(taken[name], given[name]) for name in given)
+        slow = {id(p) for group in segmentation.slower_base(served.model, cfg) if group["lr_scale"] == 0.5
+                for p in group["params"]}  # fmt: skip
+        assert slow == {id(p) for p in served.model.backbone.swin.parameters()}
+        contract.save_folder(tmp_path / "saved", served)
+        assert contract.load(str(tmp_path / "saved"), device="cpu").kind == "swin"
+        assert store.weights_sha256(folder)[:12] in segmentation.describe_start(cfg)
+    with pytest.raises(SystemExit, match="set --resolution"):  # the captioner has positions for 32 px
+        segmentation.create_model(dataclasses.replace(cfg, resolution=64), ["a", "b"])
+    with pytest.raises(SystemExit, match="--preset swin"):
+        segmentation.create_model(dataclasses.replace(cfg, backbone="unet", model_args={}), ["a", "b"])
+    other = tiny_models.segmenter(tmp_path / "other", "segformer")
+    with pytest.raises(SystemExit, match="no Swin in the segformer"):
+        segmentation.create_model(dataclasses.replace(cfg, tower_name_or_path=str(other)), ["a", "b"])
 
 
 # --- A folder of somebody's own pictures and masks --------------------------------------------------------------------

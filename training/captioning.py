@@ -51,8 +51,8 @@ from training.loop import fit, parameter_groups
 STEM = "captioning"
 TOWERS = {"swin": (SwinConfig, SwinModel), "vit": (ViTConfig, ViTModel)}
 SCENES_MEASURED = 500  # of each set, by `evaluate_checkpoint`
+POSITION_SCALE = 0.3  # deviation of the positions that a Swin tower gets, beside about 1 of its patches
 HOG_PX = 64  # side of the pictures that the nearest neighbour is looked for among
-POSITION_SCALE = 0.1  # of the positions a Swin tower gets, beside embeddings of a deviation of about 1
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,7 @@ class CaptioningConfig(TrainConfig):
     decoder_args: dict[str, int] = dataclasses.field(default_factory=dict)  # of its BertConfig
     max_length: int = 64  # tokens of a caption
     dropout: float = 0.1  # in the decoder
+    position_scale: float | None = None  # deviation the tower's positions begin with; None = 0.3 if they are new
     # Data: captions of scenes say what is where. Only for emoji
     scenes: float = 0.5  # share of the samples that are painted scenes, the rest are single pictures
     train_scenes: int = 200_000  # how many different ones
@@ -225,7 +226,7 @@ def create_captioner(cfg: CaptioningConfig, eye: clip.CLIP) -> contract.Captione
 
     Raises SystemExit where that has another kind of tower.
     """
-    vision = tower(eye.model.vision_model, cfg.resolution)
+    vision = tower(eye.model.vision_model, cfg.resolution, cfg.position_scale or POSITION_SCALE)
     tokenizer = copy.deepcopy(eye.tokenizer)
     tokenizer.model_max_length = cfg.max_length
     start, end = tokenizer.cls_token_id, tokenizer.sep_token_id
@@ -245,11 +246,11 @@ def create_captioner(cfg: CaptioningConfig, eye: clip.CLIP) -> contract.Captione
 
 
 @torch.no_grad()
-def tower(trained: PreTrainedModel, side_px: int) -> SwinModel | ViTModel:
+def tower(trained: PreTrainedModel, side_px: int, deviation: float = POSITION_SCALE) -> SwinModel | ViTModel:
     """The tower of a dual encoder for pictures of side_px, whatever it was trained at.
 
     A Swin tells places apart within its windows only, and a caption has to say what is on the left: it gets absolute
-    positions (`use_absolute_embeddings`), to begin with small waves. Those of a ViT are resized.
+    positions (`use_absolute_embeddings`), to begin with waves of that deviation. Those of a ViT are resized.
     """
     kind = trained.config.model_type
     if kind not in TOWERS:
@@ -261,7 +262,7 @@ def tower(trained: PreTrainedModel, side_px: int) -> SwinModel | ViTModel:
     fresh = made.state_dict()[name]
     side = math.isqrt(fresh.shape[1])
     if name not in weights:
-        weights[name] = waves(side, fresh.shape[2])
+        weights[name] = scaled(waves(side, fresh.shape[2]), deviation)
     elif weights[name].shape != fresh.shape:
         old = weights[name]
         extra = old.shape[1] - math.isqrt(old.shape[1]) ** 2  # a class token comes first
@@ -279,7 +280,16 @@ def waves(side: int, width: int) -> torch.Tensor:
     angles = place[:, None] * torch.arange(1, -(-width // 4) + 1)  # (side, D / 4)
     line = torch.cat([angles.sin(), angles.cos()], 1)  # (side, D / 2)
     both = torch.cat([line[:, None].expand(-1, side, -1), line[None].expand(side, -1, -1)], -1)  # (h, w, D)
-    return POSITION_SCALE * both.reshape(1, side * side, -1)[..., :width]
+    return both.reshape(1, side * side, -1)[..., :width]
+
+
+def scaled(positions: torch.Tensor, deviation: float) -> torch.Tensor:
+    """The positions, with that standard deviation.
+
+    What is lost on the way through the tower can't be told by the decoder: with 0.07 a linear layer finds row and column
+    in the last states with R² of 0.34 and 0.23, and captions say left or right by chance (docs/LOG.md).
+    """
+    return positions * (deviation / positions.std())
 
 
 def start_from(cfg: CaptioningConfig) -> contract.Captioner:
@@ -290,6 +300,11 @@ def start_from(cfg: CaptioningConfig) -> contract.Captioner:
             f"{cfg.pretrained_model_name_or_path} sees {served.resolution_px} px: set --resolution to that"
         )
     served.model.requires_grad_(True)
+    if cfg.position_scale:
+        positions = getattr(getattr(contract.encoder_of(served.model), "embeddings", None), "position_embeddings", None)
+        if positions is None:
+            raise SystemExit(f"--position_scale: the tower of {cfg.pretrained_model_name_or_path} has no positions")
+        positions.data = scaled(positions.data, cfg.position_scale)
     return served
 
 

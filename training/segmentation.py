@@ -28,16 +28,19 @@ import numpy as np
 import segmentation_models_pytorch as smp
 import torch
 import torch.nn.functional as F
+import transformers
 from PIL import Image
 from transformers import (
     DPTConfig,
     DPTForSemanticSegmentation,
     SegformerImageProcessor,
     SwinConfig,
+    SwinModel,
     UperNetConfig,
     UperNetForSemanticSegmentation,
 )
 
+from hub_models import pretrained, store
 from hub_models import segmentation as contract
 from training import figures, metrics, publish
 from training.config import TrainConfig, parse
@@ -66,6 +69,7 @@ class SegmentationConfig(TrainConfig):
     backbone: Literal["swin", "dpt", "unet"] = "swin"  # when trained from scratch
     model_args: dict[str, int | float | str | tuple[int, ...]] = dataclasses.field(default_factory=dict)  # over SIZES
     pretrained_model_name_or_path: str | None = None  # bundled variant, folder or Hub id to start from
+    tower_name_or_path: str | None = None  # else: dual encoder, captioner, … whose Swin a new one begins as
     label_column: str = "label"  # column that holds the masks
     reduce_labels: bool = False  # 0 in the masks means no answer, and k is class k - 1 of id2label.json
     train_scenes: int = 200_000  # how many different scenes are painted, where data are scenes
@@ -73,7 +77,7 @@ class SegmentationConfig(TrainConfig):
     # Loss
     dice_weight: float = 0.5  # of the Dice loss, beside 1 for the cross-entropy
     balance: float = 0.0  # class weights of the cross-entropy: 0 = every pixel counts the same, 1 = every class does
-    base_lr_scale: float = 1.0  # learning rate of all but the class layer, as a factor
+    base_lr_scale: float = 1.0  # learning rate, as a factor, of what isn't new: tower, else all but the class layer
     # Augmentation, on picture and mask together
     scale: tuple[float, float] = (0.8, 1.5)  # range of the zoom before a square is cut
     color_jitter: float = 0.3  # brightness, contrast and saturation change by up to this share, hue by a third of it
@@ -88,7 +92,7 @@ class SegmentationConfig(TrainConfig):
 SCENES = SegmentationConfig(
     output_dir="runs/segmentation", resolution=128, train_batch_size=32, learning_rate=1e-3, lr_warmup_steps=400,
     adam_weight_decay=0.05, max_train_steps=10_000, ema_decay=0.999, checkpointing_steps=250, validation_steps=1000,
-    object_ink=0.25, object_color=0.3,
+    object_ink=0.15, object_color=0.2, scale=(0.85, 1.25), color_jitter=0.2,
 )  # fmt: skip
 PRESETS = {
     "swin": SCENES,
@@ -97,12 +101,12 @@ PRESETS = {
     "street": dataclasses.replace(
         SCENES, dataset_name="build/data/camvid", resolution=192, max_side_px=384, train_batch_size=16,
         scale=(0.7, 2.0), random_flip=True, balance=0.3, max_train_steps=8000, validation_pictures=101,
-        object_ink=0.0, object_color=0.0,
+        object_ink=0.0, object_color=0.0, color_jitter=0.3,
     ),
     "finetune": dataclasses.replace(
         SCENES, pretrained_model_name_or_path="swin-scenes", dataset_name="path/to/pictures/and/masks",
         train_batch_size=8, learning_rate=5e-4, base_lr_scale=0.3, max_train_steps=1000, lr_warmup_steps=50,
-        ema_decay=0.99, validation_steps=250, scale=(0.7, 2.0), object_ink=0.0, object_color=0.0,
+        ema_decay=0.99, validation_steps=250, scale=(0.7, 2.0), object_ink=0.0, object_color=0.0, color_jitter=0.3,
     ),
     "tiny": dataclasses.replace(
         SCENES, dataset_name="scenes-sample", resolution=32, max_train_steps=2, train_batch_size=4, lr_warmup_steps=1,
@@ -204,7 +208,9 @@ def create_model(cfg: SegmentationConfig, label_names: list[str]) -> contract.Se
     elif cfg.backbone == "dpt":
         model = _dpt(args, classes, side)
     else:
-        model = _swin(args, classes, side)
+        model = _swin(args, classes, side, tower_folder(cfg) if cfg.tower_name_or_path else None)
+    if cfg.tower_name_or_path and cfg.backbone != "swin":
+        raise SystemExit(f"--tower_name_or_path is for --preset swin, not for a {TITLES[cfg.backbone]}: leave it out")
     half = [0.5, 0.5, 0.5]
     processor = SegformerImageProcessor(size={"height": side, "width": side}, image_mean=half, image_std=half)
     own = {"resolution_px": side, "max_side_px": cfg.max_side_px or 2 * side}
@@ -213,17 +219,45 @@ def create_model(cfg: SegmentationConfig, label_names: list[str]) -> contract.Se
 
 # Grey is 0 to these models, and with the library's biases of 0 a grey patch is a token of zeros, at which a layer norm has
 # a gradient of hundreds for 1; so the biases of the patches are drawn.
-def _swin(args: dict, classes: int, side_px: int) -> UperNetForSemanticSegmentation:
-    args = dict(args)
+def _swin(args: dict, classes: int, side_px: int, tower: Path | None) -> UperNetForSemanticSegmentation:
+    """tower: folder of a model whose Swin gives the backbone its shape and first weights; None = a fresh one of `args`."""
+    args, begun = dict(args), swin_of(tower) if tower else None
     head = {"hidden_size": args.pop("channels"), "pool_scales": list(args.pop("pool_scales"))}
+    if begun is not None:
+        args = begun.config.to_dict() | {"drop_path_rate": args["drop_path_rate"]}
     stages = [f"stage{number + 1}" for number in range(len(args["depths"]))]
-    backbone = SwinConfig(image_size=side_px, out_features=stages, **args)
+    backbone = SwinConfig.from_dict(args | {"image_size": side_px, "out_features": stages, "out_indices": None})
     model = UperNetForSemanticSegmentation(
         UperNetConfig(backbone_config=backbone, use_auxiliary_head=False, num_labels=classes, **head)
     )
+    if begun is not None:
+        try:
+            model.backbone.swin.load_state_dict(begun.state_dict())
+        except RuntimeError as error:
+            raise SystemExit(f"--tower_name_or_path {tower}: {str(error).splitlines()[-1].strip()}; its positions are for "
+                             f"{begun.config.image_size} px: set --resolution to that") from None  # fmt: skip
+        return model
     patches = next(layer for layer in model.backbone.modules() if isinstance(layer, torch.nn.Conv2d))
     torch.nn.init.normal_(patches.bias, std=0.1)
     return model
+
+
+def tower_folder(cfg: SegmentationConfig) -> Path:
+    """Where --tower_name_or_path lies. Raises store.CheckpointError."""
+    return store.resolve("clip", cfg.tower_name_or_path)
+
+
+def swin_of(folder: Path) -> SwinModel:
+    """The first Swin in a model of transformers, in a folder.
+
+    Raises SystemExit where there is none, store.CheckpointError where the folder can't be opened.
+    """
+    config = pretrained.open_config(folder, "a model of transformers with a Swin in it")
+    kind = getattr(transformers, (config.architectures or ["AutoModel"])[0])
+    for part in pretrained.open_model(folder, kind, config, "its Swin").modules():
+        if isinstance(part, SwinModel):
+            return part
+    raise SystemExit(f"--tower_name_or_path: there is no Swin in the {config.model_type} of {folder}")
 
 
 def _dpt(args: dict, classes: int, side_px: int) -> DPTForSemanticSegmentation:
@@ -294,12 +328,15 @@ def replace_class_layer(model: torch.nn.Module, label_names: list[str]) -> None:
 
 
 def slower_base(model: torch.nn.Module, cfg: SegmentationConfig) -> list[dict]:
-    """The optimiser's groups; all but the class layer learn slower by base_lr_scale."""
-    head = {id(p) for p in contract.class_layer(model).parameters()}
+    """The optimiser's groups; what isn't new learns slower by base_lr_scale: see there."""
+    if cfg.tower_name_or_path:
+        base = {id(p) for p in model.backbone.swin.parameters()}
+    else:
+        base = {id(p) for p in model.parameters()} - {id(p) for p in contract.class_layer(model).parameters()}
     groups = []
     for group in parameter_groups(model, cfg):
-        for part, scale in ((False, cfg.base_lr_scale), (True, 1.0)):
-            chosen = [p for p in group["params"] if (id(p) in head) == part]
+        for part, scale in ((True, cfg.base_lr_scale), (False, 1.0)):
+            chosen = [p for p in group["params"] if (id(p) in base) == part]
             if chosen:
                 groups.append(group | {"params": chosen, "lr_scale": scale})
     return groups
@@ -395,6 +432,7 @@ def main(argv: list[str] | None = None) -> None:
     label_names = [train.id2label[k] for k in range(len(train.id2label))]
     torch.manual_seed(cfg.seed)
     served = (start_from if cfg.pretrained_model_name_or_path else create_model)(cfg, label_names)
+    begun = describe_start(cfg)
     samples = MaskedPictures(train, cfg, served)
     weight = class_weights(counts, len(label_names), cfg.balance)
 
@@ -410,7 +448,7 @@ def main(argv: list[str] | None = None) -> None:
 
     def export(model, folder, run):
         fit_to(served, held_out)
-        facts = run | describe(cfg, train, served, argv)
+        facts = run | describe(cfg, train, served, begun, argv)
         return publish.write_export(folder, lambda target: contract.save_folder(target, served), facts)
 
     fit(served.model, loss_fn, samples, cfg, run_dir=cfg.output_dir, evaluate=evaluate, export=export,
@@ -423,8 +461,20 @@ def main(argv: list[str] | None = None) -> None:
 TITLES = {"swin": "Swin and UPerNet", "dpt": "ViT and DPT", "unet": "U-Net"}
 
 
-def describe(cfg: SegmentationConfig, train, served: contract.Segmenter, argv: list[str] | None) -> dict:
-    """What the card says of this model beside what the loop knows."""
+def describe_start(cfg: SegmentationConfig) -> str:
+    """What a model was before step 1, for its card."""
+    if cfg.pretrained_model_name_or_path:
+        return "fine-tuned"
+    if cfg.tower_name_or_path:
+        folder = tower_folder(cfg)
+        name = "/".join(folder.parts[-2:])
+        return (f"its backbone began as the Swin of {name}, weights {store.weights_sha256(folder)[:12]}; "
+                "the rest is trained from scratch")  # fmt: skip
+    return "trained from scratch"
+
+
+def describe(cfg: SegmentationConfig, train, served: contract.Segmenter, begun: str, argv: list[str] | None) -> dict:
+    """What the card says of this model beside what the loop knows; begun: see `describe_start`."""
     base, side, scenes = cfg.pretrained_model_name_or_path, served.resolution_px, cfg.dataset_name.startswith("scenes")
     camvid = Path(cfg.dataset_name).name == "camvid"
     data = "scenes painted from emoji art in five styles" if scenes else "CamVid" if camvid else cfg.dataset_name
@@ -441,7 +491,7 @@ def describe(cfg: SegmentationConfig, train, served: contract.Segmenter, argv: l
         "stem": STEM,
         "name": f"{served.kind}-scenes" if scenes else "street" if camvid else f"{served.kind}-{Path(cfg.dataset_name).name}",
         "title": f"{kind}, {side} px: {'emoji scenes' if scenes else 'streets' if camvid else Path(cfg.dataset_name).name}",
-        "summary": f"A {kind} ({'fine-tuned' if base else 'trained from scratch'}) that gives each pixel one of "
+        "summary": f"A {kind} ({begun}) that gives each pixel one of "
                    f"{len(served.label_names)} classes: {', '.join(served.label_names[:40])}. Training data: {data}. "
                    f"Its confidence is calibrated by a temperature of {served.temperature:.3g}, fitted to validation pictures.",
         "library_name": "segmentation-models-pytorch" if in_smp else "transformers",
