@@ -225,10 +225,23 @@ def test_the_loss_by_hand_and_padding_counts_nothing(served):
     assert cut.shape == (1, served.max_length)
 
 
+def test_the_loss_of_places_by_hand(served):
+    true = torch.tensor([[-0.5, -0.5], [0.5, -0.5], [-0.5, 0.5], [0.5, 0.5]])  # of 2 × 2 patches: column, row
+    told = torch.cat([torch.full((1, 2), 9.0), true])[None].repeat(3, 1, 1)  # a class token before them
+    assert captioning.place_loss(told).item() == 0
+    told[:, 1:, 0] += 0.5
+    assert captioning.place_loss(told).item() == pytest.approx(0.25)
+    assert captioning.place_loss(torch.zeros(1, 64, 2)).item() == pytest.approx(2 / 3, abs=0.02)
+    model, batch = captioning.Trainee(served.model, 0, places=True).eval(), {"pixels": torch.randn(2, 3, 32, 32)}
+    (words, _), (both, parts) = (captioning.training_loss(model, batch | {"caption": TEXTS}, served, 0.0, weight)
+                                 for weight in (0.0, 0.5))  # fmt: skip
+    assert both.item() == pytest.approx(words.item() + 0.5 * parts["place"].item(), abs=1e-5)
+
+
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_the_tower_is_frozen_and_then_learns(served, optimizer):
     cfg = dataclasses.replace(TINY, optimizer=optimizer, unfreeze_step=2, adam_weight_decay=0.5)
-    model = captioning.Trainee(served.model, cfg.unfreeze_step)
+    model = captioning.Trainee(served.model, cfg.unfreeze_step, places=True)
     groups = captioning.tower_groups(model, cfg)
     ours = [id(p) for group in groups for p in group["params"]]
     assert sorted(ours) == sorted(id(p) for p in model.parameters())
@@ -238,8 +251,8 @@ def test_the_tower_is_frozen_and_then_learns(served, optimizer):
     batch = {"pixels": torch.randn(2, 3, 32, 32), "caption": TEXTS}
     for step in range(4):
         before = decoder.clone()
-        captioning.training_loss(model.train(), batch, served, 0.0)[0].backward()
-        assert all(p.grad is not None for p in served.model.encoder.parameters()), "other processes wait for it"
+        captioning.training_loss(model.train(), batch, served, 0.0, 1.0)[0].backward()
+        assert all(p.grad is not None for p in model.parameters()), "other processes wait for it"
         optimiser.step()
         optimiser.zero_grad()
         same = [torch.equal(p, tower[name]) for name, p in served.model.encoder.named_parameters()]

@@ -39,6 +39,7 @@ from transformers import (
 
 from hub_models import captioning as contract
 from hub_models import clip
+from hub_models.captioning.parts import grid_of
 from hub_models.pictures import WHITE, frame
 from training import metrics, publish
 from training.config import TrainConfig, parse
@@ -77,6 +78,7 @@ class CaptioningConfig(TrainConfig):
     unfreeze_step: int = 1000  # from this optimiser step on the tower learns, too
     tower_lr_scale: float = 0.2  # its learning rate, as a factor
     label_smoothing: float = 0.1
+    place_weight: float = 0.0  # of the loss of a linear layer that tells each patch's row and column from its state
     # Augmentation
     zoom: tuple[float, float] = (0.5, 1.05)  # range of a single picture's side, as a share of what the model sees
     rotation_deg: float = 10.0  # up to so much either way
@@ -100,7 +102,7 @@ class CaptioningConfig(TrainConfig):
 EMOJI = CaptioningConfig(
     output_dir="runs/captioning", resolution=128, train_batch_size=64, learning_rate=1e-3, lr_warmup_steps=300,
     adam_beta2=0.98, adam_weight_decay=0.05, ema_decay=0.999, max_train_steps=20_000, checkpointing_steps=250,
-    validation_steps=1000,
+    validation_steps=1000, place_weight=1.0,
     decoder_args={"hidden_size": 224, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 640},
 )  # fmt: skip
 PRESETS = {
@@ -108,7 +110,7 @@ PRESETS = {
     "finetune": dataclasses.replace(
         EMOJI, pretrained_model_name_or_path="emoji", dataset_name="path/to/captioned/pictures", train_batch_size=16,
         learning_rate=1e-4, max_train_steps=1000, lr_warmup_steps=50, ema_decay=0.99, validation_steps=250, scenes=0.0,
-        object_ink=0.0, unfreeze_step=200, zoom=(0.9, 1.1), rotation_deg=3.0, ground_share=0.0, color_jitter=0.1,
+        object_ink=0.0, place_weight=0.0, unfreeze_step=200, zoom=(0.9, 1.1), rotation_deg=3.0, ground_share=0.0, color_jitter=0.1,
     ),
     "tiny": dataclasses.replace(
         EMOJI, dataset_name="emoji-sample", resolution=32, max_train_steps=2, train_batch_size=4, lr_warmup_steps=1,
@@ -166,17 +168,23 @@ def placed(art: Image.Image, side_px: int, cfg: CaptioningConfig, rng: random.Ra
 
 
 class Trainee(torch.nn.Module):
-    """The captioner's model, and how many forward passes it was trained for: before so many, its tower is frozen."""
+    """The captioner's model, and how many forward passes it was trained for: before so many, its tower is frozen.
 
-    def __init__(self, model: PreTrainedModel, frozen_passes: int):
+    places: whether it has a linear layer (D → 2) beside it, that has to tell where in the picture a state comes from. A
+    tower that learned to name things forgets that on the way to its last states, and captions said left or right by
+    chance (docs/LOG.md). The layer isn't exported.
+    """
+
+    def __init__(self, model: PreTrainedModel, frozen_passes: int, *, places: bool = False):
         super().__init__()
         self.captioner, self.frozen_passes = model, frozen_passes
         self.register_buffer(
             "passes", torch.zeros((), dtype=torch.int64)
         )  # in the checkpoint: a resume goes on exactly
+        self.places = torch.nn.Linear(contract.encoder_of(model).config.hidden_size, 2) if places else None
 
-    def forward(self, pixels: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-        """Scores (B, L, V) of the token after each of ids (B, L), for pictures (B, 3, R, R)."""
+    def forward(self, pixels: torch.Tensor, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Scores (B, L, V) of the token after each of ids (B, L), for pictures (B, 3, R, R); and `place_loss`, if any."""
         frozen = bool(self.passes < self.frozen_passes)
         if self.training:
             self.passes += 1
@@ -186,7 +194,8 @@ class Trainee(torch.nn.Module):
         # leaves the tower as it is under either optimiser.
         raw = raw + 0.0 * sum(p.sum() for p in contract.encoder_of(self.captioner).parameters())
         states = contract.attended(self.captioner, raw)
-        return contract.decode(self.captioner, states, ids, use_cache=False).logits
+        logits = contract.decode(self.captioner, states, ids, use_cache=False).logits
+        return logits, None if self.places is None else place_loss(self.places(raw))
 
     def state_dict(self, *args, **kwargs) -> dict:
         """Each tensor once: input and output embeddings are one, and safetensors refuses to write that twice."""
@@ -201,21 +210,37 @@ class Trainee(torch.nn.Module):
         return found
 
 
-def training_loss(model: torch.nn.Module, batch: dict, served: contract.Captioner, label_smoothing: float):
+def place_loss(told: torch.Tensor) -> torch.Tensor:
+    """Mean squared error of column and row (B, S, 2) told of each of h · w patches, where -1 and 1 are the edges.
+
+    0.67 for who always says the middle. Class tokens before the patches have no place.
+    """
+    rows, columns = grid_of(told.shape[1])
+    y, x = ((torch.arange(count, device=told.device) + 0.5) / count * 2 - 1 for count in (rows, columns))
+    true = torch.stack([x.repeat(rows), y.repeat_interleave(columns)], -1)  # (h · w, 2)
+    return 2 * F.mse_loss(told[:, -rows * columns :].float(), true.expand(len(told), -1, -1))
+
+
+def training_loss(
+    model: torch.nn.Module, batch: dict, served: contract.Captioner, label_smoothing: float, place_weight: float = 0.0
+):
     """Cross-entropy of each token given the picture and the tokens before it, with label smoothing; and without.
 
-    Teacher forcing (Williams & Zipser 1989). Padding counts nothing.
+    Teacher forcing (Williams & Zipser 1989). Padding counts nothing. With a place_weight, `place_loss` comes on top.
     """
     pixels = batch["pixels"]
     ids, real = (part.to(pixels.device) for part in served.sequences(batch["caption"]))  # (B, L)
-    logits = model(pixels, ids[:, :-1])
+    logits, places = model(pixels, ids[:, :-1])
     with torch.autocast(pixels.device.type, enabled=False):
         logits, wanted = logits.float().flatten(0, 1), ids[:, 1:].masked_fill(~real[:, 1:], -100).flatten()
         loss = F.cross_entropy(logits, wanted, ignore_index=-100, label_smoothing=label_smoothing)
         with torch.no_grad():
             entropy = F.cross_entropy(logits, wanted, ignore_index=-100)
             right = (logits.argmax(-1) == wanted).sum() / (wanted != -100).sum()
-    return loss, {"cross_entropy": entropy, "token_accuracy": right}
+    told = {"cross_entropy": entropy, "token_accuracy": right}
+    if place_weight:
+        loss, told["place"] = loss + place_weight * places, places.detach()
+    return loss, told
 
 
 # --- The model -------------------------------------------------------------------------------------------------------
@@ -341,10 +366,10 @@ def main(argv: list[str] | None = None) -> None:
         scenes = Scenes("train", length=cfg.train_scenes, ink=cfg.object_ink, colour=cfg.object_color, **painted)
         new_scenes = Scenes("new_scenes", length=cfg.validation_pictures, **painted)
     samples = CaptionedPictures(train, scenes, cfg, served)
-    trainee = Trainee(served.model, cfg.unfreeze_step * cfg.gradient_accumulation_steps)
+    trainee = Trainee(served.model, cfg.unfreeze_step * cfg.gradient_accumulation_steps, places=cfg.place_weight > 0)
 
     def loss_fn(model, batch):
-        return training_loss(model, batch, served, cfg.label_smoothing)
+        return training_loss(model, batch, served, cfg.label_smoothing, cfg.place_weight)
 
     def evaluate(_model):  # `served` holds it
         rows = evenly(len(held_out), cfg.validation_pictures)
