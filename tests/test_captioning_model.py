@@ -300,7 +300,7 @@ def test_transparency_is_white(served):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_evidence_is_the_cross_attention_and_the_loss_by_covering(folders, served, kind):
+def test_evidence_is_what_words_owe_to_attention_and_the_loss_by_covering(folders, served, kind):
     ours = served[kind]
     caption = ours.score(PICTURES[2], "a red apple")
     found = ours.evidence(PICTURES[2], caption)
@@ -311,18 +311,23 @@ def test_evidence_is_the_cross_attention_and_the_loss_by_covering(folders, serve
         model = VisionEncoderDecoderModel.from_pretrained(folders[kind], attn_implementation="eager")
     model.eval()
     ids, pixels = torch.tensor([[ours.start_id, *caption.tokens[:-1]]]), ours.pixel_values([PICTURES[2]])
-    with torch.no_grad():
-        if kind == "blip":
-            states = model.vision_model(pixels).last_hidden_state
-            out = model.text_decoder(ids, encoder_hidden_states=states, output_attentions=True)
-        else:
-            out = model(pixel_values=pixels, decoder_input_ids=ids, output_attentions=True)
-    maps = torch.stack(list(out.cross_attentions)).mean((0, 1, 2))  # (L, S)
+    if kind == "blip":
+        states = model.vision_model(pixels).last_hidden_state
+        out = model.text_decoder(ids, encoder_hidden_states=states, output_attentions=True)
+    else:
+        out = model(pixel_values=pixels, decoder_input_ids=ids, output_attentions=True)
+    log_probs, layers = out.logits[0].log_softmax(-1), list(out.cross_attentions)
+    gains = []
+    for place, token in enumerate(caption.tokens):
+        found_by = torch.autograd.grad(log_probs[place, token], layers, retain_graph=True)
+        gains.append(torch.stack([gradient[0] for gradient in found_by]))  # (layers, heads, L, S)
+    heads = torch.stack([layer[0] for layer in layers])
+    maps = [(heads * sum(gains[place])).clamp(min=0).mean((0, 1)).sum(0).detach() for _, place in caption.words]  # (S,)
     cells = found[0].attention.size
-    assert cells == 16 and maps.shape[1] - cells == (0 if kind == "swin-bert" else 1)
+    assert cells == 16 and len(maps[0]) - cells == (0 if kind == "swin-bert" else 1)
     side = 32 // int(cells**0.5)
-    for evidence, (_, place) in zip(found, caption.words, strict=True):
-        expected = maps[place, -cells:].mean(0).reshape(evidence.attention.shape).numpy()
+    for evidence, (_, place), of_word in zip(found, caption.words, maps, strict=True):
+        expected = of_word[-cells:].reshape(evidence.attention.shape).numpy()
         np.testing.assert_allclose(evidence.attention, expected / expected.max(), atol=1e-4)
         assert evidence.attention.dtype == np.float32 and evidence.attention.max() == pytest.approx(1)
         assert 1 <= evidence.covered.sum() <= cells / 4 and evidence.covered[evidence.attention == 1].all()

@@ -27,6 +27,7 @@ from hub_models.captioning.parts import (
     on_white,
     padded,
     pointed_at,
+    relevance,
     special_tokens,
     token_log_probs,
 )
@@ -293,9 +294,9 @@ class Captioner:
     ) -> list[Evidence]:
         """For each word of a caption of the picture, where the model looked, and what it is worth to it.
 
-        attention: of the states that predict the word's tokens to the patches, mean over layers and heads. Attention
-        alone is no explanation (Jain & Wallace 2019), so the patches it is highest at are covered with the picture's
-        mean colour, and `drop` is what the word's log-probability, after the same words, loses by that.
+        attention: cross-attention to the patches, weighted by how much the word's log-probability gains by it
+        (`parts.relevance`). That alone is no explanation (Jain & Wallace 2019), so the patches it is highest at are covered
+        with the picture's mean colour, and `drop` is what the word's log-probability, after the same words, loses by that.
         on_step: called after each few words; what it raises ends the work.
         """
         if not caption.words:
@@ -303,15 +304,20 @@ class Captioner:
         seen = self.seen(image)
         states = attended(self.model, self.encode([seen]))  # (1, S, C)
         ids = torch.tensor([[self.start_id, *caption.tokens[:-1]]], device=states.device)
-        with attention_shown(self.model):
-            out = decode(self.model, states, ids, output_attentions=True, use_cache=False)
         grid = grid_of(states.shape[1])
+        with attention_shown(self.model), torch.enable_grad():
+            out = decode(self.model, states.requires_grad_(), ids, output_attentions=True, use_cache=False)
+            log_probs = out.logits[0].float().log_softmax(-1)  # (L, V)
+            score_of = [log_probs[range(w.start, w.stop), caption.tokens[w]].sum() for _, w in caption.words]
         if not out.cross_attentions or grid is None:
             return [Evidence(word, None, None, None) for word, _ in caption.words]
-        layers = torch.stack(list(out.cross_attentions))[:, 0].float()  # (layers, heads, L, S)
-        maps = layers.mean((0, 1))[:, -grid[0] * grid[1] :].cpu().numpy()  # (L, h·w); class tokens come first
-        attentions = [maps[place].mean(0).reshape(grid) for _, place in caption.words]
-        attentions = [(a / max(float(a.max()), 1e-12)).astype(np.float32) for a in attentions]
+        attentions = []
+        for score in score_of:
+            of_states = relevance(out.cross_attentions, score)  # (S,)
+            attention = of_states[-grid[0] * grid[1] :].reshape(grid).cpu().numpy()  # class tokens come first
+            attentions.append((attention / max(float(attention.max()), 1e-12)).astype(np.float32))
+            if on_step:
+                on_step()
         pointed = [pointed_at(a) for a in attentions]
         whole = token_log_probs(self, states, [caption.tokens])[0]
         found = []

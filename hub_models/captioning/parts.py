@@ -116,6 +116,20 @@ def never_stopping(on_step: Callable[[], None]) -> Callable:
     return criterion
 
 
+def relevance(cross_attentions: Sequence[torch.Tensor], score: torch.Tensor) -> torch.Tensor:
+    """How much a score of one caption owes to each of the states attended to, (S,) ≥ 0, from the graph that made both.
+
+    Attention times the gradient of the score by it, where that is positive, mean over layers and heads, sum over the
+    positions of the caption (Chefer, Gur & Wolf 2021, eq. 5). Attention alone rests for a good part on patches that show
+    nothing, whatever the word. cross_attentions: (1, heads, L, S) of each layer.
+    """
+    gradients = torch.autograd.grad(score, cross_attentions, retain_graph=True)
+    shares = [
+        (a.detach() * g).float().clamp(min=0)[0].mean(0) for a, g in zip(cross_attentions, gradients, strict=True)
+    ]
+    return torch.stack(shares).mean(0).sum(0)
+
+
 def pointed_at(attention: np.ndarray) -> np.ndarray:
     """The patches of a map (h, w) that a word points at, bool (h, w): at least one."""
     most = max(1, int(attention.size * MOST_POINTED))
