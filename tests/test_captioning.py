@@ -201,12 +201,14 @@ def served(eye) -> contract.Captioner:
 
 
 TEXTS = ["a cat", "a red apple face , a blue car"]
+PLAIN = dataclasses.replace(TINY, label_smoothing=0.0, place_weight=0.0, pointing_weight=0.0, relation_weight=1.0)
+SMOOTH = dataclasses.replace(PLAIN, label_smoothing=0.1)
 
 
 def test_the_loss_by_hand_and_padding_counts_nothing(served):
     model = captioning.Trainee(served.model, 0).eval()
     pixels = torch.randn(2, 3, 32, 32)
-    loss, parts = captioning.training_loss(model, {"pixels": pixels, "caption": TEXTS}, served, 0.1)
+    loss, parts = captioning.training_loss(model, {"pixels": pixels, "caption": TEXTS}, served, SMOOTH)
     ids, real = served.sequences(TEXTS)
     with torch.no_grad():
         log_probs = served.model(pixel_values=pixels, decoder_input_ids=ids[:, :-1]).logits.log_softmax(-1)  # (2, L, V)
@@ -214,10 +216,10 @@ def test_the_loss_by_hand_and_padding_counts_nothing(served):
     even = log_probs.mean(-1)[real[:, 1:]]
     assert parts["cross_entropy"].item() == pytest.approx(-chosen.mean().item(), abs=1e-5)
     assert loss.item() == pytest.approx(-(0.9 * chosen + 0.1 * even).mean().item(), abs=1e-5)
-    alone = [captioning.training_loss(model, {"pixels": pixels[n : n + 1], "caption": [TEXTS[n]]}, served, 0.0)[0].item()
+    alone = [captioning.training_loss(model, {"pixels": pixels[n : n + 1], "caption": [TEXTS[n]]}, served, PLAIN)[0].item()
              for n in range(2)]  # fmt: skip
     lengths = real.sum(1) - 1
-    together = captioning.training_loss(model, {"pixels": pixels, "caption": TEXTS}, served, 0.0)[0].item()
+    together = captioning.training_loss(model, {"pixels": pixels, "caption": TEXTS}, served, PLAIN)[0].item()
     assert together == pytest.approx((np.array(alone) * lengths.numpy()).sum() / lengths.sum().item(), abs=1e-5)
     stock = served.model(pixel_values=pixels[:1], labels=ids[:1, 1:][real[:1, 1:]][None]).loss
     assert stock.item() == pytest.approx(alone[0], abs=1e-5)
@@ -233,14 +235,49 @@ def test_the_loss_of_places_by_hand(served):
     assert captioning.place_loss(told).item() == pytest.approx(0.25)
     assert captioning.place_loss(torch.zeros(1, 64, 2)).item() == pytest.approx(2 / 3, abs=0.02)
     model, batch = captioning.Trainee(served.model, 0, places=True).eval(), {"pixels": torch.randn(2, 3, 32, 32)}
-    (words, _), (both, parts) = (captioning.training_loss(model, batch | {"caption": TEXTS}, served, 0.0, weight)
-                                 for weight in (0.0, 0.5))  # fmt: skip
-    assert both.item() == pytest.approx(words.item() + 0.5 * parts["place"].item(), abs=1e-5)
+    (words, _), (both, parts) = (
+        captioning.training_loss(model, batch | {"caption": TEXTS}, served, cfg)
+        for cfg in (PLAIN, dataclasses.replace(PLAIN, place_weight=0.5))
+    )
+    assert both.item() == pytest.approx(words.item() + 0.5 * parts["places"].item(), abs=1e-5)
+
+
+def test_the_loss_of_pointing_by_hand(served):
+    attention = torch.full((2, 2, 4, 5), 0.1)  # 2 pictures, 2 heads, 4 tokens, a class token and 2 × 2 patches
+    attention[0, 0, 1] = torch.tensor([0.2, 0.6, 0.1, 0.05, 0.05])
+    attention[0, 0, 2] = torch.tensor([0.2, 0.1, 0.1, 0.3, 0.3])
+    where = torch.zeros(2, 3, 16, 16)
+    where[0, 1, :8] = 1  # the upper half
+    where[0, 1, 8:, 0] = 0.5  # a hair of the lower left
+    loss = captioning.pointing_loss([attention], [(0, 1, slice(1, 3))], where)
+    assert loss.item() == pytest.approx(-(math.log(0.7) + math.log(0.2)) / 2, abs=1e-6), "the second head is free"
+    twice = captioning.pointing_loss([attention, attention], [(0, 1, slice(1, 3))], where)
+    assert twice.item() == pytest.approx(loss.item())
+    assert captioning.pointing_loss([attention], [], where).item() == 0
+    ids, _ = served.sequences(["a red apple, a cat", "a cat"])
+    found = captioning.named_at(served, ids, ["a cat\na red apple\na dog", "a cat"])
+    assert [(picture, thing) for picture, thing, _ in found] == [(0, 0), (0, 1), (1, 0)]
+    said = [served.tokenizer.decode(ids[picture, place].tolist()) for picture, _, place in found]
+    assert said == ["a cat", "a red apple", "a cat"]
+
+
+def test_words_that_say_where_count_more(served, monkeypatch):
+    assert captioning.where_ids(served.tokenizer) == []  # this vocabulary has none
+    word = served.tokenizer.convert_tokens_to_ids("cat")
+    monkeypatch.setattr(captioning, "where_ids", lambda tokenizer: [word])
+    model = captioning.Trainee(served.model, 0).eval()
+    batch = {"pixels": torch.randn(1, 3, 32, 32), "caption": ["a red cat"]}
+    (once, parts), (thrice, _) = (
+        captioning.training_loss(model, batch, served, dataclasses.replace(PLAIN, relation_weight=weight))
+        for weight in (1.0, 3.0)
+    )
+    assert parts["where"].item() > 0
+    assert thrice.item() == pytest.approx(once.item() + 2 * parts["where"].item() / 4, abs=1e-5), "4 tokens"
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_the_tower_is_frozen_and_then_learns(served, optimizer):
-    cfg = dataclasses.replace(TINY, optimizer=optimizer, unfreeze_step=2, adam_weight_decay=0.5)
+    cfg = dataclasses.replace(TINY, optimizer=optimizer, unfreeze_step=2, adam_weight_decay=0.5, pointing_weight=0.0)
     model = captioning.Trainee(served.model, cfg.unfreeze_step, places=True)
     groups = captioning.tower_groups(model, cfg)
     ours = [id(p) for group in groups for p in group["params"]]
@@ -251,7 +288,7 @@ def test_the_tower_is_frozen_and_then_learns(served, optimizer):
     batch = {"pixels": torch.randn(2, 3, 32, 32), "caption": TEXTS}
     for step in range(4):
         before = decoder.clone()
-        captioning.training_loss(model.train(), batch, served, 0.0, 1.0)[0].backward()
+        captioning.training_loss(model.train(), batch, served, cfg)[0].backward()
         assert all(p.grad is not None for p in model.parameters()), "other processes wait for it"
         optimiser.step()
         optimiser.zero_grad()

@@ -39,13 +39,13 @@ from transformers import (
 
 from hub_models import captioning as contract
 from hub_models import clip
-from hub_models.captioning.parts import grid_of
+from hub_models.captioning.parts import grid_of, show_attention
 from hub_models.pictures import WHITE, frame
 from training import metrics, publish
 from training.config import TrainConfig, parse
 from training.data.art import inked, on_ground, recoloured
 from training.data.captions import MOST_SAID, Captions, core, holds, largest, read_layout, scene_caption, spoken
-from training.data.scenes import Scenes
+from training.data.scenes import SOLID, Scene, SceneObject, Scenes
 from training.data.sources import Source, open_source
 from training.loop import fit, parameter_groups
 
@@ -53,6 +53,7 @@ STEM = "captioning"
 TOWERS = {"swin": (SwinConfig, SwinModel), "vit": (ViTConfig, ViTModel)}
 SCENES_MEASURED = 500  # of each set, by `evaluate_checkpoint`
 POSITION_SCALE = 0.3  # deviation of the positions that a Swin tower gets, beside about 1 of its patches
+MASK_SIDE = 16  # cells a side of what is known of where things are
 HOG_PX = 64  # side of the pictures that the nearest neighbour is looked for among
 
 
@@ -78,6 +79,10 @@ class CaptioningConfig(TrainConfig):
     unfreeze_step: int = 1000  # from this optimiser step on the tower learns, too
     tower_lr_scale: float = 0.2  # its learning rate, as a factor
     label_smoothing: float = 0.1
+    relation_weight: float = 1.0  # of the words of a caption that say where: left, right, above, below, front, behind
+    pointing_weight: float = (
+        0.0  # of the loss that has the words for a thing attend to where it is, where that is known
+    )
     place_weight: float = 0.0  # of the loss of a linear layer that tells each patch's row and column from its state
     # Augmentation
     zoom: tuple[float, float] = (0.5, 1.05)  # range of a single picture's side, as a share of what the model sees
@@ -102,7 +107,7 @@ class CaptioningConfig(TrainConfig):
 EMOJI = CaptioningConfig(
     output_dir="runs/captioning", resolution=128, train_batch_size=64, learning_rate=1e-3, lr_warmup_steps=300,
     adam_beta2=0.98, adam_weight_decay=0.05, ema_decay=0.999, max_train_steps=20_000, checkpointing_steps=250,
-    validation_steps=1000, place_weight=1.0,
+    validation_steps=1000, relation_weight=3.0, place_weight=1.0, pointing_weight=0.5,
     decoder_args={"hidden_size": 224, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 640},
 )  # fmt: skip
 PRESETS = {
@@ -110,7 +115,8 @@ PRESETS = {
     "finetune": dataclasses.replace(
         EMOJI, pretrained_model_name_or_path="emoji", dataset_name="path/to/captioned/pictures", train_batch_size=16,
         learning_rate=1e-4, max_train_steps=1000, lr_warmup_steps=50, ema_decay=0.99, validation_steps=250, scenes=0.0,
-        object_ink=0.0, place_weight=0.0, unfreeze_step=200, zoom=(0.9, 1.1), rotation_deg=3.0, ground_share=0.0, color_jitter=0.1,
+        object_ink=0.0, relation_weight=1.0, place_weight=0.0, pointing_weight=0.0, unfreeze_step=200, zoom=(0.9, 1.1),
+        rotation_deg=3.0, ground_share=0.0, color_jitter=0.1,
     ),
     "tiny": dataclasses.replace(
         EMOJI, dataset_name="emoji-sample", resolution=32, max_train_steps=2, train_batch_size=4, lr_warmup_steps=1,
@@ -122,9 +128,10 @@ PRESETS = {
 
 
 class CaptionedPictures:
-    """Training samples {"pixels": (3, R, R) normalised, "caption": text}: single pictures, and scenes if there are any.
+    """Training samples of single pictures, and of scenes if there are any.
 
-    See `training.loop.Samples`.
+    {"pixels": (3, R, R) normalised, "caption": text, "names": what it names, as it is said there, in lines, "where":
+    (MOST_SAID, MASK_SIDE, MASK_SIDE) how much of each cell each of these covers, in [0, 1]}. See `training.loop.Samples`.
     """
 
     def __init__(self, source: Source, scenes: Scenes | None, cfg: CaptioningConfig, served: contract.Captioner):
@@ -141,16 +148,34 @@ class CaptionedPictures:
         if self.scenes is not None and rng.random() < cfg.scenes:
             scene = self.scenes.scene(rng.randrange(len(self.scenes)))
             picture, caption = scene.image, scene_caption(scene.objects, rng)
+            told = largest(scene.objects)
+            names, masks = [spoken(one.name) for one in told], [seen_of(scene, one) for one in told]
         else:
-            picture = placed(self.source.picture(index), self.served.resolution_px, cfg, rng)
+            picture, mask = placed(self.source.picture(index), self.served.resolution_px, cfg, rng)
             caption = self.captions.describe(index, rng.getrandbits(62))
+            names, masks = [self.captions.plain(index)], [mask]
         if cfg.color_jitter:
             picture = recoloured(picture, cfg.color_jitter, rng)
-        return {"pixels": self.served.pixel_values([picture])[0], "caption": caption}
+        where = torch.zeros(MOST_SAID, MASK_SIDE, MASK_SIDE)
+        for n, mask in enumerate(masks):
+            where[n] = F.adaptive_avg_pool2d(torch.from_numpy(mask)[None].float(), MASK_SIDE)[0]
+        pixels = self.served.pixel_values([picture])[0]
+        return {"pixels": pixels, "caption": caption, "names": "\n".join(names), "where": where}
 
 
-def placed(art: Image.Image, side_px: int, cfg: CaptioningConfig, rng: random.Random) -> Image.Image:
-    """A single picture somewhere on a ground of side_px, RGB: zoomed, turned, perhaps inked; most of it is in sight."""
+def seen_of(scene: Scene, one: SceneObject) -> np.ndarray:
+    """Where an object of a scene is seen, bool (R, R): the pixels of its class within its box."""
+    left, top, right, bottom = one.box
+    seen = np.zeros(scene.mask.shape, bool)
+    seen[top:bottom, left:right] = scene.mask[top:bottom, left:right] == one.label
+    return seen
+
+
+def placed(art: Image.Image, side_px: int, cfg: CaptioningConfig, rng: random.Random) -> tuple[Image.Image, np.ndarray]:
+    """A single picture somewhere on a ground of side_px, RGB, and where it is solid, bool (side_px, side_px).
+
+    It is zoomed, turned, perhaps inked; most of it is in sight.
+    """
     if cfg.object_ink and rng.random() < cfg.object_ink:
         art = inked(art, rng)
     side = max(1, round(rng.uniform(*cfg.zoom) * side_px))
@@ -161,7 +186,7 @@ def placed(art: Image.Image, side_px: int, cfg: CaptioningConfig, rng: random.Ra
     whole = Image.new("RGBA", (side_px, side_px))
     room = side_px - side
     whole.paste(art, tuple(rng.randint(min(0, room), max(0, room)) for _ in range(2)))
-    return on_ground(whole, colour)
+    return on_ground(whole, colour), np.asarray(whole.getchannel("A")) >= SOLID
 
 
 # --- The loss --------------------------------------------------------------------------------------------------------
@@ -170,21 +195,22 @@ def placed(art: Image.Image, side_px: int, cfg: CaptioningConfig, rng: random.Ra
 class Trainee(torch.nn.Module):
     """The captioner's model, and how many forward passes it was trained for: before so many, its tower is frozen.
 
-    places: whether it has a linear layer (D → 2) beside it, that has to tell where in the picture a state comes from. A
+    points: whether it also returns what its words attend to. places: whether it has a linear layer (D → 2) beside it, that has to tell where in the picture a state comes from. A
     tower that learned to name things forgets that on the way to its last states, and captions said left or right by
     chance (docs/LOG.md). The layer isn't exported.
     """
 
-    def __init__(self, model: PreTrainedModel, frozen_passes: int, *, places: bool = False):
+    def __init__(self, model: PreTrainedModel, frozen_passes: int, *, places: bool = False, points: bool = False):
         super().__init__()
-        self.captioner, self.frozen_passes = model, frozen_passes
+        self.captioner, self.frozen_passes, self.points = model, frozen_passes, points
         self.register_buffer(
             "passes", torch.zeros((), dtype=torch.int64)
         )  # in the checkpoint: a resume goes on exactly
         self.places = torch.nn.Linear(contract.encoder_of(model).config.hidden_size, 2) if places else None
 
-    def forward(self, pixels: torch.Tensor, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Scores (B, L, V) of the token after each of ids (B, L), for pictures (B, 3, R, R); and `place_loss`, if any."""
+    def forward(self, pixels: torch.Tensor, ids: torch.Tensor) -> dict:
+        """Scores "logits" (B, L, V) of the token after each of ids (B, L), for pictures (B, 3, R, R); perhaps "places",
+        the `place_loss`, and "attention", (B, heads, L, S) of each decoder layer."""
         frozen = bool(self.passes < self.frozen_passes)
         if self.training:
             self.passes += 1
@@ -194,8 +220,13 @@ class Trainee(torch.nn.Module):
         # leaves the tower as it is under either optimiser.
         raw = raw + 0.0 * sum(p.sum() for p in contract.encoder_of(self.captioner).parameters())
         states = contract.attended(self.captioner, raw)
-        logits = contract.decode(self.captioner, states, ids, use_cache=False).logits
-        return logits, None if self.places is None else place_loss(self.places(raw))
+        out = contract.decode(self.captioner, states, ids, use_cache=False, output_attentions=self.points)
+        found = {"logits": out.logits}
+        if self.points:
+            found["attention"] = out.cross_attentions
+        if self.places is not None:
+            found["places"] = place_loss(self.places(raw))
+        return found
 
     def state_dict(self, *args, **kwargs) -> dict:
         """Each tensor once: input and output embeddings are one, and safetensors refuses to write that twice."""
@@ -221,26 +252,78 @@ def place_loss(told: torch.Tensor) -> torch.Tensor:
     return 2 * F.mse_loss(told[:, -rows * columns :].float(), true.expand(len(told), -1, -1))
 
 
-def training_loss(
-    model: torch.nn.Module, batch: dict, served: contract.Captioner, label_smoothing: float, place_weight: float = 0.0
-):
+def pointing_loss(
+    attention: Sequence[torch.Tensor], spans: Sequence[tuple[int, int, slice]], where: torch.Tensor
+) -> torch.Tensor:
+    """-log of the attention that the words for a thing pay to the patches where it is, mean over words and layers.
+
+    Liu et al. 2017 (Attention correctness in neural image captioning), eq. 8. One half of the heads is asked for it, the
+    other is free. attention: (B, heads, L, S) of each layer. spans: caption, thing and its tokens. where: see
+    `CaptionedPictures`; a thing is in the patches that it covers at least a quarter as much as the one it covers most.
+    """
+    if not spans:
+        return attention[0].new_zeros(())
+    rows, columns = grid_of(attention[0].shape[-1])
+    cells = F.adaptive_avg_pool2d(where, (rows, columns)).flatten(2)  # (B, things, h · w)
+    cells = (cells > 0) & (cells >= cells.amax(-1, keepdim=True) / 4)
+    steps = [(picture, thing, at) for picture, thing, place in spans for at in range(place.start, place.stop)]
+    picture, thing, at = torch.tensor(steps, device=where.device).T
+    losses = []
+    for layer in attention:
+        asked = layer[:, : -(-layer.shape[1] // 2), :, -rows * columns :]  # (B, half of the heads, L, h · w)
+        mass = (asked[picture, :, at].float().mean(1) * cells[picture, thing]).sum(-1)  # (words,)
+        losses.append(-mass.clamp(min=1e-4).log().mean())
+    return torch.stack(losses).mean()
+
+
+def named_at(served: contract.Captioner, ids: torch.Tensor, names: Sequence[str]) -> list[tuple[int, int, slice]]:
+    """Where captions, ids (B, L) with their start, name things: caption, thing (a line of its names), and its tokens."""
+    found = []
+    for number, (row, lines) in enumerate(zip(ids.tolist(), names, strict=True)):
+        for thing, name in enumerate(lines.split("\n")):
+            sought = served.sequences([name])[0][0, 1:-1].tolist()
+            starts = (at for at in range(len(row) - len(sought)) if row[at : at + len(sought)] == sought)
+            if sought and (start := next(starts, None)) is not None:
+                found.append((number, thing, slice(start, start + len(sought))))
+    return found
+
+
+def training_loss(model: torch.nn.Module, batch: dict, served: contract.Captioner, cfg: CaptioningConfig):
     """Cross-entropy of each token given the picture and the tokens before it, with label smoothing; and without.
 
-    Teacher forcing (Williams & Zipser 1989). Padding counts nothing. With a place_weight, `place_loss` comes on top.
+    Teacher forcing (Williams & Zipser 1989). Padding counts nothing, and words that say where count cfg.relation_weight
+    times; with a cfg.place_weight, `place_loss` comes on top. Also: the cross-entropy of those words alone.
     """
     pixels = batch["pixels"]
     ids, real = (part.to(pixels.device) for part in served.sequences(batch["caption"]))  # (B, L)
-    logits, places = model(pixels, ids[:, :-1])
+    out = model(pixels, ids[:, :-1])
+    logits = out["logits"]
     with torch.autocast(pixels.device.type, enabled=False):
         logits, wanted = logits.float().flatten(0, 1), ids[:, 1:].masked_fill(~real[:, 1:], -100).flatten()
-        loss = F.cross_entropy(logits, wanted, ignore_index=-100, label_smoothing=label_smoothing)
+        counted = wanted != -100
+        where = torch.isin(wanted, torch.tensor(where_ids(served.tokenizer), device=wanted.device))
+        each = F.cross_entropy(logits, wanted, ignore_index=-100, label_smoothing=cfg.label_smoothing, reduction="none")
+        loss = (each * torch.where(where, cfg.relation_weight, 1.0)).sum() / counted.sum()
         with torch.no_grad():
-            entropy = F.cross_entropy(logits, wanted, ignore_index=-100)
-            right = (logits.argmax(-1) == wanted).sum() / (wanted != -100).sum()
-    told = {"cross_entropy": entropy, "token_accuracy": right}
-    if place_weight:
-        loss, told["place"] = loss + place_weight * places, places.detach()
+            plain = F.cross_entropy(logits, wanted, ignore_index=-100, reduction="none")
+            told = {
+                "cross_entropy": plain.sum() / counted.sum(),
+                "token_accuracy": (logits.argmax(-1) == wanted).sum() / counted.sum(),
+                "where": plain[where].sum() / where.sum().clamp(min=1),
+            }
+        for name, weight in (("places", cfg.place_weight), ("points", cfg.pointing_weight)):
+            if weight:
+                if name == "points":
+                    spans = named_at(served, ids, batch["names"])
+                    out[name] = pointing_loss(out["attention"], spans, batch["where"])
+                loss, told[name] = loss + weight * out[name], out[name].detach()
     return loss, told
+
+
+def where_ids(tokenizer) -> list[int]:
+    """The tokens by which one relation differs from another, as far as the vocabulary has them as one."""
+    ids = tokenizer.convert_tokens_to_ids(["left", "right", "above", "below", "front", "behind"])
+    return [token for token in ids if token is not None and token != tokenizer.unk_token_id]
 
 
 # --- The model -------------------------------------------------------------------------------------------------------
@@ -366,10 +449,13 @@ def main(argv: list[str] | None = None) -> None:
         scenes = Scenes("train", length=cfg.train_scenes, ink=cfg.object_ink, colour=cfg.object_color, **painted)
         new_scenes = Scenes("new_scenes", length=cfg.validation_pictures, **painted)
     samples = CaptionedPictures(train, scenes, cfg, served)
-    trainee = Trainee(served.model, cfg.unfreeze_step * cfg.gradient_accumulation_steps, places=cfg.place_weight > 0)
+    trainee = Trainee(served.model, cfg.unfreeze_step * cfg.gradient_accumulation_steps, places=cfg.place_weight > 0,
+                      points=cfg.pointing_weight > 0)  # fmt: skip
+    if cfg.pointing_weight:
+        show_attention(served.model)
 
     def loss_fn(model, batch):
-        return training_loss(model, batch, served, cfg.label_smoothing, cfg.place_weight)
+        return training_loss(model, batch, served, cfg)
 
     def evaluate(_model):  # `served` holds it
         rows = evenly(len(held_out), cfg.validation_pictures)
