@@ -12,7 +12,7 @@ from types import ModuleType
 
 import gradio as gr
 
-from apps import captioning, classifier, ddpm, text_to_image, ui
+from apps import captioning, classifier, ddpm, segmentation, text_to_image, ui
 
 EXAMPLES = Path(__file__).parent / "examples"
 CARD_PICTURES = 6
@@ -44,6 +44,12 @@ DEMOS = (
         ("emoji",),
         "Put it into words",
         "A captioner writes what it sees. Press a word to see where it looked, or let CLIP judge lines of your own.",
+    ),
+    Demo(
+        segmentation,
+        tuple(segmentation.MODELS),
+        "What is where?",
+        "A Swin, a ViT and a U-Net name every pixel and say how sure they are. Compare them, or blank what they doubt.",
     ),
     Demo(
         ddpm,

@@ -134,16 +134,17 @@ def built(tiny, hub, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def running(built, hub, tmp_path_factory):
-    """{stem: address}: the gallery and the Spaces of pages that are not in it, started side by side in clean processes.
+    """{stem: address}: the gallery, the Space that pulls, and those of pages that are not in the gallery, side by side.
 
-    The gallery runs on ZeroGPU's stand-in, and so does the one that pulls; `running.gpu_log` says what went there.
+    Each runs in a clean process, the gallery and the one that pulls on ZeroGPU's stand-in; `running.gpu_log` says what went
+    there.
     """
     beside = tmp_path_factory.mktemp("zero_gpu")
     (beside / "spaces").mkdir()
     (beside / "spaces" / "__init__.py").write_text(ZERO_GPU)
     log = beside / "log"
     log.touch()
-    alone = [stem for stem in STEMS if stem not in build.pages(build.GALLERY)]
+    alone = [PULLED, *(stem for stem in STEMS if stem not in (PULLED, *build.pages(build.GALLERY)))]
     up, failed = {}, []
     with contextlib.ExitStack() as stack:
 
