@@ -161,7 +161,7 @@ def write_card(run: dict, results: dict | None) -> str:
 
     run: stem, name, title, summary, library_name, pipeline_tag, tags, license, base_license, license_settled, datasets,
     base_model, command, hardware, hours, steps, images_seen, seed, config, parameters, attributions, usage, limits,
-    pictures, repo_id; any may be absent. A licence that can't be resolved is left out, and the card says why.
+    pictures, repo_id, earlier (the stages before this one); any may be absent. A licence that can't be resolved is left out, and the card says why.
     results: the results.json, or None before the evaluation. Raises ValueError where Twemoji art would lose its licence.
     """
     attributions, doubt = list(run.get("attributions") or []), None
@@ -283,16 +283,34 @@ def _training(run: dict) -> list[str]:
         rows["steps skipped (loss or gradient not finite)"] = said["skipped_steps"]
     for number, change in enumerate(run.get("changed_on_resume") or [], 1):
         rows[f"changed on the way ({number})"] = change
-    if run.get("base_model"):
+    earlier = run.get("earlier") or []
+    for number, stage in enumerate(earlier, 1):
+        rows[f"before that (stage {number})"] = "; ".join([_effort(stage), *(stage.get("changed_on_resume") or [])])
+    if earlier:
+        rows["in all"] = _effort(in_all(run))
+    elif run.get("base_model"):
         rows["fine-tuned from"] = (
             f"`{Path(run['base_model']).name if _is_local(run['base_model']) else run['base_model']}`"
         )
     if run.get("data_hash"):
         rows["training data, sha256"] = f"`{run['data_hash'][:16]}…`"
-    parts = [f"```\n{run['command']}\n```"] if run.get("command") else [f"Command: {UNKNOWN}."]
+    commands = [stage.get("command") or UNKNOWN for stage in earlier] + [run.get("command") or UNKNOWN]
+    parts = ["```\n{}\n```".format("\n".join(commands))] if run.get("command") else [f"Command: {UNKNOWN}."]
     parts += [f"![{CURVES}]({name})" for name in run.get("pictures") or [] if Path(name).stem == CURVES]
     parts.append("\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())]))
     return parts
+
+
+def in_all(run: dict) -> dict:
+    """Hours, steps and images_seen of a run and the stages before it, together."""
+    stages = [*(run.get("earlier") or []), run]
+    return {key: sum(stage.get(key) or 0 for stage in stages) for key in ("hours", "steps", "images_seen")}
+
+
+def _effort(stage: dict) -> str:
+    return (
+        f"{stage.get('steps', 0):,} steps, {stage.get('images_seen', 0):,} pictures, {stage.get('hours', 0):.2f} hours"
+    )
 
 
 def _licences(run: dict, attributions: list[str], doubt: str | None) -> list[str]:

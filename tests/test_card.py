@@ -125,6 +125,22 @@ def test_base_model_is_said_only_if_others_can_find_it():
     assert "base_model" not in front_matter(local) and "somebody" not in local
 
 
+def test_stages_before_a_run_are_counted_in_and_their_commands_come_first():
+    stage = {"command": "python -m training.classifier --preset vit", "hours": 2.5, "steps": 100, "images_seen": 6400}
+    changed = stage | {"steps": 50, "changed_on_resume": ["from step 9 on, seed was 0 and is 1"]}
+    text = card.write_card(RUN | {"base_model": "runs/vit/export", "earlier": [stage, changed]}, None)
+    assert "| before that (stage 1) | 100 steps, 6,400 pictures, 2.50 hours |" in text
+    assert (
+        "| before that (stage 2) | 50 steps, 6,400 pictures, 2.50 hours; from step 9 on, seed was 0 and is 1 |" in text
+    )
+    assert "| in all | 6,150 steps, 780,800 pictures, 6.25 hours |" in text and "fine-tuned from" not in text
+    assert (
+        "--preset vit\npython -m training.classifier --preset vit\npython -m training.classifier --preset swin\n"
+        in text
+    )
+    assert "in all" not in card.write_card(RUN, None) and card.in_all(RUN)["steps"] == 6000
+
+
 @pytest.mark.parametrize(
     ("front", "said"),
     [

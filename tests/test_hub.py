@@ -19,7 +19,7 @@ import torch
 from diffusers import DDPMScheduler, UNet2DModel
 from loopback_hub import READ_ONLY, TOKEN, blob_id, loopback_hub, sha256
 
-from hub_models import ddpm, store
+from hub_models import card, ddpm, store
 from training import publish
 
 # ---- what is pushed: an export of every stem, from tiny random models ------------------------------------------------------
@@ -719,6 +719,24 @@ def test_licences_that_exclude_each_other_stop_and_are_settled(hub, tmp_path, ca
         publish.write_export(tmp_path / "preflight", tiny_models.dual_encoder, pushing)
     said = publish.licensed(run | {"config": {"hub_license": "cc-by-nc-sa-4.0"}})
     assert said["license"] == "cc-by-nc-sa-4.0" and said["license_settled"]
+
+
+def test_a_run_that_goes_on_from_another_one_says_both(tmp_path):
+    config = {"dataset_name": "emoji", "resolution": 32}
+    first = run_of(
+        "clip", config=config, hours=1.5, steps=10, images_seen=80, command="python -m training.clip --seed 1"
+    )
+    publish.write_export(tmp_path / "one", tiny_models.dual_encoder, first)
+    for name, base in (("two", "one"), ("three", "two")):
+        publish.write_export(tmp_path / name, tiny_models.dual_encoder, first | {"base_model": str(tmp_path / base)})
+    run = json.loads((tmp_path / "three" / "run.json").read_text())
+    assert [stage["steps"] for stage in run["earlier"]] == [10, 10] and card.in_all(run)["hours"] == 4.5
+    other = first | {"base_model": str(tmp_path / "one"), "config": config | {"dataset_name": "mine"}}
+    assert "earlier" not in publish.with_stages(other), "fine-tuned on other data"
+    assert (
+        publish.with_stages(first) == first
+        and publish.with_stages(first | {"base_model": "org/x"}).get("earlier") is None
+    )
 
 
 def test_the_licence_of_the_base_model_comes_from_its_card(hub, tmp_path):

@@ -38,7 +38,7 @@ def write_export(folder: Path, save: Callable[[Path], None], run: dict) -> list[
     Raises CheckpointError when the result doesn't verify, ValueError when the card would be refused by the Hub,
     SystemExit where the push that was asked for can't come about.
     """
-    run = licensed(run)
+    run = with_stages(licensed(run))
     if run.get("config", {}).get("push_to_hub") and run.get("steps") == 0:
         check_push(run)
     temporary = folder.with_name(folder.name + ".tmp")
@@ -74,6 +74,24 @@ def write_card(folder: Path, pictures: dict[str, Image.Image] | None = None, *, 
         raise ValueError("the model card would be refused: " + "; ".join(problems))
     (folder / CARD).write_text(text)
     store.write_manifest(store.whole_of(folder))
+
+
+def with_stages(run: dict) -> dict:
+    """The run with "earlier", what made the folder that it began from: command, hours, steps and images_seen of each stage.
+
+    A stage is a run of the same script on the same data; weights of somebody else's, or on other data, are only named.
+    """
+    base = Path(str(run.get("base_model") or "")).expanduser() / RUN
+    if run.get("base_model") and base.is_file():
+        before = json.loads(base.read_text())
+        if all(
+            before.get("config", {}).get(key) == run.get("config", {}).get(key)
+            for key in ("dataset_name", "resolution")
+        ):
+            kept = ("command", "hours", "steps", "images_seen", "changed_on_resume")
+            stage = {key: before[key] for key in kept if before.get(key)}
+            return run | {"earlier": [*before.get("earlier", []), stage]}
+    return run
 
 
 # ---- licences ------------------------------------------------------------------------------------------------------------

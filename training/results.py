@@ -78,7 +78,8 @@ def readme_block() -> str:
             folder = store.bundled(stem)[name]
             run = json.loads((folder / publish.RUN).read_text())
             link = f"[{stem}/{name}](hub_models/weights/{folder.relative_to(store.WEIGHTS).as_posix()}/README.md)"
-            trained = f"{run['hours']:.1f} h, {run['images_seen']:,} pictures" if run.get("hours") else card.UNKNOWN
+            total = card.in_all(run)
+            trained = f"{total['hours']:.1f} h, {total['images_seen']:,} pictures" if run.get("hours") else card.UNKNOWN
             lines.append(
                 f"| {link}<br>{run['title']} | {run['parameters'] / 1e6:.1f} M | {trained} | {headlines(stem, results)} |"
             )
