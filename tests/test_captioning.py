@@ -254,11 +254,11 @@ def test_the_loss_of_pointing_by_hand(served):
     twice = captioning.pointing_loss([attention, attention], [(0, 1, slice(1, 3))], where)
     assert twice.item() == pytest.approx(loss.item())
     assert captioning.pointing_loss([attention], [], where).item() == 0
-    ids, _ = served.sequences(["a red apple, a cat", "a cat"])
+    ids, _ = served.sequences(["a red apple of a cat in blue", "a cat"])
     found = captioning.named_at(served, ids, ["a cat\na red apple\na dog", "a cat"])
-    assert [(picture, thing) for picture, thing, _ in found] == [(0, 0), (0, 1), (1, 0)]
+    assert [(picture, thing) for picture, thing, _ in found] == [(0, 1), (0, 0), (1, 0)]
     said = [served.tokenizer.decode(ids[picture, place].tolist()) for picture, _, place in found]
-    assert said == ["a cat", "a red apple", "a cat"]
+    assert said == ["a red apple of", "a cat in blue", "a cat"]
 
 
 def test_words_that_say_where_count_more(served, monkeypatch):

@@ -277,14 +277,23 @@ def pointing_loss(
 
 
 def named_at(served: contract.Captioner, ids: torch.Tensor, names: Sequence[str]) -> list[tuple[int, int, slice]]:
-    """Where captions, ids (B, L) with their start, name things: caption, thing (a line of its names), and its tokens."""
+    """Where captions, ids (B, L) with their start, speak of things: caption, thing (a line of its names), and its tokens.
+
+    These are its name and what follows up to the next one: of what is said where, the thing named last is meant.
+    """
     found = []
     for number, (row, lines) in enumerate(zip(ids.tolist(), names, strict=True)):
+        starts = {}
         for thing, name in enumerate(lines.split("\n")):
             sought = served.sequences([name])[0][0, 1:-1].tolist()
-            starts = (at for at in range(len(row) - len(sought)) if row[at : at + len(sought)] == sought)
-            if sought and (start := next(starts, None)) is not None:
-                found.append((number, thing, slice(start, start + len(sought))))
+            places = (at for at in range(len(row) - len(sought)) if sought and row[at : at + len(sought)] == sought)
+            if (start := next(places, None)) is not None:
+                starts[start] = thing
+        end = row.index(served.end_id) if served.end_id in row else len(row) - 1
+        stops = [*sorted(starts), end][1:]
+        found += [
+            (number, starts[start], slice(start, stop)) for start, stop in zip(sorted(starts), stops, strict=True)
+        ]
     return found
 
 
