@@ -610,7 +610,7 @@ def test_the_gallery_fits_a_phone_in_the_dark_and_its_side_panels_stay_offline(p
         page.wait_for_timeout(300)
         assert page.evaluate("document.documentElement.scrollWidth") <= 390, path
         if path and path != "/classifier":
-            page.get_by_role("alert").get_by_text("is missing: train it").wait_for()
+            page.get_by_role("alert").get_by_text("is missing: train it").first.wait_for()
     page.set_viewport_size({"width": 1280, "height": 900})
     page.goto(url + "/classifier")
     for button in ("Settings", "Use via API"):
