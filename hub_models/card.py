@@ -161,7 +161,8 @@ def write_card(run: dict, results: dict | None) -> str:
 
     run: stem, name, title, summary, library_name, pipeline_tag, tags, license, base_license, license_settled, datasets,
     base_model, command, hardware, hours, steps, images_seen, seed, config, parameters, attributions, usage, limits,
-    pictures, repo_id, earlier (the stages before this one); any may be absent. A licence that can't be resolved is left out, and the card says why.
+    pictures, repo_id, earlier (the stages before this one); any may be absent. A licence that can't be resolved is left
+    out, and the card says why.
     results: the results.json, or None before the evaluation. Raises ValueError where Twemoji art would lose its licence.
     """
     attributions, doubt = list(run.get("attributions") or []), None

@@ -242,18 +242,31 @@ def test_the_loss_of_places_by_hand(served):
     assert both.item() == pytest.approx(words.item() + 0.5 * parts["places"].item(), abs=1e-5)
 
 
+def test_losses_on_places_need_a_square_of_patches(served, monkeypatch):
+    captioning.require_places(served)
+    monkeypatch.setattr(captioning.contract, "encode", lambda model, pixels: torch.zeros(1, 43, 8))
+    with pytest.raises(SystemExit, match="43 states.*--pointing_weight 0"):
+        captioning.require_places(served)
+
+
+@pytest.mark.parametrize("flag", ["relation_weight", "pointing_weight", "place_weight", "position_scale"])
+def test_weights_below_zero_are_refused(flag):
+    with pytest.raises(ValueError, match=flag):
+        dataclasses.replace(TINY, **{flag: -1.0})
+
+
 def test_the_loss_of_pointing_by_hand(served):
     attention = torch.full((2, 2, 4, 5), 0.1)  # 2 pictures, 2 heads, 4 tokens, a class token and 2 × 2 patches
     attention[0, 0, 1] = torch.tensor([0.2, 0.6, 0.1, 0.05, 0.05])
     attention[0, 0, 2] = torch.tensor([0.2, 0.1, 0.1, 0.3, 0.3])
-    where = torch.zeros(2, 3, 16, 16)
-    where[0, 1, :8] = 1  # the upper half
-    where[0, 1, 8:, 0] = 0.5  # a hair of the lower left
-    loss = captioning.pointing_loss([attention], [(0, 1, slice(1, 3))], where)
+    cells = torch.zeros(2, 3, 16, 16)
+    cells[0, 1, :8] = 1  # the upper half
+    cells[0, 1, 8:, 0] = 0.5  # a hair of the lower left
+    loss = captioning.pointing_loss([attention], [(0, 1, slice(1, 3))], cells)
     assert loss.item() == pytest.approx(-(math.log(0.7) + math.log(0.2)) / 2, abs=1e-6), "the second head is free"
-    twice = captioning.pointing_loss([attention, attention], [(0, 1, slice(1, 3))], where)
+    twice = captioning.pointing_loss([attention, attention], [(0, 1, slice(1, 3))], cells)
     assert twice.item() == pytest.approx(loss.item())
-    assert captioning.pointing_loss([attention], [], where).item() == 0
+    assert captioning.pointing_loss([attention], [], cells).item() == 0
     ids, _ = served.sequences(["a red apple of a cat in blue", "a cat"])
     found = captioning.named_at(served, ids, ["a cat\na red apple\na dog", "a cat"])
     assert [(picture, thing) for picture, thing, _ in found] == [(0, 1), (0, 0), (1, 0)]

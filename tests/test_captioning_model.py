@@ -20,6 +20,7 @@ from transformers import (
 )
 
 from hub_models import captioning, store
+from hub_models.captioning.parts import attended, attention_shown, decode
 from hub_models.pictures import frame
 from hub_models.store import CheckpointError
 
@@ -341,6 +342,22 @@ def test_evidence_is_what_words_owe_to_attention_and_the_loss_by_covering(folder
     assert any(abs(e.drop) > 1e-3 for e in found)
     assert not np.allclose(found[1].attention, found[2].attention)
     assert ours.evidence(PICTURES[0], dataclasses.replace(caption, words=[])) == []
+
+
+def test_a_word_that_owes_nothing_to_the_picture_shows_its_attention(served, monkeypatch):
+    ours = served["swin-bert"]
+    caption = ours.score(PICTURES[2], "a red apple")
+    monkeypatch.setattr(
+        "hub_models.captioning.model.relevance", lambda attentions, score: torch.zeros(attentions[0].shape[-1])
+    )
+    states = attended(ours.model, ours.encode([ours.seen(PICTURES[2])]))
+    ids = torch.tensor([[ours.start_id, *caption.tokens[:-1]]])
+    with attention_shown(ours.model):
+        out = decode(ours.model, states, ids, output_attentions=True, use_cache=False)
+    mean = torch.stack([layer[0].mean(0) for layer in out.cross_attentions]).mean(0).detach()  # (L, S)
+    for evidence, (_, place) in zip(ours.evidence(PICTURES[2], caption), caption.words, strict=True):
+        expected = mean[place].mean(0).reshape(4, 4).numpy()
+        np.testing.assert_allclose(evidence.attention, expected / expected.max(), atol=1e-5)
 
 
 def test_without_patches_there_is_no_map_and_it_says_so(served, monkeypatch):

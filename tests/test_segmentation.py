@@ -196,8 +196,10 @@ def test_a_swin_can_begin_as_the_tower_of_another_model(tmp_path):
         assert store.weights_sha256(folder)[:12] in segmentation.describe_start(cfg)
     with pytest.raises(SystemExit, match="set --resolution"):  # the captioner has positions for 32 px
         segmentation.create_model(dataclasses.replace(cfg, resolution=64), ["a", "b"])
-    with pytest.raises(SystemExit, match="--preset swin"):
-        segmentation.create_model(dataclasses.replace(cfg, backbone="unet", model_args={}), ["a", "b"])
+    with pytest.raises(ValueError, match="add --backbone swin"):
+        dataclasses.replace(cfg, backbone="unet", model_args={})
+    with pytest.raises(ValueError, match="exclude each other"):
+        dataclasses.replace(cfg, pretrained_model_name_or_path="swin-scenes")
     other = tiny_models.segmenter(tmp_path / "other", "segformer")
     with pytest.raises(SystemExit, match="no Swin in the segformer"):
         segmentation.create_model(dataclasses.replace(cfg, tower_name_or_path=str(other)), ["a", "b"])

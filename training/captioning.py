@@ -80,10 +80,8 @@ class CaptioningConfig(TrainConfig):
     tower_lr_scale: float = 0.2  # its learning rate, as a factor
     label_smoothing: float = 0.1
     relation_weight: float = 1.0  # of the words of a caption that say where: left, right, above, below, front, behind
-    pointing_weight: float = (
-        0.0  # of the loss that has the words for a thing attend to where it is, where that is known
-    )
-    place_weight: float = 0.0  # of the loss of a linear layer that tells each patch's row and column from its state
+    pointing_weight: float = 0.0  # of `pointing_loss`: the words for a thing should attend to where it is
+    place_weight: float = 0.0  # of `place_loss`: a linear layer should tell each patch's row and column from its state
     # Augmentation
     zoom: tuple[float, float] = (0.5, 1.05)  # range of a single picture's side, as a share of what the model sees
     rotation_deg: float = 10.0  # up to so much either way
@@ -102,6 +100,11 @@ class CaptioningConfig(TrainConfig):
             )
         if self.max_length < 4:
             raise ValueError(f"--max_length must be at least 4, got {self.max_length}")
+        for name in ("relation_weight", "pointing_weight", "place_weight"):
+            if not 0 <= (weight := getattr(self, name)) < math.inf:
+                raise ValueError(f"--{name} must be 0 or more, got {weight}")
+        if self.position_scale is not None and not 0 < self.position_scale < math.inf:
+            raise ValueError(f"--position_scale must be more than 0, got {self.position_scale}")
 
 
 EMOJI = CaptioningConfig(
@@ -130,7 +133,7 @@ PRESETS = {
 class CaptionedPictures:
     """Training samples of single pictures, and of scenes if there are any.
 
-    {"pixels": (3, R, R) normalised, "caption": text, "names": what it names, as it is said there, in lines, "where":
+    {"pixels": (3, R, R) normalised, "caption": text, "names": what it names, as it is said there, in lines, "cells":
     (MOST_SAID, MASK_SIDE, MASK_SIDE) how much of each cell each of these covers, in [0, 1]}. See `training.loop.Samples`.
     """
 
@@ -156,11 +159,11 @@ class CaptionedPictures:
             names, masks = [self.captions.plain(index)], [mask]
         if cfg.color_jitter:
             picture = recoloured(picture, cfg.color_jitter, rng)
-        where = torch.zeros(MOST_SAID, MASK_SIDE, MASK_SIDE)
+        cells = torch.zeros(MOST_SAID, MASK_SIDE, MASK_SIDE)
         for n, mask in enumerate(masks):
-            where[n] = F.adaptive_avg_pool2d(torch.from_numpy(mask)[None].float(), MASK_SIDE)[0]
+            cells[n] = F.adaptive_avg_pool2d(torch.from_numpy(mask)[None].float(), MASK_SIDE)[0]
         pixels = self.served.pixel_values([picture])[0]
-        return {"pixels": pixels, "caption": caption, "names": "\n".join(names), "where": where}
+        return {"pixels": pixels, "caption": caption, "names": "\n".join(names), "cells": cells}
 
 
 def seen_of(scene: Scene, one: SceneObject) -> np.ndarray:
@@ -195,9 +198,9 @@ def placed(art: Image.Image, side_px: int, cfg: CaptioningConfig, rng: random.Ra
 class Trainee(torch.nn.Module):
     """The captioner's model, and how many forward passes it was trained for: before so many, its tower is frozen.
 
-    points: whether it also returns what its words attend to. places: whether it has a linear layer (D → 2) beside it, that has to tell where in the picture a state comes from. A
-    tower that learned to name things forgets that on the way to its last states, and captions said left or right by
-    chance (docs/LOG.md). The layer isn't exported.
+    points: whether it also returns what its words attend to. places: whether it has a linear layer (D → 2) beside it, that
+    has to tell where in the picture a state comes from. A tower that learned to name things forgets that on the way to its
+    last states, and captions said left or right by chance (docs/LOG.md). The layer isn't exported.
     """
 
     def __init__(self, model: PreTrainedModel, frozen_passes: int, *, places: bool = False, points: bool = False):
@@ -205,7 +208,7 @@ class Trainee(torch.nn.Module):
         self.captioner, self.frozen_passes, self.points = model, frozen_passes, points
         self.register_buffer(
             "passes", torch.zeros((), dtype=torch.int64)
-        )  # in the checkpoint: a resume goes on exactly
+        )  # in the checkpoint, so that a resume is exact
         self.places = torch.nn.Linear(contract.encoder_of(model).config.hidden_size, 2) if places else None
 
     def forward(self, pixels: torch.Tensor, ids: torch.Tensor) -> dict:
@@ -253,25 +256,26 @@ def place_loss(told: torch.Tensor) -> torch.Tensor:
 
 
 def pointing_loss(
-    attention: Sequence[torch.Tensor], spans: Sequence[tuple[int, int, slice]], where: torch.Tensor
+    attention: Sequence[torch.Tensor], spans: Sequence[tuple[int, int, slice]], cells: torch.Tensor
 ) -> torch.Tensor:
     """-log of the attention that the words for a thing pay to the patches where it is, mean over words and layers.
 
-    Liu et al. 2017 (Attention correctness in neural image captioning), eq. 8. One half of the heads is asked for it, the
-    other is free. attention: (B, heads, L, S) of each layer. spans: caption, thing and its tokens. where: see
+    After the supervised attention of Liu et al. 2017 (Attention correctness in neural image captioning), who ask a single
+    attention for a distribution over the region; here how it is shared out within the thing is left open, and so is the
+    other half of the heads. attention: (B, heads, L, S) of each layer. spans: caption, thing and its tokens. cells: see
     `CaptionedPictures`; a thing is in the patches that it covers at least a quarter as much as the one it covers most.
     """
     if not spans:
         return attention[0].new_zeros(())
     rows, columns = grid_of(attention[0].shape[-1])
-    cells = F.adaptive_avg_pool2d(where, (rows, columns)).flatten(2)  # (B, things, h · w)
-    cells = (cells > 0) & (cells >= cells.amax(-1, keepdim=True) / 4)
+    covered = F.adaptive_avg_pool2d(cells, (rows, columns)).flatten(2)  # (B, things, h · w)
+    inside = (covered > 0) & (covered >= covered.amax(-1, keepdim=True) / 4)
     steps = [(picture, thing, at) for picture, thing, place in spans for at in range(place.start, place.stop)]
-    picture, thing, at = torch.tensor(steps, device=where.device).T
+    picture, thing, at = torch.tensor(steps, device=cells.device).T
     losses = []
     for layer in attention:
         asked = layer[:, : -(-layer.shape[1] // 2), :, -rows * columns :]  # (B, half of the heads, L, h · w)
-        mass = (asked[picture, :, at].float().mean(1) * cells[picture, thing]).sum(-1)  # (words,)
+        mass = (asked[picture, :, at].float().mean(1) * inside[picture, thing]).sum(-1)  # (words,)
         losses.append(-mass.clamp(min=1e-4).log().mean())
     return torch.stack(losses).mean()
 
@@ -301,7 +305,8 @@ def training_loss(model: torch.nn.Module, batch: dict, served: contract.Captione
     """Cross-entropy of each token given the picture and the tokens before it, with label smoothing; and without.
 
     Teacher forcing (Williams & Zipser 1989). Padding counts nothing, and words that say where count cfg.relation_weight
-    times; with a cfg.place_weight, `place_loss` comes on top. Also: the cross-entropy of those words alone.
+    times; with a cfg.place_weight `place_loss` comes on top, with a cfg.pointing_weight `pointing_loss`. Also each part,
+    and the cross-entropy of the words that say where.
     """
     pixels = batch["pixels"]
     ids, real = (part.to(pixels.device) for part in served.sequences(batch["caption"]))  # (B, L)
@@ -320,12 +325,11 @@ def training_loss(model: torch.nn.Module, batch: dict, served: contract.Captione
                 "token_accuracy": (logits.argmax(-1) == wanted).sum() / counted.sum(),
                 "where": plain[where].sum() / where.sum().clamp(min=1),
             }
-        for name, weight in (("places", cfg.place_weight), ("points", cfg.pointing_weight)):
-            if weight:
-                if name == "points":
-                    spans = named_at(served, ids, batch["names"])
-                    out[name] = pointing_loss(out["attention"], spans, batch["where"])
-                loss, told[name] = loss + weight * out[name], out[name].detach()
+        if cfg.place_weight:
+            loss, told["places"] = loss + cfg.place_weight * out["places"], out["places"].detach()
+        if cfg.pointing_weight:
+            points = pointing_loss(out["attention"], named_at(served, ids, batch["names"]), batch["cells"])
+            loss, told["points"] = loss + cfg.pointing_weight * points, points.detach()
     return loss, told
 
 
@@ -425,6 +429,16 @@ def start_from(cfg: CaptioningConfig) -> contract.Captioner:
     return served
 
 
+def require_places(served: contract.Captioner) -> None:
+    """Raise SystemExit where what the decoder attends to is no square of patches: the losses on places need to know it."""
+    states = contract.encode(served.model, torch.zeros(1, 3, served.resolution_px, served.resolution_px)).shape[1]
+    if grid_of(states) is None:
+        raise SystemExit(
+            f"this captioner attends to {states} states, which are no square of patches: set --place_weight 0 and "
+            "--pointing_weight 0"
+        )
+
+
 def tower_groups(model: Trainee, cfg: CaptioningConfig) -> list[dict]:
     """The optimiser's groups; the tower learns slower, and without weight decay (see `Trainee.forward`)."""
     slow = parameter_groups(contract.encoder_of(model.captioner), cfg)
@@ -458,6 +472,8 @@ def main(argv: list[str] | None = None) -> None:
         scenes = Scenes("train", length=cfg.train_scenes, ink=cfg.object_ink, colour=cfg.object_color, **painted)
         new_scenes = Scenes("new_scenes", length=cfg.validation_pictures, **painted)
     samples = CaptionedPictures(train, scenes, cfg, served)
+    if cfg.place_weight or cfg.pointing_weight:
+        require_places(served)
     trainee = Trainee(served.model, cfg.unfreeze_step * cfg.gradient_accumulation_steps, places=cfg.place_weight > 0,
                       points=cfg.pointing_weight > 0)  # fmt: skip
     if cfg.pointing_weight:

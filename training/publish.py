@@ -84,10 +84,11 @@ def with_stages(run: dict) -> dict:
     base = Path(str(run.get("base_model") or "")).expanduser() / RUN
     if run.get("base_model") and base.is_file():
         before = json.loads(base.read_text())
-        if all(
+        same_data = all(
             before.get("config", {}).get(key) == run.get("config", {}).get(key)
             for key in ("dataset_name", "resolution")
-        ):
+        )
+        if same_data and before.get("stem") == run.get("stem"):
             kept = ("command", "hours", "steps", "images_seen", "changed_on_resume")
             stage = {key: before[key] for key in kept if before.get(key)}
             return run | {"earlier": [*before.get("earlier", []), stage]}

@@ -31,6 +31,7 @@ import torch.nn.functional as F
 import transformers
 from PIL import Image
 from transformers import (
+    AutoModel,
     DPTConfig,
     DPTForSemanticSegmentation,
     SegformerImageProcessor,
@@ -87,6 +88,18 @@ class SegmentationConfig(TrainConfig):
     object_color: float = 0.0  # how far the colours of single objects of a scene change, in [0, 1]
     # Evaluation while training
     validation_pictures: int = 200  # how many are measured
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.tower_name_or_path and self.pretrained_model_name_or_path:
+            raise ValueError(
+                "--tower_name_or_path and --pretrained_model_name_or_path exclude each other: a new segmenter begins as a "
+                "tower, or training goes on from a segmenter"
+            )
+        if self.tower_name_or_path and self.backbone != "swin":
+            raise ValueError(
+                f"--tower_name_or_path is for a Swin, not for a {TITLES[self.backbone]}: leave it out, or add --backbone swin"
+            )
 
 
 SCENES = SegmentationConfig(
@@ -209,8 +222,6 @@ def create_model(cfg: SegmentationConfig, label_names: list[str]) -> contract.Se
         model = _dpt(args, classes, side)
     else:
         model = _swin(args, classes, side, tower_folder(cfg) if cfg.tower_name_or_path else None)
-    if cfg.tower_name_or_path and cfg.backbone != "swin":
-        raise SystemExit(f"--tower_name_or_path is for --preset swin, not for a {TITLES[cfg.backbone]}: leave it out")
     half = [0.5, 0.5, 0.5]
     processor = SegformerImageProcessor(size={"height": side, "width": side}, image_mean=half, image_std=half)
     own = {"resolution_px": side, "max_side_px": cfg.max_side_px or 2 * side}
@@ -253,7 +264,7 @@ def swin_of(folder: Path) -> SwinModel:
     Raises SystemExit where there is none, store.CheckpointError where the folder can't be opened.
     """
     config = pretrained.open_config(folder, "a model of transformers with a Swin in it")
-    kind = getattr(transformers, (config.architectures or ["AutoModel"])[0])
+    kind = getattr(transformers, (config.architectures or [""])[0], AutoModel)
     for part in pretrained.open_model(folder, kind, config, "its Swin").modules():
         if isinstance(part, SwinModel):
             return part

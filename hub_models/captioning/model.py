@@ -15,6 +15,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from hub_models.captioning.parts import (
     attended,
+    attention_of,
     attention_shown,
     check_options,
     covered,
@@ -297,7 +298,8 @@ class Captioner:
         attention: cross-attention to the patches, weighted by how much the word's log-probability gains by it
         (`parts.relevance`). That alone is no explanation (Jain & Wallace 2019), so the patches it is highest at are covered
         with the picture's mean colour, and `drop` is what the word's log-probability, after the same words, loses by that.
-        on_step: called after each few words; what it raises ends the work.
+        A word of probability 1 owes nothing to anything: its map is the attention alone.
+        on_step: called after each word, and after each few pictures that are covered; what it raises ends the work.
         """
         if not caption.words:
             return []
@@ -312,8 +314,10 @@ class Captioner:
         if not out.cross_attentions or grid is None:
             return [Evidence(word, None, None, None) for word, _ in caption.words]
         attentions = []
-        for score in score_of:
+        for score, (_, place) in zip(score_of, caption.words, strict=True):
             of_states = relevance(out.cross_attentions, score)  # (S,)
+            if not of_states.any():
+                of_states = attention_of(out.cross_attentions, place)
             attention = of_states[-grid[0] * grid[1] :].reshape(grid).cpu().numpy()  # class tokens come first
             attentions.append((attention / max(float(attention.max()), 1e-12)).astype(np.float32))
             if on_step:

@@ -130,6 +130,11 @@ def relevance(cross_attentions: Sequence[torch.Tensor], score: torch.Tensor) -> 
     return torch.stack(shares).mean(0).sum(0)
 
 
+def attention_of(cross_attentions: Sequence[torch.Tensor], place: slice) -> torch.Tensor:
+    """The attention of positions of one caption to each of the states, (S,), mean over layers and heads."""
+    return torch.stack([a.detach().float()[0, :, place].mean((0, 1)) for a in cross_attentions]).mean(0)
+
+
 def pointed_at(attention: np.ndarray) -> np.ndarray:
     """The patches of a map (h, w) that a word points at, bool (h, w): at least one."""
     most = max(1, int(attention.size * MOST_POINTED))
