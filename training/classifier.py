@@ -242,12 +242,13 @@ def describe(cfg: ClassifierConfig, train: Source, model: torch.nn.Module, argv:
     """What the card says of this model beside what the loop knows."""
     base = cfg.pretrained_model_name_or_path
     kind = (base or cfg.model_name).rsplit("/", 1)[-1]
+    family = kind.split("_")[0]
     side, emoji = cfg.resolution, cfg.dataset_name.startswith("emoji")
     data = "emoji art in five styles" if emoji else cfg.dataset_name
     return {
         "stem": STEM,
-        "name": kind.split("_")[0],
-        "title": f"{kind.split('_')[0].upper() if kind.startswith('vit') else kind.split('_')[0].title()} classifier, {side} px",
+        "name": family,
+        "title": f"{'ViT' if family == 'vit' else family.title()} classifier, {side} px",
         "summary": f"A {kind} ({'fine-tuned' if base else 'trained from scratch'}) that sorts pictures of "
                    f"{side} × {side} pixels into {len(train.label_names)} classes: {', '.join(train.label_names)}. "
                    f"Training data: {data}.",
