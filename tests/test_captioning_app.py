@@ -1,6 +1,5 @@
 """The page `captioning`: what it says and paints, over the HTTP API, with bad input, and in chromium, on tiny random models."""
 
-import gc
 import io
 import json
 import math
@@ -8,17 +7,28 @@ import re
 import sys
 import threading
 import time
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import httpx
 import numpy as np
 import pytest
 import tiny_models
+from hostile_pictures import (
+    HOSTILE_NAMES,
+    call,
+    check_hostile_name,
+    check_memory_stays_flat,
+    check_only_uploads_are_read,
+    check_upload_above_the_limit,
+    fetched,
+    odd_pictures,
+    picture,
+    sent,
+    text_of,
+    upload,
+)
 from PIL import Image
-from test_classifier import call, picture, text_of, upload
-from test_segmentation_app import fetched, odd_pictures, sent
-from test_ui import BROKEN, REFUSED, noise, png_bytes
+from test_ui import BROKEN, REFUSED, noise
 
 from apps import captioning as app
 from apps import ui
@@ -348,44 +358,16 @@ def test_odd_pictures_are_put_into_words(kind, address, models, tmp_path):
 
 
 def test_no_picture_other_peoples_files_and_addresses_are_refused(address):
-    hits = []
-
-    class Count(BaseHTTPRequestHandler):
-        def do_GET(self):
-            hits.append(self.path)
-            self.send_response(200)
-            self.end_headers()
-
-    server = HTTPServer(("127.0.0.1", 0), Count)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    urls = (f"http://127.0.0.1:{server.server_port}/x.png", "http://169.254.169.254/latest/meta-data/")
-    for endpoint, rest in PICTURE_ENDPOINTS.items():
-        event, answer = call(address, endpoint, None, *rest)
-        assert event == "error" and "Upload a picture first" in text_of(answer)
-        for path in ("/etc/passwd", __file__, "../../etc/passwd"):
-            event, answer = call(address, endpoint, picture(path), *rest)
-            assert event == "error" and "root:" not in str(answer)
-        for url in urls:
-            event, answer = call(address, endpoint, picture(url), *rest)
-            assert event == "error" and "not fetched" in text_of(answer)
-            assert call(address, endpoint, {**picture(""), "path": None, "url": url}, *rest)[0] == "error"
-    server.shutdown()
-    assert not hits
+    check_only_uploads_are_read(address, PICTURE_ENDPOINTS)
 
 
 def test_an_upload_above_the_limit_is_413(address):
-    assert upload(address, "big.png", bytes(21_000_000)).status_code == 413
+    check_upload_above_the_limit(address)
 
 
-@pytest.mark.parametrize("name", ["../../../etc/x.png", "a" * 5000 + ".png", "a\x07\x1bb\u202e.png", "x y&<b>.png"])
+@pytest.mark.parametrize("name", HOSTILE_NAMES)
 def test_hostile_file_names_are_harmless(name, address):
-    reply = upload(address, name, png_bytes())
-    if reply.status_code != 200:
-        assert reply.status_code in (400, 413, 422)
-        return
-    [path] = reply.json()
-    assert ".." not in Path(path).parts and Path(path).parent.parent == Path(ui.gr.utils.get_upload_folder())
-    assert call(address, "captioning_caption", picture(path, name), "swin-bert", *how())[0] == "complete"
+    check_hostile_name(address, name, "captioning_caption", "swin-bert", *how())
 
 
 WRONG = {  # what is wrong, and what the refusal says
@@ -446,28 +428,7 @@ def test_malformed_requests_leave_the_server_alive(address, photo):
 def test_memory_stays_flat_over_a_hundred_bad_pictures(serve, models, photo, monkeypatch):
     monkeypatch.setattr(ui, "SESSIONS", 16)  # every call here is a session of its own
     address = serve(app.build({"swin-bert": models["swin-bert"], RANKER: models[RANKER]}))
-    bad = {kind: BROKEN[kind] for kind in REFUSED if kind != "empty"}
-    odd = {kind: (name, data) for kind, (name, data, _) in odd_pictures().items()}
-    files = [picture(upload(address, name, data()).json()[0], name) for name, data in bad.values()]
-    files += [picture(upload(address, name, data).json()[0], name) for name, data in odd.values()]
-    files += [None, picture("/etc/passwd"), picture("http://127.0.0.1:9/x.png"), sent(address, photo)]
-
-    def resident() -> int:
-        gc.collect()
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS"))
-
-    def outcomes(count: int) -> list[str]:
-        return [
-            call(address, "captioning_caption", files[k % len(files)], "swin-bert", *how())[0] for k in range(count)
-        ]
-
-    outcomes(len(files) + 8)
-    before = resident()
-    events = outcomes(100)
-    growth = resident() - before
-    assert events.count("complete") >= 40 and events.count("error") >= 50
-    assert growth < 8_000, f"{growth} kB more"
+    check_memory_stays_flat(address, photo, "captioning_caption", "swin-bert", *how())
 
 
 # ---- in a browser -----------------------------------------------------------------------------------------------------

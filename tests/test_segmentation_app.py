@@ -1,13 +1,11 @@
 """The page `segmentation`: what it paints and says, over the HTTP API, with bad input, and in chromium, on tiny random models."""
 
-import gc
 import io
 import json
 import re
 import sys
 import threading
 import time
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import httpx
@@ -15,10 +13,23 @@ import numpy as np
 import pytest
 import segmentation_models_pytorch as smp
 import torch
+from hostile_pictures import (
+    HOSTILE_NAMES,
+    call,
+    check_hostile_name,
+    check_memory_stays_flat,
+    check_only_uploads_are_read,
+    check_upload_above_the_limit,
+    fetched,
+    odd_pictures,
+    picture,
+    sent,
+    text_of,
+    upload,
+)
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from test_classifier import call, picture, text_of, upload
-from test_ui import BROKEN, REFUSED, noise, png_bytes
+from test_ui import BROKEN, REFUSED, noise
 from transformers import (
     SegformerConfig,
     SegformerForSemanticSegmentation,
@@ -298,15 +309,6 @@ def address(models, serve_once) -> str:
     return serve_once(app.build(models))
 
 
-def fetched(file: dict) -> np.ndarray:
-    with Image.open(io.BytesIO(httpx.get(file["url"]).content)) as image:
-        return np.asarray(image)
-
-
-def sent(address: str, path: Path) -> dict:
-    return picture(upload(address, path.name, path.read_bytes()).json()[0], path.name)
-
-
 def test_the_api_gives_the_ids_that_predict_gives(address, models, photo):
     file, result = sent(address, photo), models["swin"].predict(ui.read_picture(str(photo)))
     event, (mask, painted, said) = call(address, "segmentation_predict", file, "swin", 65, 30)
@@ -363,32 +365,6 @@ def test_unreadable_pictures_are_refused_with_the_reason(kind, address):
         assert event == "error" and REFUSED[kind] in text_of(answer)
 
 
-def odd_pictures() -> dict[str, tuple[str, bytes, tuple[int, int]]]:
-    """Pictures that must pass: file name, content, size when upright."""
-
-    def made(image: Image.Image, format: str, **options) -> bytes:
-        image.save(buffer := io.BytesIO(), format, **options)
-        return buffer.getvalue()
-
-    frames = [noise((24, 18)), Image.new("RGB", (24, 18))]
-    exif = Image.Exif()
-    exif[274] = 6
-    exif.get_ifd(34853)[2] = (48.0, 51.0, 30.0)  # GPS latitude
-    moving = {"save_all": True, "append_images": frames[1:], "duration": 90}
-    return {
-        "gif": ("a.gif", made(frames[0], "GIF", **moving), (24, 18)),
-        "apng": ("a.png", made(frames[0], "PNG", **moving), (24, 18)),
-        "webp": ("a.webp", made(frames[0], "WEBP", **moving), (24, 18)),
-        "cmyk named gif": ("a.gif", made(noise((24, 18)).convert("CMYK"), "JPEG"), (24, 18)),
-        "palette named gif": ("a.gif", made(noise((24, 18)).convert("P"), "PNG"), (24, 18)),
-        "16 bits named gif": ("a.gif", made(Image.fromarray(np.full((18, 24), 30_000, np.uint16)), "PNG"), (24, 18)),
-        "alpha": ("a.png", made(Image.new("RGBA", (24, 18), (200, 0, 0, 90)), "PNG"), (24, 18)),
-        "rotated": ("a.jpg", made(noise((24, 18)), "JPEG", exif=exif), (18, 24)),
-        "1 x 1": ("a.png", png_bytes((1, 1)), (1, 1)),
-        "1 x 50": ("a.png", png_bytes((1, 50)), (1, 50)),
-    }
-
-
 @pytest.mark.parametrize("kind", odd_pictures())
 def test_odd_pictures_are_divided_at_their_own_size(kind, address, models, tmp_path):
     name, data, size = odd_pictures()[kind]
@@ -404,44 +380,16 @@ def test_odd_pictures_are_divided_at_their_own_size(kind, address, models, tmp_p
 
 
 def test_no_picture_other_peoples_files_and_addresses_are_refused(address):
-    hits = []
-
-    class Count(BaseHTTPRequestHandler):
-        def do_GET(self):
-            hits.append(self.path)
-            self.send_response(200)
-            self.end_headers()
-
-    server = HTTPServer(("127.0.0.1", 0), Count)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    urls = (f"http://127.0.0.1:{server.server_port}/x.png", "http://169.254.169.254/latest/meta-data/")
-    for endpoint, rest in PICTURE_ENDPOINTS.items():
-        event, answer = call(address, endpoint, None, *rest)
-        assert event == "error" and "Upload a picture first" in text_of(answer)
-        for path in ("/etc/passwd", __file__, "../../etc/passwd"):
-            event, answer = call(address, endpoint, picture(path), *rest)
-            assert event == "error" and "root:" not in str(answer)
-        for url in urls:
-            event, answer = call(address, endpoint, picture(url), *rest)
-            assert event == "error" and "not fetched" in text_of(answer)
-            assert call(address, endpoint, {**picture(""), "path": None, "url": url}, *rest)[0] == "error"
-    server.shutdown()
-    assert not hits
+    check_only_uploads_are_read(address, PICTURE_ENDPOINTS)
 
 
 def test_an_upload_above_the_limit_is_413(address):
-    assert upload(address, "big.png", bytes(21_000_000)).status_code == 413
+    check_upload_above_the_limit(address)
 
 
-@pytest.mark.parametrize("name", ["../../../etc/x.png", "a" * 5000 + ".png", "a\x07\x1bb\u202e.png", "x y&<b>.png"])
+@pytest.mark.parametrize("name", HOSTILE_NAMES)
 def test_hostile_file_names_are_harmless(name, address):
-    reply = upload(address, name, png_bytes())
-    if reply.status_code != 200:
-        assert reply.status_code in (400, 413, 422)
-        return
-    [path] = reply.json()
-    assert ".." not in Path(path).parts and Path(path).parent.parent == Path(ui.gr.utils.get_upload_folder())
-    assert call(address, "segmentation_predict", picture(path, name), "swin", 65, 0)[0] == "complete"
+    check_hostile_name(address, name, "segmentation_predict", "swin", 65, 0)
 
 
 @pytest.mark.parametrize(
@@ -474,26 +422,7 @@ def test_refusals_name_what_can_be_asked(address, photo):
 def test_memory_stays_flat_over_a_hundred_bad_pictures(serve, models, photo, monkeypatch):
     monkeypatch.setattr(ui, "SESSIONS", 16)  # every call here is a session of its own
     address = serve(app.build(models))
-    bad = {kind: BROKEN[kind] for kind in REFUSED if kind != "empty"}
-    odd = {kind: (name, data) for kind, (name, data, _) in odd_pictures().items()}
-    files = [picture(upload(address, name, data()).json()[0], name) for name, data in bad.values()]
-    files += [picture(upload(address, name, data).json()[0], name) for name, data in odd.values()]
-    files += [None, picture("/etc/passwd"), picture("http://127.0.0.1:9/x.png"), sent(address, photo)]
-
-    def resident() -> int:
-        gc.collect()
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS"))
-
-    def outcomes(count: int) -> list[str]:
-        return [call(address, "segmentation_predict", files[k % len(files)], "swin", 65, 0)[0] for k in range(count)]
-
-    outcomes(2 * len(files))
-    before = resident()
-    events = outcomes(100)
-    growth = resident() - before
-    assert events.count("complete") >= 40 and events.count("error") >= 50
-    assert growth < 8_000, f"{growth} kB more"
+    check_memory_stays_flat(address, photo, "segmentation_predict", "swin", 65, 0)
 
 
 def test_a_large_picture_keeps_its_size(address, tmp_path):
