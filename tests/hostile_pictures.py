@@ -105,6 +105,17 @@ def untouched_server() -> Iterator[str]:
     assert not hits
 
 
+def check_unreadable(address: str, kind: str, endpoints: Mapping[str, Sequence]) -> None:
+    """A file that is no picture of that kind, one of `test_ui.REFUSED`, is refused with the reason."""
+    name, data = BROKEN[kind]
+    reply = upload(address, name, data())
+    if kind == "empty" and reply.status_code != 200:
+        return  # refused even earlier
+    for endpoint, rest in endpoints.items():
+        event, answer = call(address, endpoint, picture(reply.json()[0], name), *rest)
+        assert event == "error" and REFUSED[kind] in text_of(answer)
+
+
 def check_only_uploads_are_read(address: str, endpoints: Mapping[str, Sequence]) -> None:
     """No picture, the server's own files and addresses are refused with a reason, and no address is fetched."""
     with untouched_server() as here:

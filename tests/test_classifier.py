@@ -19,6 +19,7 @@ from hostile_pictures import (
     call,
     check_hostile_name,
     check_only_uploads_are_read,
+    check_unreadable,
     check_upload_above_the_limit,
     picture,
     text_of,
@@ -26,7 +27,7 @@ from hostile_pictures import (
 )
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from test_ui import BROKEN, REFUSED, noise
+from test_ui import REFUSED, noise
 from timm.models import save_for_hf
 
 from apps import classifier as app
@@ -307,13 +308,7 @@ def test_both_models_answer_over_http_as_in_python(address, models):
 
 @pytest.mark.parametrize("kind", REFUSED)
 def test_unreadable_pictures_are_refused_with_the_reason_over_http(kind, address):
-    name, data = BROKEN[kind]
-    sent = upload(address, name, data())
-    if kind == "empty" and sent.status_code != 200:
-        return  # refused even earlier
-    [path] = sent.json()
-    event, answer = call(address, "classifier_predict", picture(path, name))
-    assert event == "error" and REFUSED[kind] in text_of(answer)
+    check_unreadable(address, kind, {"classifier_predict": []})
 
 
 def test_the_same_reasons_come_from_the_maps(address):

@@ -19,6 +19,7 @@ from hostile_pictures import (
     check_hostile_name,
     check_memory_stays_flat,
     check_only_uploads_are_read,
+    check_unreadable,
     check_upload_above_the_limit,
     fetched,
     odd_pictures,
@@ -29,7 +30,7 @@ from hostile_pictures import (
 )
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from test_ui import BROKEN, REFUSED, noise
+from test_ui import REFUSED, noise
 from transformers import (
     SegformerConfig,
     SegformerForSemanticSegmentation,
@@ -356,13 +357,7 @@ PICTURE_ENDPOINTS = {  # endpoint: the rest of good arguments
 
 @pytest.mark.parametrize("kind", REFUSED)
 def test_unreadable_pictures_are_refused_with_the_reason(kind, address):
-    name, data = BROKEN[kind]
-    reply = upload(address, name, data())
-    if kind == "empty" and reply.status_code != 200:
-        return  # refused even earlier
-    for endpoint, rest in PICTURE_ENDPOINTS.items():
-        event, answer = call(address, endpoint, picture(reply.json()[0], name), *rest)
-        assert event == "error" and REFUSED[kind] in text_of(answer)
+    check_unreadable(address, kind, PICTURE_ENDPOINTS)
 
 
 @pytest.mark.parametrize("kind", odd_pictures())
