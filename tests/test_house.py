@@ -294,6 +294,14 @@ def test_stale_tables_are_noticed(tmp_path, monkeypatch):
     )
     assert "| `validation/top1` | 50.0 % | 25.0 % |" in page and "| `validation/pictures` | 1,200 |  |" in page
     assert readme.startswith("# Title\n") and readme.endswith("rest\n") and "old" not in readme
+    other = folder.with_name("street")  # measured on other data: a table of its own, with its own baseline
+    other.mkdir()
+    (other / "run.json").write_text(json.dumps(run))
+    about = {"dataset": "streets", "metrics": {"validation/top1": 0.75}, "baseline": {"validation/top1": 0.125}}
+    (other / "results.json").write_text(json.dumps(made | about))
+    results.main([])
+    page = (tmp_path / "docs" / "RESULTS.md").read_text()
+    assert "| `validation/top1` | 50.0 % | 25.0 % |" in page and "| `validation/top1` | 75.0 % | 12.5 % |" in page
     (folder / "results.json").write_text(json.dumps(made | {"metrics": {"validation/top1": 0.51}}))
     with pytest.raises(SystemExit):
         results.main(["--check"])

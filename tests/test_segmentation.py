@@ -264,6 +264,18 @@ def test_fine_tuning_on_somebodys_folder(own_data, tmp_path, capsys):
         segmentation.evaluate_checkpoint(str(base), str(own_data))
 
 
+def test_camvid_is_for_research_and_its_photographs_are_not_passed_on(own_data, tmp_path):
+    data = tmp_path / "camvid"
+    data.symlink_to(own_data)
+    base = tiny_models.segmenter(tmp_path / "base", "swin", ["ground", "disc", "square"])
+    segmentation.main(flags(data, base, tmp_path / "run", 1))
+    export = tmp_path / "run" / "export"
+    assert json.loads((export / "run.json").read_text())["license"] == "other"
+    card = (export / "README.md").read_text()
+    assert "license_name: camvid-research-use" in card and "For research" in card
+    assert segmentation.evaluate_checkpoint(str(export), str(data))[1] == {}
+
+
 def test_faulty_masks_stop_it_before_step_0(own_data, tmp_path):
     import shutil
 
