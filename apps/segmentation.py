@@ -30,7 +30,7 @@ from hub_models.segmentation import Segmentation, Segmenter
 from hub_models.store import CheckpointError
 
 STEM = "segmentation"
-MODELS = ["swin-scenes", "dpt-scenes", "unet-scenes"]
+MODELS = ["swin-scenes", "dpt-scenes", "unet-scenes", "street"]
 KINDS = {"swin": "UperNet on a Swin", "dpt": "DPT on a ViT", "unet": "U-Net", "segformer": "SegFormer"}
 EXAMPLES = Path(__file__).parent / "examples" / STEM
 

@@ -316,7 +316,8 @@ def _effort(stage: dict) -> str:
 
 def _licences(run: dict, attributions: list[str], doubt: str | None) -> list[str]:
     licence = f"No licence is stated for these weights yet{': ' + doubt if doubt else ''}."
-    parts = [f"These weights: `{run['license']}`." if run.get("license") else licence]
+    named = f", [{run['license_name']}]({run.get('license_link', '')})" if run.get("license_name") else ""
+    parts = [f"These weights: `{run['license']}`{named}." if run.get("license") else licence]
     if run.get("base_license"):
         parts.append(f"The model that they began from: `{run['base_license']}`.")
     if attributions:
