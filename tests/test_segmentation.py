@@ -272,7 +272,9 @@ def test_camvid_is_for_research_and_its_photographs_are_not_passed_on(own_data, 
     export = tmp_path / "run" / "export"
     assert json.loads((export / "run.json").read_text())["license"] == "other"
     card = (export / "README.md").read_text()
-    assert "license_name: camvid-research-use" in card and "These weights: `other`, [camvid-research-use](https://" in card
+    assert (
+        "license_name: camvid-research-use" in card and "These weights: `other`, [camvid-research-use](https://" in card
+    )
     assert "For research" in card
     assert segmentation.evaluate_checkpoint(str(export), str(data))[1] == {}
 
