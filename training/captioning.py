@@ -206,9 +206,8 @@ class Trainee(torch.nn.Module):
     def __init__(self, model: PreTrainedModel, frozen_passes: int, *, places: bool = False, points: bool = False):
         super().__init__()
         self.captioner, self.frozen_passes, self.points = model, frozen_passes, points
-        self.register_buffer(
-            "passes", torch.zeros((), dtype=torch.int64)
-        )  # in the checkpoint, so that a resume is exact
+        passes = torch.zeros((), dtype=torch.int64)
+        self.register_buffer("passes", passes)  # in the checkpoint, so that a resume is exact
         self.places = torch.nn.Linear(contract.encoder_of(model).config.hidden_size, 2) if places else None
 
     def forward(self, pixels: torch.Tensor, ids: torch.Tensor) -> dict:
@@ -429,6 +428,7 @@ def start_from(cfg: CaptioningConfig) -> contract.Captioner:
     return served
 
 
+@torch.no_grad()
 def require_places(served: contract.Captioner) -> None:
     """Raise SystemExit where what the decoder attends to is no square of patches: the losses on places need to know it."""
     states = contract.encode(served.model, torch.zeros(1, 3, served.resolution_px, served.resolution_px)).shape[1]

@@ -94,9 +94,8 @@ def results_page() -> str:
     ]
     for stem, variants in shipped().items():
         parts.append(f"## {stem}")
-        for dataset in dict.fromkeys(
-            results["dataset"] for results in variants.values()
-        ):  # a baseline is of its data alone
+        datasets = dict.fromkeys(results["dataset"] for results in variants.values())
+        for dataset in datasets:  # a table each, since a baseline is of its data alone
             alike = {name: results for name, results in variants.items() if results["dataset"] == dataset}
             parts += [f"Measured on `{dataset}`:", "\n".join(table_of(alike))]
         for variant, results in variants.items():
