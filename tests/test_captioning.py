@@ -435,7 +435,7 @@ def test_it_learns_from_somebodys_folder(own_data, start, tmp_path):
     flags = ["--cpu", "--dataset_name", str(own_data), "--resolution", "32", "--output_dir", str(tmp_path / "run"),
              "--learning_rate", "5e-3", "--lr_warmup_steps", "5", "--ema_decay", "0.8", "--validation_steps", "1000",
              "--checkpointing_steps", "1000", "--train_batch_size", "8", "--label_smoothing", "0", "--max_train_steps",
-             "50", "--unfreeze_step", "10", "--tower_lr_scale", "1"]  # fmt: skip
+             "100", "--unfreeze_step", "10", "--tower_lr_scale", "1"]  # fmt: skip
     if start == "clip":
         argv = ["--preset", "tiny", "--clip_name_or_path", str(tiny_models.dual_encoder(tmp_path / "clip")), *flags]
     else:

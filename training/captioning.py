@@ -431,7 +431,10 @@ def start_from(cfg: CaptioningConfig) -> contract.Captioner:
 @torch.no_grad()
 def require_places(served: contract.Captioner) -> None:
     """Raise SystemExit where what the decoder attends to is no square of patches: the losses on places need to know it."""
+    training = served.model.training
+    served.model.eval()  # no dropout: nothing is drawn
     states = contract.encode(served.model, torch.zeros(1, 3, served.resolution_px, served.resolution_px)).shape[1]
+    served.model.train(training)
     if grid_of(states) is None:
         raise SystemExit(
             f"this captioner attends to {states} states, which are no square of patches: set --place_weight 0 and "
