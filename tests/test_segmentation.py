@@ -279,6 +279,17 @@ def test_camvid_is_for_research_and_its_photographs_are_not_passed_on(own_data, 
     assert segmentation.evaluate_checkpoint(str(export), str(data))[1] == {}
 
 
+def test_a_resumed_run_says_what_it_began_from(own_data, tmp_path):
+    base = tiny_models.segmenter(tmp_path / "base", "swin", ["ground", "disc", "square"])
+    argv = flags(own_data, base, tmp_path / "run", 1)
+    segmentation.main(argv)
+    start = tmp_path / "run" / "start.txt"
+    assert start.read_text() == "fine-tuned"
+    start.write_text("begun as a model that isn't there any more")
+    segmentation.main([*argv, "--resume_from_checkpoint", "latest"])
+    assert "begun as a model that isn't there any more" in (tmp_path / "run" / "export" / "README.md").read_text()
+
+
 def test_faulty_masks_stop_it_before_step_0(own_data, tmp_path):
     import shutil
 

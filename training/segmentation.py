@@ -443,7 +443,9 @@ def main(argv: list[str] | None = None) -> None:
     label_names = [train.id2label[k] for k in range(len(train.id2label))]
     torch.manual_seed(cfg.seed)
     served = (start_from if cfg.pretrained_model_name_or_path else create_model)(cfg, label_names)
-    begun = describe_start(cfg)
+    begun, kept = describe_start(cfg), Path(cfg.output_dir, "start.txt")
+    if cfg.resume_from_checkpoint and kept.is_file():
+        begun = kept.read_text()  # what --tower_name_or_path leads to may be another model by now
     samples = MaskedPictures(train, cfg, served)
     weight = class_weights(counts, len(label_names), cfg.balance)
 
@@ -459,6 +461,7 @@ def main(argv: list[str] | None = None) -> None:
 
     def export(model, folder, run):
         fit_to(served, held_out)
+        kept.write_text(begun)
         facts = run | describe(cfg, train, served, begun, argv)
         return publish.write_export(folder, lambda target: contract.save_folder(target, served), facts)
 
