@@ -17,6 +17,7 @@ Letters: B batch, R side of the training picture in pixels, K classes, H × W pi
 """
 
 import dataclasses
+import json
 import math
 import random
 from collections.abc import Iterator
@@ -37,11 +38,12 @@ from transformers import (
     SegformerImageProcessor,
     SwinConfig,
     SwinModel,
+    TimmBackboneConfig,
     UperNetConfig,
     UperNetForSemanticSegmentation,
 )
 
-from hub_models import pretrained, store
+from hub_models import classifier, pretrained, store
 from hub_models import segmentation as contract
 from training import figures, metrics, publish
 from training.config import TrainConfig, parse
@@ -70,7 +72,9 @@ class SegmentationConfig(TrainConfig):
     backbone: Literal["swin", "dpt", "unet"] = "swin"  # when trained from scratch
     model_args: dict[str, int | float | str | tuple[int, ...]] = dataclasses.field(default_factory=dict)  # over SIZES
     pretrained_model_name_or_path: str | None = None  # bundled variant, folder or Hub id to start from
-    tower_name_or_path: str | None = None  # else: dual encoder, captioner, … whose Swin a new one begins as
+    tower_name_or_path: str | None = (
+        None  # else: what UPerNet's backbone begins as: the Swin of a model, or one of timm
+    )
     label_column: str = "label"  # column that holds the masks
     reduce_labels: bool = False  # 0 in the masks means no answer, and k is class k - 1 of id2label.json
     train_scenes: int = 200_000  # how many different scenes are painted, where data are scenes
@@ -98,7 +102,7 @@ class SegmentationConfig(TrainConfig):
             )
         if self.tower_name_or_path and self.backbone != "swin":
             raise ValueError(
-                f"--tower_name_or_path is for a Swin, not for a {TITLES[self.backbone]}: leave it out, or add --backbone swin"
+                f"--tower_name_or_path is for UPerNet, not for a {TITLES[self.backbone]}: leave it out, or add --backbone swin"
             )
 
 
@@ -115,6 +119,11 @@ PRESETS = {
         SCENES, dataset_name="build/data/camvid", resolution=192, max_side_px=384, train_batch_size=16,
         scale=(0.7, 2.0), random_flip=True, balance=0.3, max_train_steps=8000, validation_pictures=101,
         object_ink=0.0, object_color=0.0, color_jitter=0.3,
+    ),
+    "photo": dataclasses.replace(
+        SCENES, dataset_name="build/data/photo-scenes", tower_name_or_path="photo", resolution=192, max_side_px=256,
+        train_batch_size=16, base_lr_scale=0.3, scale=(0.7, 1.8), random_flip=True, balance=0.3, max_train_steps=4000,
+        validation_pictures=371, object_ink=0.0, object_color=0.0, color_jitter=0.3,
     ),
     "finetune": dataclasses.replace(
         SCENES, pretrained_model_name_or_path="swin-scenes", dataset_name="path/to/pictures/and/masks",
@@ -220,6 +229,8 @@ def create_model(cfg: SegmentationConfig, label_names: list[str]) -> contract.Se
         model = smp.Unet(encoder_weights=None, classes=classes, encoder_depth=len(args["decoder_channels"]), **args)
     elif cfg.backbone == "dpt":
         model = _dpt(args, classes, side)
+    elif cfg.tower_name_or_path and is_timm(tower_folder(cfg)):
+        model = _timm(args, classes, tower_folder(cfg))
     else:
         model = _swin(args, classes, side, tower_folder(cfg) if cfg.tower_name_or_path else None)
     half = [0.5, 0.5, 0.5]
@@ -253,9 +264,35 @@ def _swin(args: dict, classes: int, side_px: int, tower: Path | None) -> UperNet
     return model
 
 
+def _timm(args: dict, classes: int, folder: Path) -> UperNetForSemanticSegmentation:
+    """A UPerNet on a trained backbone of timm: its maps at 1/4, 1/8, 1/16 and 1/32 of the picture."""
+    tower = classifier.load(folder, device="cpu").model
+    kind = tower.pretrained_cfg["architecture"]
+    strides = [entry["reduction"] for entry in tower.feature_info]
+    if any(stride not in strides for stride in (4, 8, 16, 32)):
+        raise SystemExit(
+            f"--tower_name_or_path {folder}: {kind} has maps at strides {strides}; 4, 8, 16 and 32 are needed"
+        )
+    config = TimmBackboneConfig(backbone=kind, out_indices=[strides.index(stride) for stride in (4, 8, 16, 32)])
+    head = {"hidden_size": args["channels"], "pool_scales": list(args["pool_scales"])}
+    model = UperNetForSemanticSegmentation(
+        UperNetConfig(backbone_config=config, use_auxiliary_head=False, num_labels=classes, **head)
+    )
+    missing = model.backbone._backbone.load_state_dict(tower.state_dict(), strict=False).missing_keys
+    if missing:
+        raise SystemExit(f"--tower_name_or_path {folder}: its weights lack {missing[0]} of {kind}")
+    return model
+
+
+def is_timm(folder: Path) -> bool:
+    """Whether a folder is of timm: transformers' configs name no architecture of their own."""
+    return "architecture" in json.loads((folder / "config.json").read_text(encoding="utf-8"))
+
+
 def tower_folder(cfg: SegmentationConfig) -> Path:
     """Where --tower_name_or_path lies. Raises store.CheckpointError."""
-    return store.resolve("clip", cfg.tower_name_or_path)
+    stem = "classifier" if cfg.tower_name_or_path in store.bundled("classifier") else "clip"
+    return store.resolve(stem, cfg.tower_name_or_path)
 
 
 def swin_of(folder: Path) -> SwinModel:
@@ -341,7 +378,7 @@ def replace_class_layer(model: torch.nn.Module, label_names: list[str]) -> None:
 def slower_base(model: torch.nn.Module, cfg: SegmentationConfig) -> list[dict]:
     """The optimiser's groups; what isn't new learns slower by base_lr_scale: see there."""
     if cfg.tower_name_or_path:
-        base = {id(p) for p in model.backbone.swin.parameters()}
+        base = {id(p) for p in model.backbone.parameters()}
     else:
         base = {id(p) for p in model.parameters()} - {id(p) for p in contract.class_layer(model).parameters()}
     groups = []
@@ -474,7 +511,7 @@ def main(argv: list[str] | None = None) -> None:
 
 CAMVID_LICENSE = {"license": "other", "license_name": "camvid-research-use",
                   "license_link": "https://mi.eng.cam.ac.uk/research/projects/VideoRec/CamVid/"}  # fmt: skip
-TITLES = {"swin": "Swin and UPerNet", "dpt": "ViT and DPT", "unet": "U-Net"}
+TITLES = {"swin": "Swin and UPerNet", "upernet": "UPerNet", "dpt": "ViT and DPT", "unet": "U-Net"}
 
 
 def describe_start(cfg: SegmentationConfig) -> str:
@@ -484,7 +521,8 @@ def describe_start(cfg: SegmentationConfig) -> str:
     if cfg.tower_name_or_path:
         folder = tower_folder(cfg)
         name = "/".join(folder.parts[-2:])
-        return (f"its backbone began as the Swin of {name}, weights {store.weights_sha256(folder)[:12]}; "
+        part = "" if is_timm(folder) else "the Swin of "
+        return (f"its backbone began as {part}{name}, weights {store.weights_sha256(folder)[:12]}; "
                 "the rest is trained from scratch")  # fmt: skip
     return "trained from scratch"
 
