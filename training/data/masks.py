@@ -76,6 +76,7 @@ class PaintedSource:
 
     def __init__(self, scenes: Scenes, name: str):
         self.names, self.sizes, self.skipped = [], [], []  # a scene has no file that could be wrong
+        self.sources = None
         self.scenes, self.name = scenes, f"{name}, {scenes.which}"
         self.id2label = dict(enumerate(scenes.label_names))
         self.data_hash, self.licenses = scenes.data_hash, scenes.licenses
@@ -108,6 +109,7 @@ class MaskSource:
 
     names: what to call each in messages. id2label: {0: name, 1: name, …}. data_hash: sha256 of pictures, masks and classes.
     sizes: ((width, height) of the upright picture, of its mask) of each. licenses: what the column "license" says.
+    sources: what the column "source" says of each, the set that a picture is from; None without one.
     skipped: what was left out because picture or mask cannot be read; more than 5 % raise DataError.
     """
 
@@ -130,6 +132,7 @@ class MaskSource:
         self.names = [names[i] for i in good]
         self.sizes = [found[i][0] for i in good]
         self.licenses = sorted(set(data["license"])) if "license" in data.column_names else []
+        self.sources = list(data["source"]) if "source" in data.column_names else None
         content = hashlib.sha256(json.dumps([id2label, reduce_labels]).encode())
         content.update(b"".join(found[i][1] for i in good))
         self.data_hash = content.hexdigest()
