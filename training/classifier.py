@@ -34,6 +34,7 @@ from hub_models import store
 from training import figures, metrics, publish
 from training.config import TrainConfig, parse
 from training.data.art import inked, on_ground
+from training.data.facts import facts_of
 from training.data.sources import Source, open_source
 from training.loop import fit
 
@@ -238,13 +239,20 @@ def logits_of(model: contract.Classifier, source: Source, batch_size: int = 128)
     return metrics.in_batches(model.logits, (source.picture(i) for i in range(len(source))), batch_size)
 
 
+def unit_features(model: contract.Classifier, source: Source, batch_size: int) -> np.ndarray:
+    """What the last layer is given, (N, D) float32 of length 1, of every picture of a source."""
+    rows = metrics.in_batches(model.features, (source.picture(i) for i in range(len(source))), batch_size)
+    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+
+
 def describe(cfg: ClassifierConfig, train: Source, model: torch.nn.Module, argv: list[str] | None) -> dict:
     """What the card says of this model beside what the loop knows."""
     base = cfg.pretrained_model_name_or_path
     kind = (base or cfg.model_name).rsplit("/", 1)[-1]
     family = kind.split("_")[0]
-    side, emoji = cfg.resolution, cfg.dataset_name.startswith("emoji")
-    data = "emoji art in five styles" if emoji else cfg.dataset_name
+    side, emoji = cfg.resolution, cfg.dataset_name in ("emoji", "emoji-sample")
+    facts = facts_of(cfg.dataset_name)
+    data = "emoji art in five styles" if emoji else facts.title
     return {
         "stem": STEM,
         "name": family,
@@ -255,17 +263,18 @@ def describe(cfg: ClassifierConfig, train: Source, model: torch.nn.Module, argv:
         "library_name": "timm",
         "pipeline_tag": "image-classification",
         "tags": ["image-classification", "timm"],
-        "license": publish.license_of(train.licenses),
+        **(facts.licensed() or {"license": publish.license_of(train.licenses)}),
         "datasets": [] if emoji else [cfg.dataset_name],
         "base_model": base,
         "command": publish.command_line(STEM, argv),
         "parameters": sum(p.numel() for p in model.parameters()),
-        "attributions": list(publish.ATTRIBUTIONS.values()) if emoji else [],
+        "attributions": list(publish.ATTRIBUTIONS.values()) if emoji else list(facts.credits),
         "usage": 'import timm\n\nmodel = timm.create_model("hf-hub:org/name", pretrained=True).eval()  '
                  '# or "local-dir:path/to/this/folder"\nprint(model.pretrained_cfg["label_names"])',
         "limits": [
             f"It knows {len(train.label_names)} classes and always answers with one of them, also for pictures of nothing it has seen.",
             f"It sees {side} × {side} pixels.",
+            *facts.limits,
         ] + (["It has seen drawn emoji only; photographs are outside of what was measured."] if emoji else []),
     }  # fmt: skip
 
@@ -275,7 +284,9 @@ def evaluate_checkpoint(name: str, dataset_name: str, *, batch_size: int = 128) 
 
     name: bundled variant, folder or Hub id. On the emoji build the sets are validation concepts, held-out pairs and
     the unseen style (training concepts only); on other data, validation. The baseline is the nearest neighbour in HOG
-    and colour features among the training pictures. Returns the fields of results.json, and figures by name.
+    and colour features among the training pictures. Of a model with other classes than the data the features are
+    measured: the share of pictures whose nearest neighbour among the training pictures, by cosine, is of their class.
+    Returns the fields of results.json, and figures by name.
     """
     model = contract.load(name)
     wanted = ["validation"]
@@ -284,6 +295,11 @@ def evaluate_checkpoint(name: str, dataset_name: str, *, batch_size: int = 128) 
     elif dataset_name == "emoji-sample":
         wanted += ["heldout_pairs"]
     train = open_source(dataset_name, split="train")
+    same = train.label_names == model.label_names
+    measured = "top1" if same else "nearest_feature_accuracy"
+    if not same:
+        print(f"{name} answers with other classes than {dataset_name} has: its features are measured, not its answers")
+        known = unit_features(model, train, batch_size)
     reference = metrics.hog_colour_features(framed(train, range(len(train))))
     scores, baseline, per_class, curves, hashes = {}, {}, {}, {}, []
     for split in wanted:
@@ -291,21 +307,24 @@ def evaluate_checkpoint(name: str, dataset_name: str, *, batch_size: int = 128) 
         keep = np.arange(len(source))
         if split == "unseen_style":
             keep = np.flatnonzero(np.asarray(source.column("concept_split")) == "train")
-        if source.label_names != model.label_names:
-            raise SystemExit(f"{name} answers with {model.label_names}, but {dataset_name} has {source.label_names}")
-        labels, logits = source.labels[keep], logits_of(model, source, batch_size)[keep]
-        for k in (1, 5):
-            scores[f"{split}/top{k}"] = metrics.top_k_accuracy(logits, labels, k)
+        labels = source.labels[keep]
+        if same:
+            logits = logits_of(model, source, batch_size)[keep]
+            for k in (1, 5):
+                scores[f"{split}/top{k}"] = metrics.top_k_accuracy(logits, labels, k)
+            confusion = metrics.confusion_matrix(logits.argmax(1), labels, len(model.label_names))
+            accuracy = metrics.per_class_accuracy(confusion)
+            per_class[split] = {
+                label: None if np.isnan(value) else float(value)
+                for label, value in zip(model.label_names, accuracy, strict=True)
+            }
+            curves[f"{split}/confusion"] = confusion.tolist()
+        else:
+            found = unit_features(model, source, batch_size)[keep]
+            scores[f"{split}/{measured}"] = metrics.nearest_neighbour_accuracy(known, train.labels, found, labels)
         scores[f"{split}/pictures"] = len(keep)
-        confusion = metrics.confusion_matrix(logits.argmax(1), labels, len(model.label_names))
-        accuracy = metrics.per_class_accuracy(confusion)
-        per_class[split] = {
-            label: None if np.isnan(value) else float(value)
-            for label, value in zip(model.label_names, accuracy, strict=True)
-        }
-        curves[f"{split}/confusion"] = confusion.tolist()
         features = metrics.hog_colour_features(framed(source, keep))
-        baseline[f"{split}/top1"] = metrics.nearest_neighbour_accuracy(reference, train.labels, features, labels)
+        baseline[f"{split}/{measured}"] = metrics.nearest_neighbour_accuracy(reference, train.labels, features, labels)
         hashes.append(source.data_hash)
     results = {
         "metrics": scores,
@@ -316,7 +335,7 @@ def evaluate_checkpoint(name: str, dataset_name: str, *, batch_size: int = 128) 
         "data_hash": "-".join(value[:12] for value in hashes),
     }
     matrices = {name.removesuffix("/confusion"): counts for name, counts in curves.items()}
-    return results, {"confusion": figures.confusion(matrices, model.label_names)}
+    return results, {"confusion": figures.confusion(matrices, model.label_names)} if matrices else {}
 
 
 def framed(source: Source, indices: Sequence[int], size_px: int = 64) -> np.ndarray:

