@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw
 
 from training import judging
 from training import text_to_image as script
+from training.checkpoint import RunError
 from training.data import recoloured as recoloured_data
 from training.data.captions import plain
 from training.data.pairs import OPPOSITE, SIDES, Pairs
@@ -68,7 +69,7 @@ def test_colours_of_plain_discs_are_called_what_people_call_them():
 
 def test_a_motley_picture_has_no_colour():
     picture = disc("red")
-    ImageDraw.Draw(picture).rectangle((0, 0, 31, 64), fill="blue")
+    ImageDraw.Draw(picture).pieslice((8, 8, 56, 56), 0, 180, fill="blue")
     assert measured(picture) is None and recolour(picture, "green") is None
 
 
@@ -185,8 +186,9 @@ def drawn(made, count=24) -> list[dict]:
 
 
 def test_without_shares_the_draws_are_the_old_ones(selection, parts):
-    made, model, vae = samples(selection, parts)
+    made, *_ = samples(selection, parts)
     assert isinstance(made, script.LatentCaptions) and made.data_hash == selection.data_hash
+    assert not [field for field in ("recoloured_share", "pair_share") if getattr(script.PRESETS["emoji"], field)]
 
 
 def test_draws_are_the_same_with_the_cache_and_without(selection, parts, cache, capsys):
@@ -204,11 +206,7 @@ def test_draws_are_the_same_with_the_cache_and_without(selection, parts, cache, 
 
 
 def test_shares_are_kept(selection, parts):
-    made, *_ = (
-        samples(selection, parts, no_cache=True, caption_dropout=0.0, **SHARES)
-        if False
-        else samples(selection, parts, no_cache=True, **SHARES)
-    )
+    made, *_ = samples(selection, parts, no_cache=True, **SHARES)
     counts = {"usual": 0, "tinted": 0, "pairs": 0}
     for key, part in zip(counts, (made.usual, *(part for _, part in made.others)), strict=True):
 
@@ -228,8 +226,6 @@ def test_a_run_with_shares_resumes_to_the_bit_and_other_shares_are_refused(parts
 
     run("whole")
     run("parts", "--max_train_steps", "1")
-    from training.checkpoint import RunError
-
     with pytest.raises((RunError, SystemExit), match="pair_share"):
         run("parts", "--resume_from_checkpoint", "latest", "--pair_share=0.2")
     run("parts", "--resume_from_checkpoint", "latest")
