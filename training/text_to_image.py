@@ -34,17 +34,21 @@ from diffusers import DDIMScheduler, DDPMScheduler, StableDiffusionPipeline, UNe
 from PIL import Image, ImageOps
 
 from hub_models import autoencoder as autoencoder_contract
+from hub_models import captioning as captioner_contract
 from hub_models import classifier as judge_contract
 from hub_models import clip as clip_contract
 from hub_models import store
 from hub_models import text_to_image as contract
-from training import figures, metrics, publish
+from training import figures, judging, metrics, publish
 from training.config import TrainConfig, parse
 from training.data import captions
 from training.data.cache import cached
+from training.data.pairs import Pairs
+from training.data.recoloured import Recoloured
 from training.data.sources import DataError, Source, open_source
 from training.diffusion import diffusion_loss, held_out_loss
 from training.loop import draw_seed, fit
+from training.mixture import Mixture
 
 STEM = "text_to_image"
 LORA_FILE = "pytorch_lora_weights.safetensors"
@@ -70,6 +74,12 @@ class TextToImageConfig(TrainConfig):
     groups: tuple[str, ...] = ()  # emoji of these CLDR groups only; none = all
     styles: tuple[str, ...] = ()  # emoji of these styles only; none = all
     random_flip: bool = False  # off by default: arrows, hands and letters have a direction
+    recoloured_share: float = 0.0  # share of samples that are recoloured emoji with the colour's word
+    recolourings: int = (
+        1  # other colours of each picture of one colour, where recoloured_share or pair_share is above 0
+    )
+    pair_share: float = 0.0  # share of samples that are two things and where they are
+    pairs: int = 2500  # how many pictures of two things there are, where pair_share is above 0
     no_cache: bool = False  # make latents and text states anew in every step
     # U-Net
     block_out_channels: tuple[int, ...] = (128, 176)  # channels per resolution, finest first
@@ -98,6 +108,10 @@ class TextToImageConfig(TrainConfig):
             raise ValueError("--lora_rank needs --pretrained_model_name_or_path: a LoRA changes a model that is there")
         if not 0 <= self.caption_dropout < 1:
             raise ValueError(f"--caption_dropout must lie in [0, 1), got {self.caption_dropout}")
+        if min(self.recoloured_share, self.pair_share) < 0 or self.recoloured_share + self.pair_share > 1:
+            raise ValueError("--recoloured_share and --pair_share must be at least 0, and at most 1 together")
+        if self.recolourings < 1 or self.pairs < 1:
+            raise ValueError("--recolourings and --pairs must be at least 1; to have none, set their shares to 0")
         if len(self.cross_attention_levels) != len(self.block_out_channels):
             raise ValueError("--cross_attention_levels needs one value for each of --block_out_channels")
         if self.zero_terminal_snr and self.prediction_type == "epsilon":
@@ -198,7 +212,7 @@ class LatentCaptions:
     {"posterior", "noise": (C, h, w), "timestep": ()}. The draws are the same with the cache and without.
     """
 
-    def __init__(self, selection: Selection, model: contract.TextToImage, vae, cfg: TextToImageConfig):
+    def __init__(self, selection: Selection | Recoloured | Pairs, model: contract.TextToImage, vae, cfg):
         self.selection, self.cfg, self.vae = selection, cfg, vae
         self.data_hash = selection.data_hash
         self.shape = model.latent_shape
@@ -232,6 +246,22 @@ class LatentCaptions:
         return sample | {"mean": mean, "std": std, "states": torch.from_numpy(np.array(self.states[row]))}
 
 
+def samples_of(
+    selection: Selection, model: contract.TextToImage, vae, cfg: TextToImageConfig
+) -> LatentCaptions | Mixture:
+    """What a config trains on; without shares of recoloured pictures and pairs the selection alone."""
+    usual = LatentCaptions(selection, model, vae, cfg)
+    if not cfg.recoloured_share + cfg.pair_share:
+        return usual
+    if not is_emoji(selection.source) or cfg.caption_column:
+        raise SystemExit("--recoloured_share and --pair_share need the emoji's names and styles: set them to 0")
+    tinted = Recoloured(selection, variants=cfg.recolourings, resolution_px=cfg.resolution, keep=not cfg.no_cache)
+    parts = [(cfg.recoloured_share, tinted)]
+    if cfg.pair_share:
+        parts.append((cfg.pair_share, Pairs(selection, tinted, count=cfg.pairs)))
+    return Mixture(usual, [(share, LatentCaptions(part, model, vae, cfg)) for share, part in parts if share])
+
+
 def view_of(picture: Image.Image, view: int) -> Image.Image:
     return ImageOps.mirror(picture) if view else picture
 
@@ -253,7 +283,7 @@ def conditions(batch: dict, model: contract.TextToImage, vae) -> tuple[torch.Ten
 # ---- the cache -----------------------------------------------------------------------------------------------------------
 
 
-def cached_latents(selection: Selection, vae, views: int, resolution_px: int) -> np.ndarray:
+def cached_latents(selection: Selection | Recoloured | Pairs, vae, views: int, resolution_px: int) -> np.ndarray:
     """Posterior mean and standard deviation of each view of each picture, float32 (N, V, 2, C, h, w), on disk."""
 
     def build(folder: Path) -> None:
@@ -435,7 +465,7 @@ def main(argv: list[str] | None = None) -> None:
     cfg = dataclasses.replace(cfg, num_train_timesteps=model.num_train_timesteps)
     scheduler = DDPMScheduler.from_config(model.pipe.scheduler.config)
     strata = {"loss": Strata(held_out, model, vae), "train_loss": Strata(train, model, vae)}
-    samples = LatentCaptions(train, model, vae, cfg)
+    samples = samples_of(train, model, vae, cfg)
     prompts = list(cfg.validation_prompts) or [texts[0] for texts in train.captions[:: max(1, len(train) // 16)]][:16]
 
     def loss_fn(unet, batch):
@@ -550,7 +580,7 @@ def evaluate_checkpoint(name: str, dataset_name: str, *, pictures: int = 200) ->
     retrieval_precision_real, and the baseline, are the same for the real pictures of these captions. kid_x1000: kernel
     inception distance (Bińkowski 2018) in the feature space of the bundled classifier "swin", between pictures drawn for
     the captions of validation and held-out pairs, and the pictures there; the baseline is training pictures against
-    them. held_out_loss: see `Strata`. nearest_train_distance: median root mean square distance in [0, 1] pixels, at 32 px,
+    them. colours/…: see `training.judging`. held_out_loss: see `Strata`. nearest_train_distance: median root mean square distance in [0, 1] pixels, at 32 px,
     to the nearest training picture, beside that of real held-out pictures; far below that would be copying.
     """
     model, folder = contract.load(name), store.resolve(STEM, name)
@@ -582,6 +612,10 @@ def evaluate_checkpoint(name: str, dataset_name: str, *, pictures: int = 200) ->
     real = np.concatenate([pictures_of(part, model) for part in ([validation, pairs] if emoji else [validation])])
     known = pictures_of(train, model)
     mixed = np.concatenate([drawn["validation"], drawn["heldout_pairs"]])
+    judges = {
+        "retrieval_precision": f"clip/emoji {judge.weights_sha256[:12]}",
+        "kid": f"classifier/swin {space.weights_sha256[:12]}",
+    }
     features = {
         key: metrics.in_batches(space.features, value)
         for key, value in (("drawn", mixed), ("real", real), ("train", known))
@@ -597,6 +631,12 @@ def evaluate_checkpoint(name: str, dataset_name: str, *, pictures: int = 200) ->
         "nearest_train_distance": near["drawn"],
         "pictures": sum(map(len, drawn.values())),
     }
+    if emoji and (real_colours := judging.painted(train)):
+        captioner, asked = captioner_contract.load("emoji"), [prompt for *_, prompt in judging.colour_prompts()]
+        real = np.stack([bytes_of(picture, model) for picture in real_colours])
+        for images, into in ((draw(model, asked, 4), scores), (real, baseline)):
+            into |= {f"colours/{key}": value for key, value in judging.colour_scores(images, captioner).items()}
+        judges["colours"] = f"captioning/emoji {captioner.weights_sha256[:12]}"
     baseline |= {"kid_x1000": 1000 * floor, "nearest_train_distance": near["real"]}
     results = {
         "metrics": scores,
@@ -605,10 +645,7 @@ def evaluate_checkpoint(name: str, dataset_name: str, *, pictures: int = 200) ->
         "per_class": {},
         "curves": {},
         "data_hash": "-".join(part.source.data_hash[:12] for part in (validation, pairs)),
-        "judges": {
-            "retrieval_precision": f"clip/emoji {judge.weights_sha256[:12]}",
-            "kid": f"classifier/swin {space.weights_sha256[:12]}",
-        },
+        "judges": judges,
         "settings": {
             "sampler": model.default_sampler,
             "steps": model.default_steps,
