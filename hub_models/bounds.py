@@ -31,10 +31,14 @@ def check(path: Path, content: Any) -> None:
         if isinstance(value, float) and not math.isfinite(value):
             raise CheckpointError(f"{path}: {key} is a number beyond all bounds; correct it or export again")
         if type(value) is int and abs(value) > MAX_NUMBER and not LARGE.search(key):
-            raise CheckpointError(f"{path}: {key} is {_short(value)}, beyond {MAX_NUMBER:,}; correct it or export again")
+            raise CheckpointError(
+                f"{path}: {key} is {_short(value)}, beyond {MAX_NUMBER:,}; correct it or export again"
+            )
         if SIDES.match(key) and not isinstance(value, dict | list | None):
             if isinstance(value, bool | str) or not 1 <= value <= MAX_SIDE_PX:
-                raise CheckpointError(f"{path}: {key} is {_short(value)}, not a side from 1 to {MAX_SIDE_PX:,} pixels; correct it")
+                raise CheckpointError(
+                    f"{path}: {key} is {_short(value)}, not a side from 1 to {MAX_SIDE_PX:,} pixels; correct it"
+                )
         if key in RANGES and value is not None and not isinstance(keys[-1], int):
             low, high = RANGES[key]
             if type(value) is not int or value < low or (high is not None and value > high):
@@ -43,5 +47,11 @@ def check(path: Path, content: Any) -> None:
 
 
 def _short(value: Any) -> str:
-    text = f"{value:,}" if type(value) is int and abs(value) < 10**18 else repr(value) if type(value) is not int else "huge"
+    text = (
+        f"{value:,}"
+        if type(value) is int and abs(value) < 10**18
+        else repr(value)
+        if type(value) is not int
+        else "huge"
+    )
     return text[:40]

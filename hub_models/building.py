@@ -26,7 +26,7 @@ def as_large_as_its_weights(folder: Path) -> Iterator[None]:
     Raises CheckpointError in the midst of building.
     """
     numbers = tensors = 0
-    for path in folder.glob("*.safetensors"):
+    for path in folder.rglob("*.safetensors"):
         header, _ = read_header(path)
         tensors += len(header)
         numbers += sum(math.prod(entry["shape"]) for entry in header.values())

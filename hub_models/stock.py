@@ -28,7 +28,9 @@ ADVICE = "that's never done here; use a checkpoint of a stock class"
 def check(path: Path, content: Any) -> None:
     """Return if the config at `path` asks for stock classes of the libraries alone. Raises CheckpointError."""
     if path.name == "adapter_config.json":
-        raise CheckpointError(f"{path.parent} is an adapter for another model ({path.name}): merge it, and name the whole")
+        raise CheckpointError(
+            f"{path.parent} is an adapter for another model ({path.name}): merge it, and name the whole"
+        )
     for keys, value in entries(content):
         key = keys[-1] if keys else None
         if key in OWN_CODE and value:

@@ -224,10 +224,14 @@ def _check_kind(path: Path) -> None:
         raise CheckpointError(f"{path} is a pickle under another name and is not opened: save it as safetensors")
     if path.suffix == ".json":
         config = path.name.endswith("config.json") or path.name == "model_index.json"
-        content = read_json(path, strict=bool(OPENED.search(path.name)), **({"max_bytes": bounds.MAX_CONFIG_BYTES} if config else {}))
+        content = read_json(
+            path, strict=bool(OPENED.search(path.name)), **({"max_bytes": bounds.MAX_CONFIG_BYTES} if config else {})
+        )
         if config:
             if not isinstance(content, dict):
-                raise CheckpointError(f"{path} holds a {type(content).__name__} where an object belongs: export it again")
+                raise CheckpointError(
+                    f"{path} holds a {type(content).__name__} where an object belongs: export it again"
+                )
             stock.check(path, content)
             bounds.check(path, content)
 
@@ -261,7 +265,9 @@ def _check_manifest(folder: Path, *, required: bool) -> None:
         raise CheckpointError(f"{path} lists no files: export the run again")
     for name, said in sorted(files.items()):
         if not within(name) or not isinstance(said, dict):
-            raise CheckpointError(f"{path}: {name[:60]!r} is no file of this folder with a size and a sha256; export it again")
+            raise CheckpointError(
+                f"{path}: {name[:60]!r} is no file of this folder with a size and a sha256; export it again"
+            )
         if type(said.get("size")) is not int or not isinstance(said.get("sha256"), str):
             raise CheckpointError(f"{path} has no size and sha256 of {name[:60]}: export the run again")
         if Path(name).suffix not in READ or not name.startswith(
