@@ -17,6 +17,9 @@ SIDES = re.compile(
     r"^((image|img|input|sample|crop|test_input|min_input|pretrain_img|pretrained_image)_size|size|resolution|height|width"
     r"|shortest_edge|longest_edge|\w+_px)$"
 )
+# How many layers: libraries make lists of so many rates before the first layer, and one by one.
+COUNTS = re.compile(r"(depths?|layers?|blocks?|heads?|stages)$|^n_(layer|head)|layers_per_block")
+MAX_COUNT = 256
 RANGES = {"num_train_timesteps": (1, 100_000), "model_max_length": (2, None), "in_channels": (1, 2**16),
           "out_channels": (1, 2**16), "latent_channels": (1, 2**16)}  # fmt: skip
 
@@ -34,6 +37,10 @@ def check(path: Path, content: Any) -> None:
             raise CheckpointError(
                 f"{path}: {key} is {_short(value)}, beyond {MAX_NUMBER:,}; correct it or export again"
             )
+        if COUNTS.search(key) and (
+            type(value) is int and value > MAX_COUNT or isinstance(value, list) and len(value) > MAX_COUNT
+        ):
+            raise CheckpointError(f"{path}: {key} asks for more than {MAX_COUNT} layers; correct it or export again")
         if SIDES.match(key) and not isinstance(value, dict | list | None):
             if isinstance(value, bool | str) or not 1 <= value <= MAX_SIDE_PX:
                 raise CheckpointError(

@@ -6,6 +6,7 @@ VITRAIL_FOLDER_MUTATIONS=300 tries so many changes of each folder's files in pla
 import copy
 import importlib
 import json
+import multiprocessing
 import os
 import random
 import resource
@@ -22,7 +23,7 @@ from diffusers import DDPMScheduler, UNet2DModel
 
 from apps import gallery, ui
 from hub_models import ddpm, store
-from tests import children, tiny_models
+from tests import tiny_models
 
 MUTATIONS = int(os.environ.get("VITRAIL_FOLDER_MUTATIONS", "24"))
 SECONDS = 15  # for one folder on a busy core; most take a tenth of one
@@ -54,13 +55,17 @@ def folders(tmp_path_factory) -> dict[str, Path]:
                        down_block_types=("DownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "UpBlock2D"))  # fmt: skip
     ddpm.save_folder(root / "ddpm", unet, DDPMScheduler(num_train_timesteps=20), label_names=["a", "b"], null_label=2,
                      resolution_px=8, guidance_scale=2.0)  # fmt: skip
-    model = timm.create_model("vit_tiny_patch16_224", num_classes=3, img_size=32, patch_size=8, embed_dim=24, depth=2, num_heads=2)
+    model = timm.create_model(
+        "vit_tiny_patch16_224", num_classes=3, img_size=32, patch_size=8, embed_dim=24, depth=2, num_heads=2
+    )
     arguments = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 2}
     timm.models.save_for_hf(model, str(root / "timm"), model_config={"num_classes": 3, "label_names": ["a", "b", "c"]},
                             model_args=arguments, safe_serialization=True)  # fmt: skip
     tiny_models.autoencoder_folder(root / "autoencoder")
     tiny_models.dual_encoder(root / "clip")
-    tiny_models.stable_diffusion(root / "text_to_image", extra={"guidance_scale": 2.0, "default_steps": 4, "styles": ["x"]})
+    tiny_models.stable_diffusion(
+        root / "text_to_image", extra={"guidance_scale": 2.0, "default_steps": 4, "styles": ["x"]}
+    )
     tiny_models.segmenter(root / "swin", "swin")
     tiny_models.segmenter(root / "unet", "unet")
     tiny_models.captioner(root / "captioning")
@@ -84,8 +89,19 @@ def outcome(stem: str, folder: Path) -> str:
     return "loaded"
 
 
+def in_a_child(function, *args, seconds: float) -> int:
+    """The exit code of a fork of this process that runs function(*args); negative is a signal's, -9 also too late."""
+    process = multiprocessing.get_context("fork").Process(target=function, args=args)
+    process.start()
+    process.join(seconds)
+    process.kill()
+    process.join()
+    return process.exitcode
+
+
 def within_memory(gib: float) -> None:
-    """From now on this process may take so much address space more."""
+    """From now on this process, which is a fork, may take so much address space more."""
+    torch.set_num_threads(1)  # a fork has none of the threads it believes to have
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     limit = pages * os.sysconf("SC_PAGE_SIZE") + int(gib * 2**30)
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
@@ -95,7 +111,13 @@ def keys_of(value, depth: int = 5) -> list[tuple]:
     """Where something can be changed in a JSON value: the keys that lead there, of each list its first place only."""
     if not depth:
         return []
-    pairs = list(value.items())[:60] if isinstance(value, dict) else list(enumerate(value))[:1] if isinstance(value, list) else []
+    pairs = (
+        list(value.items())[:60]
+        if isinstance(value, dict)
+        else list(enumerate(value))[:1]
+        if isinstance(value, list)
+        else []
+    )
     return [path for key, inner in pairs for path in ((key,), *((key, *rest) for rest in keys_of(inner, depth - 1)))]
 
 
@@ -146,13 +168,14 @@ def try_all(stem: str, folder: Path, seed: int, count: int, report: Path) -> Non
 @pytest.mark.parametrize("kind", FOLDERS)
 def test_a_changed_json_file_is_loaded_or_refused_in_a_sentence(folders, tmp_path, kind):
     report = tmp_path / "report.jsonl"
-    status, log = children.run(try_all, FOLDERS[kind], folders[kind], len(kind), MUTATIONS, report, log=tmp_path / "log",
-                               timeout_s=60 + 2 * MUTATIONS)  # fmt: skip
+    status = in_a_child(try_all, FOLDERS[kind], folders[kind], len(kind), MUTATIONS, report, seconds=60 + 2 * MUTATIONS)
     rows = [json.loads(line) for line in report.read_text().splitlines()]
-    assert status == 0, f"{rows[-1]} ended the process: {log[-1500:]}"
+    assert status == 0, f"{rows[-1]} ended the process: {status}"
     done = [row for row in rows if row[1] != "begun"]
     wrong = [row for row in done if row[1] not in ("loaded", "refused") or row[2] > SECONDS]
-    print(kind, len(done), "tried,", sum(row[1] == "refused" for row in done), "refused, slowest", max(r[2] for r in done))
+    print(
+        kind, len(done), "tried,", sum(row[1] == "refused" for row in done), "refused, slowest", max(r[2] for r in done)
+    )
     assert not wrong, f"{len(wrong)} of {len(done)}: {wrong[:8]}"
     assert len(done) == MUTATIONS and any(row[1] == "refused" for row in done)
 
@@ -199,7 +222,9 @@ def test_a_manifest_of_the_wrong_form(model, content):
     assert store.MANIFEST in refusal(model)
 
 
-@pytest.mark.parametrize("name", ["manifest.json", "model.safetensors.index.json", "config.json", "tokenizer_config.json"])
+@pytest.mark.parametrize(
+    "name", ["manifest.json", "model.safetensors.index.json", "config.json", "tokenizer_config.json"]
+)
 @pytest.mark.parametrize("what", [what for what in WHOLE if what not in ("list", "null", "text", "number")])
 def test_a_file_that_is_no_json(model, name, what):
     (model / name).write_bytes(WHOLE[what])
@@ -336,7 +361,7 @@ SIZES = [
     ("captioning", "preprocessor_config.json", "size", {"height": 0, "width": 0}),
     ("captioning", "preprocessor_config.json", "size", {"height": "32", "width": "32"}),
     ("captioning", "generation_config.json", "decoder_start_token_id", 10**5),
-    ("clip", "config.json", "vision_config.image_size", 8192), ("clip", "config.json", "text_config.num_hidden_layers", 10**6),
+    ("clip", "config.json", "vision_config.image_size", 10**6), ("clip", "config.json", "text_config.num_hidden_layers", 10**6),
     ("ddpm", "unet/config.json", "block_out_channels", [8] * 1000), ("ddpm", "unet/config.json", "layers_per_block", 10**6),
     ("ddpm", "unet/config.json", "num_class_embeds", 10**6), ("ddpm", "unet/config.json", "sample_size", 10**6),
     ("ddpm", "scheduler/scheduler_config.json", "num_train_timesteps", 10**9), ("ddpm", "scheduler/scheduler_config.json", "num_train_timesteps", 0),
@@ -360,8 +385,7 @@ def test_a_config_asks_for_more_than_there_is(folders, tmp_path, kind, file, pat
     copied = Path(shutil.copytree(folders[kind], tmp_path / "model"))
     content = json.loads((copied / file).read_text())
     (copied / file).write_text(json.dumps(changed(content, tuple(path.split(".")), value)))
-    status, log = children.run(try_size, kind, copied, tmp_path / "report", log=tmp_path / "log", timeout_s=60)
-    assert status == 0, log[-1000:]
+    assert in_a_child(try_size, kind, copied, tmp_path / "report", seconds=60) == 0, "it ended the process, or hung"
     answer, seconds = json.loads((tmp_path / "report").read_text())
     assert answer == "refused" and seconds < SECONDS, (answer, seconds)
 
@@ -373,7 +397,9 @@ def test_the_gallery_says_which_model_is_broken_and_serves_the_rest(folders, tmp
     broken = Path(shutil.copytree(folders["timm"], tmp_path / "broken"))
     (broken / store.MANIFEST).write_text('{"files": {"config.json": []}}')
     demos = tuple(demo for demo in gallery.DEMOS if demo.stem in ("classifier", "ddpm"))
-    models = gallery.load_models([f"classifier={broken}", f"classifier={folders['timm']}", f"ddpm={folders['ddpm']}"], demos)
+    models = gallery.load_models(
+        [f"classifier={broken}", f"classifier={folders['timm']}", f"ddpm={folders['ddpm']}"], demos
+    )
     assert isinstance(models["classifier"][str(broken)], store.CheckpointError)
     cards = {demo.stem: gallery.card(demo, models[demo.stem]) for demo in demos}
     assert "1 of 2 models could not be loaded" in cards["classifier"] and "v-missing" not in cards["ddpm"]
