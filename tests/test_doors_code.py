@@ -117,6 +117,7 @@ def check(output: str, names: list[str], marker: Path, complaint: str) -> None:
     assert not marker.exists(), marker.read_text()
 
 
+@pytest.mark.timeout(400)  # most of it imports, on a busy machine
 def test_no_folder_runs_its_code_after_a_y(evil):
     asked = [[stem, str(folder)] for stem, folder in evil.values()]
     root = next(iter(evil.values()))[1].parent
@@ -127,6 +128,7 @@ def test_no_folder_runs_its_code_after_a_y(evil):
     check(done.stdout, [name for _, name in asked], root / "marker", done.stderr[-3000:])
 
 
+@pytest.mark.timeout(400)
 def test_no_repository_of_the_hub_runs_its_code_after_a_y(evil, tmp_path):
     root = next(iter(evil.values()))[1].parent
     with loopback_hub() as hub:
