@@ -22,8 +22,9 @@ import torch
 from diffusers import AutoencoderKL
 from PIL import Image
 
-from hub_models import store
+from hub_models import building, store
 from hub_models.device import default_device
+from hub_models.documents import read_object
 from hub_models.pictures import frame, from_uint8, to_uint8
 
 STEM = "autoencoder"
@@ -189,17 +190,34 @@ def load(name: str = "emoji", device: str | torch.device | None = None) -> Autoe
     """
     name = str(name)
     folder = resolve(name)
+    with store.opening(folder):
+        served = _open(folder, name)
+    served.vae.to(device or default_device())
+    return served
+
+
+def _open(folder: Path, name: str) -> Autoencoder:
     if not (folder / "config.json").is_file():
         raise store.CheckpointError(f"{folder} is a pipeline without a vae/: name one that has an AutoencoderKL")
-    kind = _read_json(folder / "config.json").get("_class_name")
+    config = read_object(folder / "config.json")
+    kind = config.get("_class_name")
     if kind != "AutoencoderKL":
         raise store.CheckpointError(
             f"{folder}/config.json is of a {kind}: this needs an AutoencoderKL, such as training/autoencoder.py exports"
         )
     try:
-        vae, info = AutoencoderKL.from_pretrained(
-            folder, use_safetensors=True, low_cpu_mem_usage=False, output_loading_info=True
-        )
+        with building.as_large_as_its_weights(folder):
+            with torch.device("meta"):
+                AutoencoderKL.from_config(config)
+            vae, info = AutoencoderKL.from_pretrained(
+                folder,
+                use_safetensors=True,
+                low_cpu_mem_usage=False,
+                output_loading_info=True,
+                trust_remote_code=False,
+            )
+    except store.CheckpointError:
+        raise
     except Exception as error:  # diffusers raises anything from OSError to AttributeError on a config it cannot read
         raise store.CheckpointError(
             f"{folder}: diffusers cannot read the autoencoder "
@@ -214,34 +232,24 @@ def load(name: str = "emoji", device: str | torch.device | None = None) -> Autoe
         )
     extra = _read_extra(folder / PREPROCESSOR, vae)
     return Autoencoder(
-        vae.float().eval().requires_grad_(False).to(device or default_device()),
+        vae.float().eval().requires_grad_(False),
         name=name,
         weights_sha256=store.weights_sha256(folder),
         **extra,
     )
 
 
-def _read_json(path: Path) -> dict:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise store.CheckpointError(f"{path} cannot be read ({error}): export it again") from error
-    if not isinstance(content, dict):
-        raise store.CheckpointError(f"{path} is no JSON object: export it again")
-    return content
-
-
 def _read_extra(path: Path, vae: AutoencoderKL) -> dict:
     """The arguments of `Autoencoder` that preprocessor_config.json holds, checked; none where there is no such file."""
     if not path.is_file():
         return {}
-    saved = _read_json(path)
+    saved = read_object(path)
     extra = {"resolution_px": saved.get("resolution_px", vae.config.sample_size)}
     side, step = extra["resolution_px"], reduction(vae)
     if isinstance(side, bool) or not isinstance(side, int) or side < step or side % step:
         raise store.CheckpointError(f"{path}: resolution_px {side!r} is no multiple of {step}; correct it")
     ground = saved.get("ground", [255, 255, 255])
-    if not isinstance(ground, list) or len(ground) != 3 or not all(isinstance(c, int) and 0 <= c < 256 for c in ground):
+    if not isinstance(ground, list) or len(ground) != 3 or not all(type(c) is int and 0 <= c < 256 for c in ground):
         raise store.CheckpointError(f"{path}: ground {ground!r} is not three numbers from 0 to 255; correct it")
     extra["ground"] = ground
     if "latent_to_rgb" in saved:

@@ -6,10 +6,10 @@ model.safetensors; `timm.create_model("local-dir:…", pretrained=True)` opens i
 Letters: B pictures, R pixels a side, K labels, D features, N tokens of which the last P are patches, (h, w) cells of a map.
 """
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import timm
@@ -19,8 +19,9 @@ from timm.data import ImageNetInfo, infer_imagenet_subset, resolve_model_data_co
 from timm.layers.attention import Attention
 from timm.models.vision_transformer import VisionTransformer
 
-from hub_models import store
+from hub_models import building, store
 from hub_models.device import default_device
+from hub_models.documents import read_object
 from hub_models.pictures import frame
 from hub_models.store import CheckpointError
 
@@ -176,14 +177,26 @@ def load(name: str = "swin", device: str | torch.device | None = None) -> Classi
     Raises store.CheckpointError, which names the file at fault.
     """
     folder = store.resolve("classifier", name)
+    with store.opening(folder):
+        model, names = _open(folder)
+        sha256 = store.weights_sha256(folder)
+    return Classifier(model.to(device or default_device()), names, name=str(name), weights_sha256=sha256)
+
+
+def _open(folder: Path) -> tuple[torch.nn.Module, list[str]]:
     for file in ("config.json", "model.safetensors"):  # beside other names timm would prefer a pickle
         if not (folder / file).is_file():
             raise CheckpointError(f"{folder} has no {file}: a timm model is config.json and model.safetensors")
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    if not isinstance(config, dict) or "architecture" not in config:
+    config = read_object(folder / "config.json")
+    if not isinstance(config.get("architecture"), str):
         raise CheckpointError(f"{folder}/config.json names no timm architecture: this page needs a timm classifier")
     try:
-        model = timm.create_model(f"local-dir:{folder}", pretrained=True)
+        with building.as_large_as_its_weights(folder), torch.device("meta"):
+            timm.create_model(f"local-dir:{folder}", pretrained=False)
+        with building.as_large_as_its_weights(folder):
+            model = timm.create_model(f"local-dir:{folder}", pretrained=True)
+    except CheckpointError:
+        raise
     except Exception as error:  # whatever a foreign architecture, its arguments or its shapes raise
         raise CheckpointError(
             f"{folder}: timm cannot open this as {str(config['architecture'])[:60]} ({store.one_line(error)}); "
@@ -196,8 +209,10 @@ def load(name: str = "swin", device: str | torch.device | None = None) -> Classi
         )
     model = model.float().eval().requires_grad_(False)
     names = _label_names(model, folder)
-    device = device or default_device()
-    return Classifier(model.to(device), names, name=str(name), weights_sha256=store.weights_sha256(folder))
+    Classifier(
+        model, names, name="", weights_sha256=""
+    )  # what it reads of the config, while a fault is still the folder's
+    return model, names
 
 
 def _label_names(model: torch.nn.Module, folder) -> list[str]:

@@ -17,6 +17,7 @@ from transformers import CLIPModel, PreTrainedModel, VisionTextDualEncoderModel
 
 from hub_models import pretrained, store
 from hub_models.device import default_device
+from hub_models.documents import read_object
 from hub_models.pictures import frame
 from hub_models.store import CheckpointError
 
@@ -134,6 +135,13 @@ def load(name: str = "emoji", device: str | torch.device | None = None) -> CLIP:
     Raises store.CheckpointError, which names the file at fault.
     """
     folder = store.resolve("clip", name)
+    with store.opening(folder):
+        served = _open(folder, str(name))
+    served.model.to(device or default_device())
+    return served
+
+
+def _open(folder: Path, name: str) -> CLIP:
     config = pretrained.open_config(folder, "a VisionTextDualEncoderModel or a CLIPModel")
     if config.model_type not in MODELS:
         raise CheckpointError(
@@ -141,16 +149,14 @@ def load(name: str = "emoji", device: str | torch.device | None = None) -> CLIP:
         )
     model = pretrained.open_model(folder, MODELS[config.model_type], config, "dual encoder")
     tokenizer, image_processor = pretrained.open_processors(folder, config)
-    device = device or default_device()
-    model = model.eval().requires_grad_(False).to(device)
-    return CLIP(model, tokenizer, image_processor, name=str(name), weights_sha256=store.weights_sha256(folder),
+    model = model.eval().requires_grad_(False)
+    return CLIP(model, tokenizer, image_processor, name=name, weights_sha256=store.weights_sha256(folder),
                 rank_temperature=_rank_temperature(folder))  # fmt: skip
 
 
 def _rank_temperature(folder: Path) -> float:
     path = folder / PROCESSOR
-    kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    value = kept.get(RANK_TEMPERATURE, 1.0) if isinstance(kept, dict) else 1.0
+    value = read_object(path).get(RANK_TEMPERATURE, 1.0) if path.is_file() else 1.0
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e5:
         raise CheckpointError(f"{path}: {RANK_TEMPERATURE} must be a positive number, it is {str(value)[:40]}")
     return float(value)

@@ -22,9 +22,10 @@ from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler, DPMSolverMulti
 from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 
-from hub_models import store
+from hub_models import building, store
 from hub_models.device import default_device
 from hub_models.diffusion import predict_x0
+from hub_models.documents import read_object
 from hub_models.pictures import frame, from_uint8, to_uint8
 
 SAMPLERS = ("ddpm", "ddim", "dpm++")
@@ -278,18 +279,31 @@ def load(name: str = "emoji-32", device: str | torch.device | None = None) -> DD
     Raises store.CheckpointError, which names the file at fault.
     """
     folder = store.resolve("ddpm", name)
-    index = _read_json(folder / "model_index.json")
+    with store.opening(folder):
+        served = _open(folder, str(name))
+    served.unet.to(device or default_device())
+    return served
+
+
+def _open(folder: Path, name: str) -> DDPM:
+    index = read_object(folder / "model_index.json")
     if index.get("_class_name") != "DDPMPipeline":
         raise store.CheckpointError(
             f"{folder}/model_index.json is of a {index.get('_class_name')}: this page needs a DDPMPipeline folder, "
             "such as training/ddpm.py exports"
         )
     try:
-        unet, info = UNet2DModel.from_pretrained(
-            folder, subfolder="unet", use_safetensors=True, low_cpu_mem_usage=False, output_loading_info=True
-        )
+        with building.as_large_as_its_weights(folder / "unet"):
+            with torch.device("meta"):
+                UNet2DModel.from_config(read_object(folder / "unet" / "config.json"))
+            unet, info = UNet2DModel.from_pretrained(
+                folder, subfolder="unet", use_safetensors=True, low_cpu_mem_usage=False, output_loading_info=True,
+                trust_remote_code=False,
+            )  # fmt: skip
         # Whatever sampler the folder names, its noise schedule is what we read.
-        scheduler = DDPMScheduler.from_pretrained(folder, subfolder="scheduler")
+        scheduler = DDPMScheduler.from_pretrained(folder, subfolder="scheduler", trust_remote_code=False)
+    except store.CheckpointError:
+        raise
     except Exception as error:  # diffusers raises anything from OSError to AttributeError on a config it cannot read
         raise store.CheckpointError(
             f"{folder}: diffusers cannot read the unet or the scheduler "
@@ -311,7 +325,7 @@ def load(name: str = "emoji-32", device: str | torch.device | None = None) -> DD
         )
     extra = _read_preprocessor(folder / "preprocessor_config.json", unet)
     model = DDPM(
-        unet.float().eval().to(device or default_device()),
+        unet.float().eval(),
         scheduler,
         name=name,
         weights_sha256=store.weights_sha256(folder),
@@ -350,20 +364,6 @@ def save_folder(
     (folder / "preprocessor_config.json").write_text(json.dumps(extra, indent=2) + "\n", encoding="utf-8")
 
 
-def _read_json(path: Path) -> dict:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise store.CheckpointError(
-            f"{path} is missing: a model folder of diffusers has one; export it again"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise store.CheckpointError(f"{path} is not readable JSON ({error}); export it again") from error
-    if not isinstance(value, dict):
-        raise store.CheckpointError(f"{path} holds a {type(value).__name__} where an object belongs; export it again")
-    return value
-
-
 def _read_preprocessor(path: Path, unet: UNet2DModel) -> dict:
     """label_names, null_label, resolution_px, guidance_scale, ground: from the file, checked against the U-Net."""
     rows = unet.config.num_class_embeds or 0
@@ -375,7 +375,7 @@ def _read_preprocessor(path: Path, unet: UNet2DModel) -> dict:
         "ground": [255, 255, 255],
     }
     if path.exists():
-        saved = _read_json(path)
+        saved = read_object(path)
         extra |= {key: saved[key] for key in extra if key in saved}
     if problem := _disagreement(extra, unet):
         raise store.CheckpointError(f"{path}: {problem}; correct it or export again")

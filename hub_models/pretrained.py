@@ -6,14 +6,14 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 
-from hub_models import store
+from hub_models import building, store
 from hub_models.store import CheckpointError
 
 
 def open_config(folder: Path, wanted: str) -> PreTrainedConfig:
     """The folder's config. Raises CheckpointError, which says that `wanted` is needed, where transformers can't read it."""
     try:
-        return AutoConfig.from_pretrained(folder)
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # whatever a foreign config.json raises
         raise CheckpointError(
             f"{folder}/config.json is not one that transformers knows ({store.one_line(error)}): this needs {wanted}"
@@ -25,9 +25,9 @@ def open_model(folder: Path, kind: type, config: PreTrainedConfig, purpose: str)
 
     Raises CheckpointError where it can't be opened or weights are missing: those of a trained `purpose` are expected.
     """
-    with _as_checkpoint_error(folder, config.model_type):
+    with _as_checkpoint_error(folder, config.model_type), building.as_large_as_its_weights(folder):
         model, report = kind.from_pretrained(
-            folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+            folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True, trust_remote_code=False
         )
     if missing := sorted(report["missing_keys"]):
         raise CheckpointError(
@@ -40,13 +40,27 @@ def open_model(folder: Path, kind: type, config: PreTrainedConfig, purpose: str)
 def open_processors(folder: Path, config: PreTrainedConfig) -> tuple:
     """The folder's tokenizer and image processor. Raises CheckpointError."""
     with _as_checkpoint_error(folder, config.model_type):
-        return AutoTokenizer.from_pretrained(folder), AutoImageProcessor.from_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    return tokenizer, open_image_processor(folder)
+
+
+def open_image_processor(folder: Path):
+    """The folder's image processor. Raises CheckpointError."""
+    try:
+        return AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # whatever a foreign file raises
+        raise CheckpointError(
+            f"{folder}/preprocessor_config.json is not one that transformers knows ({store.one_line(error)}); save an image "
+            "processor there"
+        ) from error
 
 
 @contextlib.contextmanager
 def _as_checkpoint_error(folder: Path, model_type: str):
     try:
         yield
+    except CheckpointError:
+        raise
     except Exception as error:  # a part that is not known, a file that is missing, a shape that does not fit
         raise CheckpointError(
             f"{folder}: transformers cannot open this as {model_type} ({store.one_line(error)}); save model, image "

@@ -25,12 +25,12 @@ import torch.nn.functional as F
 from PIL import Image
 from transformers import (
     MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING,
-    AutoImageProcessor,
     AutoModelForSemanticSegmentation,
 )
 
-from hub_models import pretrained, store
+from hub_models import building, pretrained, store
 from hub_models.device import default_device
+from hub_models.documents import read_object
 from hub_models.store import CheckpointError
 
 PROCESSOR = "preprocessor_config.json"
@@ -362,33 +362,32 @@ def load(name: str = "swin-scenes", device: str | torch.device | None = None) ->
     Raises store.CheckpointError, which names the file at fault.
     """
     folder = store.resolve("segmentation", name)
+    with store.opening(folder):
+        served = _open(folder, str(name))
+    served.model.to(device or default_device())
+    return served
+
+
+def _open(folder: Path, name: str) -> Segmenter:
     if not (folder / "config.json").is_file():
         raise CheckpointError(f"{folder} has no config.json: this page needs a semantic segmenter's folder")
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    own = _own_keys(folder)
-    try:
-        processor = AutoImageProcessor.from_pretrained(folder)
-    except Exception as error:  # whatever a foreign file raises
-        raise CheckpointError(
-            f"{folder}/{PROCESSOR} is not one that transformers knows ({store.one_line(error)}); save an image processor there"
-        ) from error
-    if not isinstance(config, dict) or "_model_class" not in config:
+    config, own = read_object(folder / "config.json"), _own_keys(folder)
+    processor = pretrained.open_image_processor(folder)
+    if "_model_class" not in config:
         model = _transformers_model(folder)
         names = own.get("label_names") or [str(model.config.id2label[k]) for k in range(model.config.num_labels)]
     else:
         model = _smp_model(folder, config)
         names = own.get("label_names") or [f"class {k}" for k in range(classes_of(model))]
     _check(folder, model, names, own)
-    model = model.eval().requires_grad_(False).to(device or default_device())
-    return Segmenter(model, processor, names, name=str(name), weights_sha256=store.weights_sha256(folder), own=own)
+    model = model.eval().requires_grad_(False)
+    return Segmenter(model, processor, names, name=name, weights_sha256=store.weights_sha256(folder), own=own)
 
 
 def _own_keys(folder: Path) -> dict:
     if not (folder / PROCESSOR).is_file():
         raise CheckpointError(f"{folder} has no {PROCESSOR}: save the model's image processor there")
-    kept = json.loads((folder / PROCESSOR).read_text(encoding="utf-8"))
-    if not isinstance(kept, dict):
-        raise CheckpointError(f"{folder}/{PROCESSOR} is no object of keys and values: save the image processor again")
+    kept = read_object(folder / PROCESSOR)
     return {key: kept[key] for key in OWN_KEYS if key in kept}
 
 
@@ -412,7 +411,14 @@ def _smp_model(folder: Path, config: dict) -> torch.nn.Module:
     if not (folder / "model.safetensors").is_file():
         raise CheckpointError(f"{folder} has no model.safetensors: save it again with smp's save_pretrained")
     try:
-        return smp.from_pretrained(str(folder), encoder_weights=None)  # else it would download those of the encoder
+        arguments = {key: value for key, value in config.items() if not key.startswith("_")} | {"encoder_weights": None}
+        kind = getattr(smp, config["_model_class"])
+        with building.as_large_as_its_weights(folder), torch.device("meta"):
+            kind(**arguments)
+        with building.as_large_as_its_weights(folder):
+            return smp.from_pretrained(str(folder), encoder_weights=None)  # else it would download those of the encoder
+    except CheckpointError:
+        raise
     except Exception as error:
         raise CheckpointError(
             f"{folder}: segmentation_models_pytorch cannot open this ({store.one_line(error)}); save it again with save_pretrained"

@@ -1,10 +1,11 @@
 """Where a checkpoint is, whether it is sound, and how it gets to the Hub and back.
 
-A checkpoint is a folder that a stock class loads: JSON, text and safetensors. Nothing else is read, and nothing is ever
-unpickled. `manifest.json` in it holds size and sha256 of every file, because the Hub client compares sizes only and
+A checkpoint is a folder that a stock class loads: JSON, text and safetensors. Nothing else is read, nothing is ever
+unpickled, and no code that comes with a model is run. `manifest.json` in it holds size and sha256 of every file, because the Hub client compares sizes only and
 safetensors loads flipped bytes and NaN without complaint.
 """
 
+import contextlib
 import difflib
 import hashlib
 import json
@@ -17,6 +18,9 @@ import safetensors
 import safetensors.numpy
 from huggingface_hub import get_token, snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
+
+from hub_models import bounds, stock
+from hub_models.documents import CheckpointError, read_header, read_json, read_object, within
 
 WEIGHTS = Path(__file__).parent / "weights"
 MANIFEST = "manifest.json"
@@ -39,12 +43,11 @@ FLOATS = {
 }
 
 
+# Files that libraries open: a key twice, or NaN, in one of these means one thing here and another there.
+OPENED = re.compile(r"(config|index|manifest|tokenizer|vocab|added_tokens|special_tokens_map)[^/]*\.json$")
+
 # Stems whose bundled checkpoints are a folder inside those of another stem.
 PARTS = {"autoencoder": ("text_to_image", "vae")}
-
-
-class CheckpointError(RuntimeError):
-    """One sentence: what is wrong with which file, and what to do."""
 
 
 class PushError(CheckpointError):
@@ -78,8 +81,8 @@ def resolve(stem: str, name: str | Path) -> Path:
     ours = bundled(stem)
     if name in ours:
         folder = ours[name]
-    elif name and Path(name).expanduser().is_dir():
-        folder = Path(name).expanduser()
+    elif here := _folder_here(name):
+        folder = here
     elif REPO_ID.fullmatch(name):
         folder = _pull(*name.partition("@")[::2])
         _check_blobs(folder)
@@ -95,6 +98,29 @@ def resolve(stem: str, name: str | Path) -> Path:
         )
     verify(folder)
     return folder
+
+
+def _folder_here(name: str) -> Path | None:
+    try:
+        folder = Path(name).expanduser()
+        return folder if name and folder.is_dir() else None
+    except (OSError, RuntimeError, ValueError):  # a name too long for a file, of nobody's home, with a NUL in it
+        return None
+
+
+@contextlib.contextmanager
+def opening(folder: Path) -> Iterator[None]:
+    """Whatever else a foreign folder makes a library raise in the block, as CheckpointError that names the folder."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":  # what Rust's libraries raise
+            raise
+        raise CheckpointError(
+            f"{folder} cannot be opened ({type(error).__name__}: {one_line(error)}): download or export it again"
+        ) from error
 
 
 def _pull(repo_id: str, revision: str) -> Path:
@@ -140,7 +166,12 @@ def verify(folder: str | Path, *, manifest_required: bool = False) -> None:
     folder = Path(folder)
     if not folder.is_dir():
         raise CheckpointError(f"{folder} is missing: train it, or name a bundled variant or org/repo")
-    files = [p for p in sorted(folder.rglob("*")) if p.is_file() and not _stays(p.relative_to(folder))]
+    with opening(folder):
+        _verify(folder, manifest_required)
+
+
+def _verify(folder: Path, manifest_required: bool) -> None:
+    files = list(_plain_files(folder))
     weights = [p for p in files if p.suffix == ".safetensors"]
     if not weights:
         pickles = [p.name for p in files if p.suffix in PICKLED]
@@ -158,10 +189,31 @@ def verify(folder: str | Path, *, manifest_required: bool = False) -> None:
         _check_weights(path)
 
 
+def _plain_files(folder: Path) -> Iterator[Path]:
+    """The files of a model folder, sorted. Raises CheckpointError for what isn't one, and would be opened as one."""
+    for path in sorted(folder.rglob("*")):
+        if _stays(path.relative_to(folder)):
+            continue
+        if path.is_file():
+            yield path
+        elif path.is_dir():
+            if path.is_symlink():
+                raise CheckpointError(f"{path} is a link to a folder: put the folder itself there")
+            if path.suffix in READ:
+                raise CheckpointError(f"{path} is a folder where a file belongs: download or export it again")
+        elif path.exists():
+            raise CheckpointError(f"{path} is no plain file: remove it")
+        elif path.suffix in READ:
+            raise CheckpointError(f"{path} is a link to nothing: download it again, or remove it")
+
+
 def _check_kind(path: Path) -> None:
     """Raise if the file is something else under this name: what a download that went wrong leaves."""
-    with path.open("rb") as file:
-        start = file.read(512)
+    try:
+        with path.open("rb") as file:
+            start = file.read(512)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read ({error.strerror}): mend its permissions") from error
     if start.startswith(b"version https://git-lfs"):
         raise CheckpointError(f"{path} is a git-lfs pointer, not the file: run `git lfs pull`, or download it again")
     if start.lstrip().lower().startswith((b"<!doctype html", b"<html")):
@@ -170,15 +222,18 @@ def _check_kind(path: Path) -> None:
         raise CheckpointError(f"{path} is empty: download or export it again")
     if path.suffix == ".safetensors" and start.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x04", b"\x80\x05")):
         raise CheckpointError(f"{path} is a pickle under another name and is not opened: save it as safetensors")
-    if path.suffix == ".json" and path.stat().st_size < 1 << 20:
-        _read_json(path)
-
-
-def _read_json(path: Path) -> dict:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # JSONDecodeError and UnicodeDecodeError are
-        raise CheckpointError(f"{path} is not JSON ({one_line(error)}): download or export it again") from error
+    if path.suffix == ".json":
+        config = path.name.endswith("config.json") or path.name == "model_index.json"
+        content = read_json(
+            path, strict=bool(OPENED.search(path.name)), **({"max_bytes": bounds.MAX_CONFIG_BYTES} if config else {})
+        )
+        if config:
+            if not isinstance(content, dict):
+                raise CheckpointError(
+                    f"{path} holds a {type(content).__name__} where an object belongs: export it again"
+                )
+            stock.check(path, content)
+            bounds.check(path, content)
 
 
 def _check_parts(folder: Path) -> None:
@@ -186,11 +241,14 @@ def _check_parts(folder: Path) -> None:
     if not (folder / "config.json").is_file() and not (folder / "model_index.json").is_file():
         raise CheckpointError(f"{folder} has neither config.json nor model_index.json: it is no model folder")
     if (folder / "model_index.json").is_file():
-        for part, kind in _read_json(folder / "model_index.json").items():
-            if isinstance(kind, list) and any(kind) and not (folder / part).is_dir():
+        for part, kind in read_object(folder / "model_index.json").items():
+            if part != "_class_name" and isinstance(kind, list) and any(kind) and not (folder / part).is_dir():
                 raise CheckpointError(f"{folder / part} is missing, model_index.json names it: download it again")
     for index in folder.rglob("*.safetensors.index.json"):
-        for shard in sorted(set(_read_json(index).get("weight_map", {}).values())):
+        shards = read_object(index).get("weight_map")
+        if not isinstance(shards, dict) or not all(within(shard) for shard in shards.values()):
+            raise CheckpointError(f"{index}: weight_map must give each tensor a file of this folder; download it again")
+        for shard in sorted(set(shards.values())):
             if not (index.parent / shard).is_file():
                 raise CheckpointError(f"{index.parent / shard} is missing, {index.name} names it: download it again")
 
@@ -202,10 +260,16 @@ def _check_manifest(folder: Path, *, required: bool) -> None:
             raise CheckpointError(f"{path} is missing: export the run again, it is written last")
         return
     part = "" if path.parent == folder else f"{folder.name}/"
-    files = _read_json(path).get("files")
+    files = read_object(path).get("files")
     if not isinstance(files, dict):
         raise CheckpointError(f"{path} lists no files: export the run again")
     for name, said in sorted(files.items()):
+        if not within(name) or not isinstance(said, dict):
+            raise CheckpointError(
+                f"{path}: {name[:60]!r} is no file of this folder with a size and a sha256; export it again"
+            )
+        if type(said.get("size")) is not int or not isinstance(said.get("sha256"), str):
+            raise CheckpointError(f"{path} has no size and sha256 of {name[:60]}: export the run again")
         if Path(name).suffix not in READ or not name.startswith(
             part
         ):  # a card and its pictures may be edited on the Hub
@@ -235,27 +299,13 @@ def _check_weights(path: Path) -> None:
 
 def _tensors(path: Path) -> Iterator[tuple[str, str, list[int], np.ndarray]]:
     """(name, dtype, shape, bytes as uint8 (N,)) of each tensor, read in place. Raises CheckpointError on a broken file."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if size < 8 or length > min(size - 8, 100 << 20):
-            raise CheckpointError(f"{path} is cut short or no safetensors file: download or export it again")
-        try:
-            header = json.loads(file.read(length))
-            header.pop("__metadata__", None)
-            needed = 8 + length + max((entry["data_offsets"][1] for entry in header.values()), default=0)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise CheckpointError(f"{path} is no safetensors file (its header is broken): download it again") from error
-    if size < needed:
-        raise CheckpointError(f"{path} is cut short: {size:,} of {needed:,} bytes; download or export it again")
+    header, begin = read_header(path)
     try:
         with safetensors.safe_open(path, "np"):  # the library's own rules: overlaps, gaps, bytes behind the end
             pass
     except safetensors.SafetensorError as error:
         raise CheckpointError(f"{path} is broken ({one_line(error)}): download or export it again") from error
-    if not header:
-        raise CheckpointError(f"{path} holds no tensor: export it again")
-    data = np.memmap(path, np.uint8, "r", 8 + length) if size > 8 + length else np.zeros(0, np.uint8)
+    data = np.memmap(path, np.uint8, "r", begin) if path.stat().st_size > begin else np.zeros(0, np.uint8)
     for name, entry in header.items():
         start, stop = entry["data_offsets"]
         yield name, entry["dtype"], entry["shape"], data[start:stop]
@@ -363,7 +413,7 @@ def to_half(folder: str | Path) -> None:
     for path in sorted(folder.rglob("*.safetensors")):
         _halve(path)
     for path in sorted(folder.rglob("config.json")):
-        config = _read_json(path)
+        config = read_object(path)
         if _say_float32(config):
             path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     if (folder / MANIFEST).is_file():

@@ -170,6 +170,40 @@ def test_rules_of_what_no_code_may_do():
             )
 
 
+def without_refusal(source: str) -> list[str]:
+    """The calls that open something of a stranger's and do not say trust_remote_code=False, "line: callee" each."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.Call):
+            continue
+        callee = ast.unparse(node.func)
+        name = callee.rpartition(".")[2]
+        opens = name in ("from_pretrained", "load_dataset", "load_dataset_builder") or (
+            name in ("from_config", "pipeline") and re.match(r"Auto[A-Z]|transformers\.", callee)
+        )
+        if (
+            opens and callee != "smp.from_pretrained"
+        ):  # it and timm.create_model know no such argument, and no such code
+            said = {k.arg: k.value for k in node.keywords}.get("trust_remote_code")
+            if not (isinstance(said, ast.Constant) and said.value is False):
+                found.append(f"{node.lineno}: {callee}")
+    return found
+
+
+def test_rules_of_what_opens_folders_of_strangers():
+    for path in [p for room in ("hub_models", "training", "apps") for p in (ROOT / room).rglob("*.py")]:
+        assert without_refusal(path.read_text(encoding="utf-8")) == [], path
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["AutoConfig.from_pretrained(x)", "kind.from_pretrained(x, trust_remote_code=None)", "AutoModel.from_config(c)",
+     "datasets.load_dataset(x)", "load_dataset(x, trust_remote_code=flag)", "AutoModel.from_pretrained(x, **options)"],
+)  # fmt: skip
+def test_rules_see_a_call_that_would_ask(source):
+    assert without_refusal(source)
+
+
 def test_rules_of_the_lock():
     """requirements.lock has every direct dependency, at a version that pyproject.toml allows, and no address."""
     from packaging.requirements import Requirement

@@ -10,9 +10,9 @@ Cost and scores of the shipped weights stand in their cards (hub_models/weights/
 Letters: B batch, R side of the picture in pixels, K classes.
 """
 
+import contextlib
 import dataclasses
 import difflib
-import json
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,8 +29,9 @@ from timm.optim import param_groups_layer_decay
 from torchvision import transforms
 from torchvision.transforms import functional as F
 
+from hub_models import building, store
 from hub_models import classifier as contract
-from hub_models import store
+from hub_models.documents import read_object
 from training import figures, metrics, publish
 from training.config import TrainConfig, parse
 from training.data.art import inked, on_ground
@@ -166,13 +167,17 @@ def create_model(cfg: ClassifierConfig, num_classes: int) -> tuple[torch.nn.Modu
         raise SystemExit(f"timm has no model {cfg.model_name!r}; near: {', '.join(near) or 'none'}")
     if name and not known:  # a timm name brings its own weights; anything else is a checkpoint
         folder = store.resolve(STEM, name)
-        args = (json.loads((folder / "config.json").read_text()).get("model_args") or {}) | args
+        args = (read_object(folder / "config.json").get("model_args") or {}) | args
         args.pop("num_classes", None)  # the base's, which timm writes among them
         name = f"local-dir:{folder}"
     drop = {"drop_path_rate": cfg.drop_path} if cfg.drop_path else {}
-    model = timm.create_model(
-        name or cfg.model_name, pretrained=name is not None, num_classes=num_classes, **args, **drop
-    )
+    with contextlib.ExitStack() as guards:
+        if name and not known:
+            guards.enter_context(store.opening(folder))
+            guards.enter_context(building.as_large_as_its_weights(folder))
+        model = timm.create_model(
+            name or cfg.model_name, pretrained=name is not None, num_classes=num_classes, **args, **drop
+        )
     base = model.pretrained_cfg
     side = base.get("input_size", (3, 0, 0))[-1]
     if name and base.get("fixed_input_size") and "img_size" not in cfg.model_args and side != cfg.resolution:

@@ -10,6 +10,7 @@ from hub_models import pretrained, store
 from hub_models.captioning.model import NEW_TOKENS, Captioner
 from hub_models.captioning.parts import decoder_of
 from hub_models.device import default_device
+from hub_models.documents import read_object
 from hub_models.store import CheckpointError
 
 MODELS = {"vision-encoder-decoder": VisionEncoderDecoderModel, "blip": BlipForConditionalGeneration}
@@ -22,6 +23,13 @@ def load(name: str = "emoji", device: str | torch.device | None = None) -> Capti
     Raises store.CheckpointError, which names the file at fault.
     """
     folder = store.resolve("captioning", name)
+    with store.opening(folder):
+        served = _open(folder, str(name))
+    served.model.to(device or default_device())
+    return served
+
+
+def _open(folder: Path, name: str) -> Captioner:
     config = pretrained.open_config(folder, "a VisionEncoderDecoderModel or a BlipForConditionalGeneration")
     if config.model_type not in MODELS:
         raise CheckpointError(
@@ -34,17 +42,23 @@ def load(name: str = "emoji", device: str | torch.device | None = None) -> Capti
     if len(tokenizer) > pieces:
         raise CheckpointError(f"{folder}: its tokenizer has {len(tokenizer)} pieces and its decoder {pieces}: they belong to "
                               "different models")  # fmt: skip
-    model = model.eval().requires_grad_(False).to(device or default_device())
-    return Captioner(model, tokenizer, image_processor, name=str(name), weights_sha256=store.weights_sha256(folder),
-                     framed=_is_framed(folder))  # fmt: skip
+    model = model.eval().requires_grad_(False)
+    served = Captioner(model, tokenizer, image_processor, name=name, weights_sha256=store.weights_sha256(folder),
+                       framed=_is_framed(folder))  # fmt: skip
+    special = {"start": served.start_id, "end": served.end_id, "padding": served.pad_id}
+    for meaning, token in special.items():
+        if type(token) is not int or not 0 <= token < pieces:
+            raise CheckpointError(
+                f"{folder}: its {meaning} is token {str(token)[:40]}, of {pieces}: correct the configs"
+            )
+    return served
 
 
 def _is_framed(folder: Path) -> bool:
     path = folder / PROCESSOR
     if not path.is_file():
         return False
-    kept = json.loads(path.read_text(encoding="utf-8"))
-    framed = kept.get("framed", False) if isinstance(kept, dict) else None
+    framed = read_object(path).get("framed", False)
     if not isinstance(framed, bool):
         raise CheckpointError(f"{path}: framed must be true or false, it is {str(framed)[:40]}")
     return framed

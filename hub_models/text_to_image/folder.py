@@ -6,10 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import DiffusionPipeline, StableDiffusionPipeline
+from diffusers import DiffusionPipeline, ModelMixin, StableDiffusionPipeline
+from transformers import PreTrainedModel
 
-from hub_models import store
+from hub_models import building, store
 from hub_models.device import default_device
+from hub_models.documents import read_object
 from hub_models.store import CheckpointError
 from hub_models.text_to_image.model import EXTRA, TextToImage
 from hub_models.text_to_image.settings import SAMPLERS, is_number
@@ -21,7 +23,14 @@ def load(name: str = "emoji", device: str | torch.device | None = None) -> TextT
     Any folder of a StableDiffusionPipeline will do. Raises store.CheckpointError, which names the file at fault.
     """
     folder = store.resolve("text_to_image", name)
-    index = _read_json(folder / "model_index.json")
+    with store.opening(folder):
+        served = _open(folder, str(name))
+    served.pipe.to(device or default_device())
+    return served
+
+
+def _open(folder: Path, name: str) -> TextToImage:
+    index = read_object(folder / "model_index.json")
     if index.get("_class_name") != "StableDiffusionPipeline":
         raise CheckpointError(
             f"{folder}/model_index.json is of a {index.get('_class_name')}: this page needs a StableDiffusionPipeline "
@@ -29,7 +38,10 @@ def load(name: str = "emoji", device: str | torch.device | None = None) -> TextT
         )
     parts = {part: _load_part(folder, part, index.get(part)) for part in ("unet", "vae", "text_encoder")}
     try:
-        pipe = DiffusionPipeline.from_pretrained(folder, use_safetensors=True, **parts)
+        with building.as_large_as_its_weights(folder):
+            pipe = DiffusionPipeline.from_pretrained(folder, use_safetensors=True, trust_remote_code=False, **parts)
+    except CheckpointError:
+        raise
     except Exception as error:  # diffusers raises anything from OSError to AttributeError on a config it cannot read
         raise CheckpointError(
             f"{folder}: diffusers cannot open this pipeline ({store.one_line(error)}); export it again"
@@ -39,8 +51,7 @@ def load(name: str = "emoji", device: str | torch.device | None = None) -> TextT
     extra = _read_extra(folder / "preprocessor_config.json", pipe)
     for part in (pipe.unet, pipe.vae, pipe.text_encoder):
         part.float().eval().requires_grad_(False)
-    pipe.to(device or default_device())
-    return TextToImage(pipe, name=str(name), weights_sha256=store.weights_sha256(folder), **extra)
+    return TextToImage(pipe, name=name, weights_sha256=store.weights_sha256(folder), **extra)
 
 
 def _load_part(folder: Path, part: str, kind) -> torch.nn.Module:
@@ -50,9 +61,21 @@ def _load_part(folder: Path, part: str, kind) -> torch.nn.Module:
         if library not in ("diffusers", "transformers"):
             raise ValueError(f"it is a {library}.{name}, not a class of diffusers or transformers")
         stock = getattr(importlib.import_module(library), name)
-        model, info = stock.from_pretrained(
-            folder / part, use_safetensors=True, output_loading_info=True, torch_dtype=torch.float32
-        )
+        if not isinstance(stock, type) or not issubclass(stock, ModelMixin | PreTrainedModel):
+            raise ValueError(f"{library}.{name} is no model")
+        with building.as_large_as_its_weights(folder / part):
+            if issubclass(stock, ModelMixin):  # transformers begins on this device by itself
+                with torch.device("meta"):
+                    stock.from_config(read_object(folder / part / "config.json"))
+            model, info = stock.from_pretrained(
+                folder / part,
+                use_safetensors=True,
+                output_loading_info=True,
+                torch_dtype=torch.float32,
+                trust_remote_code=False,
+            )
+    except CheckpointError:
+        raise
     except Exception as error:  # whatever a foreign config or foreign shapes raise
         raise CheckpointError(
             f"{folder}/{part} cannot be opened ({store.one_line(error)}); download or export it again"
@@ -102,7 +125,7 @@ def _read_extra(path: Path, pipe: StableDiffusionPipeline) -> dict:
     """What preprocessor_config.json says, checked against the pipeline. Raises CheckpointError."""
     if not path.exists():
         return {}
-    saved, channels = _read_json(path), pipe.unet.config.in_channels
+    saved, channels = read_object(path), pipe.unet.config.in_channels
     extra = {key: saved[key] for key in EXTRA if key in saved}
     checks = {
         "guidance_scale": lambda v: is_number(v) and 1 <= v <= 30,
@@ -122,15 +145,3 @@ def _read_extra(path: Path, pipe: StableDiffusionPipeline) -> dict:
         if not good:
             raise CheckpointError(f"{path}: {key} is {str(value)[:60]}, which does not fit; correct it or export again")
     return extra
-
-
-def _read_json(path: Path) -> dict:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{path} is missing: a pipeline folder of diffusers has one; export it again") from None
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is not readable JSON ({error}); export it again") from error
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path} holds a {type(value).__name__} where an object belongs; export it again")
-    return value

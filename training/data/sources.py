@@ -278,7 +278,7 @@ def load_splits(datasets, folder: Path | None, where: str, config_name: str | No
     datasets.disable_progress_bars()
     try:
         if folder is None:
-            return datasets.load_dataset(where, config_name)
+            return datasets.load_dataset(where, config_name, trust_remote_code=False)
         files = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")]
         if not any(path.stat().st_size for path in files if path.suffix != ".md"):
             raise DataError(f"{where} is empty: it holds no pictures and no parquet files.")
@@ -290,6 +290,7 @@ def load_splits(datasets, folder: Path | None, where: str, config_name: str | No
                 cache_dir=cache_dir,
                 keep_in_memory=small,
                 verification_mode="no_checks",
+                trust_remote_code=False,
             )
     except DataError:
         raise
