@@ -8,6 +8,7 @@ safetensors loads flipped bytes and NaN without complaint.
 import difflib
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -294,8 +295,38 @@ def write_manifest(folder: str | Path) -> dict:
 
 
 def files_to_push(folder: str | Path, *, repo_type: str = "model") -> list[str]:
-    """Sorted relative paths of what goes to the Hub: allowed suffixes only; no links, hidden files or checkpoints."""
+    """Sorted relative paths of what leaves a folder: allowed suffixes only; no links, hidden files or checkpoints.
+
+    The one list of pushes, Space builds and bundles. The links of a snapshot in the Hub's cache count as the files they are.
+    """
     return [name for name, is_link in _allowed(Path(folder), repo_type) if not is_link]
+
+
+def without_links(folder: str | Path, *, repo_type: str = "model") -> list[str]:
+    """`files_to_push` of a folder in which no link would be left out, or taken for what it leads to. Raises PushError."""
+    if links := links_in(folder, repo_type):
+        raise PushError(f"{Path(folder) / links[0]} is a link and links are not pushed: put the file itself there")
+    return files_to_push(folder, repo_type=repo_type)
+
+
+def own_file(path: Path) -> bool:
+    """Whether a path is a plain file that is where it says it is, or a link from the Hub's cache to a blob of the same repo.
+
+    Any other link may lead to a file that is nobody's to publish.
+    """
+    if not path.is_symlink():
+        return path.is_file()
+    link = Path(os.path.normpath(path.absolute()))
+    at = next((place for place in link.parents if place.parent.name == "snapshots"), None)
+    blobs = at and at.parent.parent / "blobs"  # models--org--name/snapshots/<commit>/… → models--org--name/blobs/<hash>
+    return (
+        at is not None
+        and re.fullmatch(r"(models|datasets|spaces)--.+", blobs.parent.name) is not None
+        and not any(place.is_symlink() for place in (blobs, *(p for p in link.parents if p.is_relative_to(at))))
+        and path.resolve().parent == blobs.resolve()
+        and re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", path.resolve().name) is not None
+        and path.is_file()
+    )
 
 
 def _stays(relative: Path) -> bool:
@@ -345,9 +376,8 @@ def _allowed(folder: Path, repo_type: str) -> Iterator[tuple[str, bool]]:
         relative = path.relative_to(folder)
         if _stays(relative):
             continue
-        if path.is_symlink():
-            if path.is_dir() or path.suffix in PUSHED[repo_type]:
-                yield relative.as_posix(), True
+        if path.is_symlink() and (path.is_dir() or path.suffix in PUSHED[repo_type]):
+            yield relative.as_posix(), path.is_dir() or not own_file(path)
         elif path.is_file() and path.suffix in PUSHED[repo_type]:
             yield relative.as_posix(), False
 

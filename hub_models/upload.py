@@ -90,9 +90,7 @@ def push(
 
 def checked(folder: Path, repo_type: str) -> list[str]:
     """The files to push of a folder in which all is as it should be. Raises CheckpointError, PushError; asks no network."""
-    if links := store.links_in(folder, repo_type):
-        raise store.PushError(f"{folder / links[0]} is a link and links are not pushed: put the file itself there")
-    names = store.files_to_push(folder, repo_type=repo_type)
+    names = store.without_links(folder, repo_type=repo_type)
     if not names:
         raise store.PushError(f"{folder} holds nothing to push: it needs {', '.join(store.PUSHED[repo_type])} files")
     if repo_type == "model":

@@ -210,6 +210,7 @@ def _choose(weights: Weights, stem: str, name: str) -> str:
 
 def _bundle(weights: Weights, stem: str, folder: Path, variant: str) -> str:
     whole = store.whole_of(folder)
+    store.without_links(whole)  # before its card is read
     path = f"{store.PARTS[stem][0] if whole != folder else stem}/{variant}"
     if path not in weights.bundled:
         readme = whole / README
@@ -377,8 +378,10 @@ def build(stem: str, output: Path | None = None, models: Sequence[str] = (), har
                 _copy(path, half / path.relative_to(ROOT))
     for name, folder in weights.bundled.items():
         store.verify(folder)
-        for file in store.files_to_push(folder):
-            _copy(folder / file, half / "hub_models" / "weights" / name / file)
+        target = half / "hub_models" / "weights" / name
+        for file in store.without_links(folder):
+            _copy(folder / file, target / file)
+        store.verify(target)  # what was copied, not what was looked at
     _copy(SPACES / SPACE, half / SPACE)
     _copy(ROOT / "THIRD_PARTY.md", half / "THIRD_PARTY.md")
     _copy(ROOT / "LICENSE", half / "LICENSE.txt")

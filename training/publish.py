@@ -82,7 +82,7 @@ def with_stages(run: dict) -> dict:
     A stage is a run of the same script on the same data; weights of somebody else's, or on other data, are only named.
     """
     base = Path(str(run.get("base_model") or "")).expanduser() / RUN
-    if run.get("base_model") and base.is_file():
+    if run.get("base_model") and store.own_file(base):
         before = json.loads(base.read_text())
         same_data = all(
             before.get("config", {}).get(key) == run.get("config", {}).get(key)
@@ -112,7 +112,7 @@ def base_license(stem: str, base: str) -> str | None:
     repo, _, revision = base.partition("@")
     folder = store.bundled(stem).get(base, Path(base).expanduser())
     if folder.is_dir():
-        home = next((f for f in (folder, folder.parent) if (f / CARD).is_file()), None)
+        home = next((f for f in (folder, folder.parent) if store.own_file(f / CARD)), None)
         text = (home / CARD).read_text(encoding="utf-8") if home else ""
     elif not constants.is_offline_mode():
         try:
@@ -196,19 +196,18 @@ def staged(folder: Path, repo_id: str, settled: dict | None = None) -> Iterator[
 
     settled: what was decided about the licence. Raises LicenseError, PushError where there are links.
     """
-    if links := store.links_in(folder):
-        raise store.PushError(f"{folder / links[0]} is a link and links are not pushed: put the file itself there")
+    names = store.without_links(folder)
     run = json.loads((folder / RUN).read_text())
     run |= {"repo_id": repo_id} | (settled or {})
     card.license_of(run)
     with tempfile.TemporaryDirectory() as parent:
         target = Path(parent, folder.name)
-        for name in store.files_to_push(folder):
+        for name in names:
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             try:
                 if Path(name).suffix != ".safetensors":
                     raise OSError  # what the card's writing may change is copied
-                os.link(folder / name, target / name)
+                os.link((folder / name).resolve(), target / name)  # the blob, if it is a link of the Hub's cache
             except OSError:
                 shutil.copyfile(folder / name, target / name)
         (target / RUN).write_text(json.dumps(run, indent=1, sort_keys=True) + "\n")
@@ -293,6 +292,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         if model:
             store.verify(folder, manifest_required=True)
+            store.without_links(folder)
         files = show(folder, args.repo_type)
         if args.dry_run:
             _try(folder, args.repo_id or "org/name", args.repo_type, settled)
