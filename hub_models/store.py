@@ -305,7 +305,7 @@ def files_to_push(folder: str | Path, *, repo_type: str = "model") -> list[str]:
 def without_links(folder: str | Path, *, repo_type: str = "model") -> list[str]:
     """`files_to_push` of a folder in which no link would be left out, or taken for what it leads to. Raises PushError."""
     if links := links_in(folder, repo_type):
-        raise PushError(f"{Path(folder) / links[0]} is a link and links are not pushed: put the file itself there")
+        raise PushError(f"{Path(folder) / links[0]} is a link, which may lead anywhere: put the file itself there")
     return files_to_push(folder, repo_type=repo_type)
 
 
@@ -444,6 +444,7 @@ def push(
     create_pr: bool = False,
     repo_type: str = "model",
     again: str | None = None,
+    harmless: Sequence[str] = (),
     **create,
 ) -> str:
     """Upload a verified folder in one commit, compare checksums with the Hub, return the repository's address (or the PR's).
@@ -451,21 +452,22 @@ def push(
     Only `files_to_push` go, after a scan for secrets and a lint of README.md; weights and data that the folder no longer
     has are deleted in the same commit. An unchanged folder makes no second commit; a commit by somebody else meanwhile is
     reported, not overwritten. repo_type: "model", "dataset" or "space". again: the line that repeats this push, for
-    messages. create: more for `HfApi.create_repo`, such as space_hardware. Raises PushError, which never shows a token and
+    messages. harmless: places of what looks like a secret and is none, as a refusal names them. create: more for `HfApi.create_repo`, such as space_hardware. Raises PushError, which never shows a token and
     ends with that line where repeating helps; CheckpointError if the folder isn't sound.
     """
     from hub_models import upload  # an app that only loads needs none of it
 
     return upload.push(
-        Path(folder), repo_id, private=private, create_pr=create_pr, repo_type=repo_type, again=again, create=create
-    )
+        Path(folder), repo_id, private=private, create_pr=create_pr, repo_type=repo_type, again=again,
+        harmless=harmless, create=create,
+    )  # fmt: skip
 
 
-def check_push(folder: str | Path, *, repo_type: str = "model") -> list[str]:
+def check_push(folder: str | Path, *, repo_type: str = "model", harmless: Sequence[str] = ()) -> list[str]:
     """The files that `push` would take, after all that it checks before it asks the Hub. Raises what `push` does."""
     from hub_models import upload
 
-    return upload.checked(Path(folder), repo_type)
+    return upload.checked(Path(folder), repo_type, harmless)
 
 
 def one_line(error: BaseException) -> str:

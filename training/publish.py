@@ -226,17 +226,20 @@ def push_export(
     create_pr: bool = False,
     repo_type: str = "model",
     settled: dict | None = None,
+    harmless: Sequence[str] = (),
 ) -> None:
     """Push an export or data set folder; on failure say how to repeat it, and lose nothing. Raises SystemExit(1) then.
 
-    settled: {"license": id, "license_settled": True, …} where the publisher has decided it.
+    settled: {"license": id, "license_settled": True, …} where the publisher has decided it. harmless: see `store.push`.
     """
     again = ["python -m training.publish", shlex.quote(str(folder)), f"--repo_id {repo_id}"]
     again += (
         [f"--repo_type {repo_type}"] * (repo_type != "model") + ["--private"] * private + ["--create_pr"] * create_pr
     )
     again += [f"--{key} {shlex.quote(str(v))}" for key, v in (settled or {}).items() if key != "license_settled"]
+    again += [f"--harmless {shlex.quote(place)}" for place in harmless]
     options = {"private": private, "create_pr": create_pr, "repo_type": repo_type, "again": " ".join(again)}
+    options["harmless"] = harmless
     try:
         if repo_type == "model":
             with staged(folder, repo_id, settled) as target:
@@ -274,6 +277,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--license", help="the licence of these weights, decided by you (an id of the Hub, or other)")
     parser.add_argument("--license_name", help="with --license other")
     parser.add_argument("--license_link", help="with --license other: where its text stands")
+    parser.add_argument("--harmless", action="append", default=[], metavar="PLACE",
+                        help="what looks like a secret and is none, as the refusal names it; may be repeated")  # fmt: skip
     parser.add_argument("--dry_run", action="store_true", help="check all, print the files that would go, and stop")
     parser.add_argument("--bundle", metavar="STEM/VARIANT", help="copy the export into hub_models/weights/")
     args = parser.parse_args(argv)
@@ -295,7 +300,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             store.without_links(folder)
         files = show(folder, args.repo_type)
         if args.dry_run:
-            _try(folder, args.repo_id or "org/name", args.repo_type, settled)
+            _try(folder, args.repo_id or "org/name", args.repo_type, settled, args.harmless)
             return
     except (store.CheckpointError, ValueError) as error:
         raise SystemExit(f"error: {error}") from None
@@ -310,16 +315,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"bundled as {args.bundle}")
     if args.repo_id:
         push_export(folder, args.repo_id, private=args.private, create_pr=args.create_pr, repo_type=args.repo_type,
-                    settled=settled)  # fmt: skip
+                    settled=settled, harmless=args.harmless)  # fmt: skip
 
 
-def _try(folder: Path, repo_id: str, repo_type: str, settled: dict) -> None:
+def _try(folder: Path, repo_id: str, repo_type: str, settled: dict, harmless: Sequence[str]) -> None:
     """All that a push does before it asks the Hub."""
     if repo_type == "model":
         with staged(folder, repo_id, settled) as target:
-            store.check_push(target)
+            store.check_push(target, harmless=harmless)
     else:
-        store.check_push(folder, repo_type=repo_type)
+        store.check_push(folder, repo_type=repo_type, harmless=harmless)
 
 
 if __name__ == "__main__":
