@@ -31,19 +31,35 @@ UNPACKED_BYTES = (
 )  # of the compressed texts of one picture; what is larger can't be looked through, and isn't pushed
 ROWS = 1000  # of a parquet file at a time
 
+# {what it finds: (small letters of which a text must have one, the rule)}
 OURS = {
-    "a Hugging Face token": r"\b(?:hf|api_org)_[A-Za-z0-9]{16,}\b",
-    "a private key": r"-----BEGIN [A-Z0-9 ]{0,30}PRIVATE KEY(?: BLOCK)?-----|PuTTY-User-Key-File-[23]:",
-    "a GitHub token": r"\b(?:gh[pousr]_[A-Za-z0-9]{36,}|github_pat_\w{22,})\b",
-    "an OpenAI or Anthropic key": r"\bsk-(?:proj-|ant-)?[A-Za-z0-9_-]{32,}\b",
-    "an AWS key": r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b",
-    "a Google key": r"\bAIza[A-Za-z0-9_-]{35}\b|\bGOCSPX-[A-Za-z0-9_-]{20,}|\bya29\.[A-Za-z0-9_-]{20,}",
-    "a Slack token": r"\bx(?:ox[abeprs]|app)-[A-Za-z0-9-]{10,}\b",
-    "a Weights & Biases key": r"(?i)\bWANDB_API_KEY\W{1,4}[a-f0-9]{40}\b",
-    "a Stripe key": r"\b(?:[rs]k_(?:live|test)_[A-Za-z0-9]{16,}|whsec_[A-Za-z0-9]{24,})",
-    "an npm token": r"\bnpm_[A-Za-z0-9]{36}\b",
-    "an Azure key": r"(?i)\b(?:AccountKey|SharedAccessKey)=[A-Za-z0-9+/]{40,}={0,2}|[?&]sig=[A-Za-z0-9%+/]{40,}",
-    "an authorization header": r"(?i)\bauthorization[\"']?\s{0,4}[:=]\s{0,4}[\"']?(?:bearer|basic|token)\s{1,4}[\w.~+/-]{16,}",
+    "a Hugging Face token": (("hf_", "api_org_"), r"\b(?:hf|api_org)_[A-Za-z0-9]{16,}\b"),
+    "a private key": (
+        ("private key", "putty"),
+        r"-----BEGIN [A-Z0-9 ]{0,30}PRIVATE KEY(?: BLOCK)?-----|PuTTY-User-Key-File-[23]:",
+    ),
+    "a GitHub token": (("gh", "github_pat_"), r"\b(?:gh[pousr]_[A-Za-z0-9]{36,}|github_pat_\w{22,})\b"),
+    "an OpenAI or Anthropic key": (("sk-",), r"\bsk-(?:proj-|ant-)?[A-Za-z0-9_-]{32,}\b"),
+    "an AWS key": (("akia", "asia"), r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b"),
+    "a Google key": (
+        ("aiza", "gocspx", "ya29."),
+        r"\bAIza[A-Za-z0-9_-]{35}\b|\bGOCSPX-[A-Za-z0-9_-]{20,}|\bya29\.[A-Za-z0-9_-]{20,}",
+    ),
+    "a Slack token": (("xox", "xapp-"), r"\bx(?:ox[abeprs]|app)-[A-Za-z0-9-]{10,}\b"),
+    "a Weights & Biases key": (("wandb_api_key",), r"(?i)\bWANDB_API_KEY\W{1,4}[a-f0-9]{40}\b"),
+    "a Stripe key": (
+        ("k_live_", "k_test_", "whsec_"),
+        r"\b(?:[rs]k_(?:live|test)_[A-Za-z0-9]{16,}|whsec_[A-Za-z0-9]{24,})",
+    ),
+    "an npm token": (("npm_",), r"\bnpm_[A-Za-z0-9]{36}\b"),
+    "an Azure key": (
+        ("accountkey", "sharedaccesskey", "sig="),
+        r"(?i)\b(?:AccountKey|SharedAccessKey)=[A-Za-z0-9+/]{40,}={0,2}|[?&]sig=[A-Za-z0-9%+/]{40,}",
+    ),
+    "an authorization header": (
+        ("authorization",),
+        r"(?i)\bauthorization[\"']?\s{0,4}[:=]\s{0,4}[\"']?(?:bearer|basic|token)\s{1,4}[\w.~+/-]{16,}",
+    ),
 }
 
 # {module.class of detect_secrets.plugins: (what it finds, a text without which it finds nothing, in small letters)}. Around
@@ -78,10 +94,11 @@ JWT = re.compile(r"(?<![A-Za-z0-9_-])eyJ[A-Za-z0-9_=-]{5,4096}\.[A-Za-z0-9_=-]{2
 PASSWORD = r"pass(?:word|wd|phrase|wort)|(?<![a-z])(?:[dp]b_?|database_?|key_?)?pass(?![a-z])|passwort|kennwort|pwd|contrase[ñn]a"
 KEY = (r"(?:api|auth|service|account|db|database|priv|private|client|access|encryption|signing)[_-]?key|secret|credentials?"
        r"|(?:access|auth|api|bearer|refresh|hub|bot|session|id|hf|deploy)[_-]?token")  # fmt: skip
+CORE = re.compile(r"pass|pwd|kennwort|contrase|secret|credential|token|key")
 KEYWORD = re.compile(rf"(?i)({PASSWORD})|{KEY}")
 ASSIGNED = re.compile(
-    r"(?P<more>[\w-]{0,40})[\"'`\]]{0,3}\s{0,8}(?P<sign>:=|=>|[:=]{1,3}|!==?|\()\s{0,8}"
-    r"(?:@?(?P<quote>[\"'`])(?P<quoted>[^\"'`\n\v]{4,200})|(?P<bare>[^\s\"'`,;()<>{}\[\]]{6,200}))"
+    r"(?P<more>[\w-]{0,40})[\"'`\]]{0,3}[^\S\r\n]{0,8}(?P<sign>:=|=>|[:=]{1,3}|!==?|\(|>(?=[^\s>]))[^\S\r\n]{0,8}"
+    r"(?:[@\[]?(?P<quote>[\"'`])(?P<quoted>[^\"'`\n\v]{4,200})|(?P<bare>[^\s\"'`,;()<>{}\[\]]{6,200}))"
 )
 # A name that goes on like this is about a password, and isn't one.
 ABOUT = re.compile(
@@ -91,7 +108,7 @@ STANDS_IN = re.compile(
     r"(?i)(?:none|null|nil|true|false|undefined|unset|required|optional|string|x{3,}|\*+|\.{3,}|…|\W*"
     r"|(?:your|my|the|some|a)[_ -](?:own[_ -])?(?:\w+[_ -])?(?:pass(?:word|phrase)?|secret|token|key)(?:[_ -]here)?"
     r"|password|passphrase|secret|token|changeme|redacted|hidden|example|placeholder"
-    r"|(?:os\.)?(?:environ|getenv|env)\b.*|(?:self|args|cfg|config|secrets|process|st)\.\w.*|[\w.]+\(.*|\w*_\*{3})"
+    r"|(?:os\.)?(?:environ|getenv|env)\b.*|(?:self|args|cfg|config|secrets|process|st)\.\w.*|[\w.]+\(.*|\w*_\*{3}|[\w-]*\.{3,}[\w-]*)"
 )
 
 
@@ -176,8 +193,8 @@ def _jwt_is_valid() -> Callable[[str], bool]:
 
 
 @cache
-def _ours() -> list[tuple[str, re.Pattern]]:
-    return [(kind, re.compile(pattern)) for kind, pattern in OURS.items()]
+def _ours() -> list[tuple[str, tuple[str, ...], re.Pattern]]:
+    return [(kind, needs, re.compile(pattern)) for kind, (needs, pattern) in OURS.items()]
 
 
 def secrets_in(text: str) -> Iterator[tuple[str, int, str]]:
@@ -195,10 +212,13 @@ def _by_rules(text: str) -> Iterator[tuple[str, int, str]]:
     if token := get_token():
         for match in re.finditer(re.escape(token), text):
             yield "your own Hugging Face token", match.start(), token
-    for kind, pattern in _ours():
-        for match in pattern.finditer(text):
-            yield kind, match.start(), match[0]
-    small = text.lower() if text.isascii() else "".join(c if len(c) == 1 else "?" for c in map(str.lower, text))
+    small = text.lower()
+    if len(small) != len(text):  # a few letters have two small ones, and places would shift
+        small = "".join(c if c.isascii() else "?" for c in text).lower()
+    for kind, needs, pattern in _ours():
+        if any(need in small for need in needs):
+            for match in pattern.finditer(text):
+                yield kind, match.start(), match[0]
     for kind, needs, rules, plugin in plugins:
         for begin, part in _around(text, small, needs):
             for match in itertools.chain.from_iterable(rule.finditer(part) for rule in rules):
@@ -207,7 +227,7 @@ def _by_rules(text: str) -> Iterator[tuple[str, int, str]]:
     for match in JWT.finditer(text):
         if _jwt_is_valid()(match[0]):
             yield "a JSON web token", match.start(), match[0]
-    yield from _assigned(text)
+    yield from _assigned(text, small)
 
 
 def _around(text: str, small: str, needs: str) -> Iterator[tuple[int, str]]:
@@ -222,20 +242,25 @@ def _around(text: str, small: str, needs: str) -> Iterator[tuple[int, str]]:
         at = small.find(needs, at + 300)
 
 
-def _assigned(text: str) -> Iterator[tuple[str, int, str]]:
+def _assigned(text: str, small: str) -> Iterator[tuple[str, int, str]]:
     """Passwords and keys by the name that they are given: password = "…", "api_key": "…", DB_PASSWORD=….
 
     After detect-secrets' keyword rules, which find one per line and take prose for passwords in configuration.
     """
-    for word in KEYWORD.finditer(text):
-        match = ASSIGNED.match(text, word.end())
+    end = 0
+    for core in CORE.finditer(small):  # quickly found; most texts have few
+        word = KEYWORD.search(text, max(end, core.start() - 16), core.end() + 12)
+        if word is None or word.end() < core.end():
+            continue
+        end = word.end()
+        match = ASSIGNED.match(text, end)
         if match is None or ABOUT.fullmatch(match["more"]):
             continue
         value = (match["quoted"] or match["bare"]).strip()
         if len(value) < 4 or STANDS_IN.fullmatch(value) or value[0] in "$%<{[&" or not value.isprintable():
             continue
         kind = "a password" if word[1] else "a key or secret"
-        if not re.search(r"[^\W\d_]", value) or FILE.fullmatch(value):
+        if not re.search(r"[^\W\d_]", value) or FILE.fullmatch(value) or (match["sign"] == ">" and not word[1]):
             continue
         if match["quoted"]:
             good = word[1] or " " not in value  # a caption about a secret has spaces in it
