@@ -43,7 +43,7 @@ OURS = {
     "an AWS key": (("akia", "asia"), r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b"),
     "a Google key": (
         ("aiza", "gocspx", "ya29."),
-        r"\bAIza[A-Za-z0-9_-]{35}\b|\bGOCSPX-[A-Za-z0-9_-]{20,}|\bya29\.[A-Za-z0-9_-]{20,}",
+        r"\bAIza[A-Za-z0-9_-]{35}|\bGOCSPX-[A-Za-z0-9_-]{20,}|\bya29\.[A-Za-z0-9_-]{20,}",
     ),
     "a Slack token": (("xox", "xapp-"), r"\bx(?:ox[abeprs]|app)-[A-Za-z0-9-]{10,}\b"),
     "a Weights & Biases key": (("wandb_api_key",), r"(?i)\bWANDB_API_KEY\W{1,4}[a-f0-9]{40}\b"),
@@ -420,7 +420,7 @@ def _leaves(array, key: str = "") -> Iterator[list[tuple[int, str | bytes]]]:
             yield from _leaves(array.field(index), kind.field(index).name)
     elif types.is_nested(kind):
         values = [(row, value) for row, value in enumerate(array.to_pylist()) if value]
-        yield [(row, json.dumps(value, default=_as_text, ensure_ascii=False)) for row, value in values]
+        yield [(row, _unescaped(json.dumps(value, default=_as_text, ensure_ascii=False))) for row, value in values]
     elif types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind):
         before = f"{key}: " if key else ""
         yield [(row, before + value) for row, value in enumerate(array.to_pylist()) if value]
