@@ -9,6 +9,7 @@ import contextlib
 import difflib
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -344,8 +345,38 @@ def write_manifest(folder: str | Path) -> dict:
 
 
 def files_to_push(folder: str | Path, *, repo_type: str = "model") -> list[str]:
-    """Sorted relative paths of what goes to the Hub: allowed suffixes only; no links, hidden files or checkpoints."""
+    """Sorted relative paths of what leaves a folder: allowed suffixes only; no links, hidden files or checkpoints.
+
+    The one list of pushes, Space builds and bundles. The links of a snapshot in the Hub's cache count as the files they are.
+    """
     return [name for name, is_link in _allowed(Path(folder), repo_type) if not is_link]
+
+
+def without_links(folder: str | Path, *, repo_type: str = "model") -> list[str]:
+    """`files_to_push` of a folder in which no link would be left out, or taken for what it leads to. Raises PushError."""
+    if links := links_in(folder, repo_type):
+        raise PushError(f"{Path(folder) / links[0]} is a link, which may lead anywhere: put the file itself there")
+    return files_to_push(folder, repo_type=repo_type)
+
+
+def own_file(path: Path) -> bool:
+    """Whether a path is a plain file that is where it says it is, or a link from the Hub's cache to a blob of the same repo.
+
+    Any other link may lead to a file that is nobody's to publish.
+    """
+    if not path.is_symlink():
+        return path.is_file()
+    link = Path(os.path.normpath(path.absolute()))
+    at = next((place for place in link.parents if place.parent.name == "snapshots"), None)
+    blobs = at and at.parent.parent / "blobs"  # models--org--name/snapshots/<commit>/… → models--org--name/blobs/<hash>
+    return (
+        at is not None
+        and re.fullmatch(r"(models|datasets|spaces)--.+", blobs.parent.name) is not None
+        and not any(place.is_symlink() for place in (blobs, *(p for p in link.parents if p.is_relative_to(at))))
+        and path.resolve().parent == blobs.resolve()
+        and re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", path.resolve().name) is not None
+        and path.is_file()
+    )
 
 
 def _stays(relative: Path) -> bool:
@@ -395,9 +426,8 @@ def _allowed(folder: Path, repo_type: str) -> Iterator[tuple[str, bool]]:
         relative = path.relative_to(folder)
         if _stays(relative):
             continue
-        if path.is_symlink():
-            if path.is_dir() or path.suffix in PUSHED[repo_type]:
-                yield relative.as_posix(), True
+        if path.is_symlink() and (path.is_dir() or path.suffix in PUSHED[repo_type]):
+            yield relative.as_posix(), path.is_dir() or not own_file(path)
         elif path.is_file() and path.suffix in PUSHED[repo_type]:
             yield relative.as_posix(), False
 
@@ -464,6 +494,7 @@ def push(
     create_pr: bool = False,
     repo_type: str = "model",
     again: str | None = None,
+    harmless: Sequence[str] = (),
     **create,
 ) -> str:
     """Upload a verified folder in one commit, compare checksums with the Hub, return the repository's address (or the PR's).
@@ -471,21 +502,22 @@ def push(
     Only `files_to_push` go, after a scan for secrets and a lint of README.md; weights and data that the folder no longer
     has are deleted in the same commit. An unchanged folder makes no second commit; a commit by somebody else meanwhile is
     reported, not overwritten. repo_type: "model", "dataset" or "space". again: the line that repeats this push, for
-    messages. create: more for `HfApi.create_repo`, such as space_hardware. Raises PushError, which never shows a token and
+    messages. harmless: places of what looks like a secret and is none, as a refusal names them. create: more for `HfApi.create_repo`, such as space_hardware. Raises PushError, which never shows a token and
     ends with that line where repeating helps; CheckpointError if the folder isn't sound.
     """
     from hub_models import upload  # an app that only loads needs none of it
 
     return upload.push(
-        Path(folder), repo_id, private=private, create_pr=create_pr, repo_type=repo_type, again=again, create=create
-    )
+        Path(folder), repo_id, private=private, create_pr=create_pr, repo_type=repo_type, again=again,
+        harmless=harmless, create=create,
+    )  # fmt: skip
 
 
-def check_push(folder: str | Path, *, repo_type: str = "model") -> list[str]:
+def check_push(folder: str | Path, *, repo_type: str = "model", harmless: Sequence[str] = ()) -> list[str]:
     """The files that `push` would take, after all that it checks before it asks the Hub. Raises what `push` does."""
     from hub_models import upload
 
-    return upload.checked(Path(folder), repo_type)
+    return upload.checked(Path(folder), repo_type, harmless)
 
 
 def one_line(error: BaseException) -> str:

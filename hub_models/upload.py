@@ -19,13 +19,14 @@ from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import _http
 
-from hub_models import card, store
+from hub_models import card, secret_scan, store
 
 ATTEMPTS = 5  # of one call, the first included
 WAITS_SECONDS = (1, 2, 4, 8)  # between them, unless the Hub says Retry-After
 LONGEST_WAIT_SECONDS = 60  # a Retry-After above it ends the push
 CALL_SECONDS = 60  # for one call, and on top
 BYTES_PER_SECOND = 100_000  # the slowest line a body may go over
+SHOWN_SECRETS = 10  # in one refusal
 PUSH_SECONDS = 1800  # for all calls of one push, the time of the bodies apart
 PASSING = {408, 429, 500, 502, 503, 504}  # answers that may be another a moment later
 
@@ -36,17 +37,6 @@ REPLACED = {
     "space": (".py", ".safetensors"),
 }
 
-SECRETS = {
-    "a Hugging Face token": rb"\bhf_[A-Za-z0-9]{16,}\b",
-    "a private key": rb"-----BEGIN [A-Z ]{0,20}PRIVATE KEY-----",
-    "a GitHub token": rb"\b(?:gh[pousr]_[A-Za-z0-9]{36,}|github_pat_\w{22,})\b",
-    "an OpenAI or Anthropic key": rb"\bsk-(?:proj-|ant-)?[A-Za-z0-9_-]{32,}\b",
-    "an AWS key": rb"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b",
-    "a Google key": rb"\bAIza[A-Za-z0-9_-]{35}\b",
-    "a Slack token": rb"\bxox[abprs]-[A-Za-z0-9-]{10,}\b",
-    "a Weights & Biases key": rb"(?i)\bWANDB_API_KEY\W{1,4}[a-f0-9]{40}\b",
-}
-
 log = logging.getLogger(__name__)
 
 
@@ -55,14 +45,22 @@ class GaveUp(Exception):
 
 
 def push(
-    folder: Path, repo_id: str, *, private: bool, create_pr: bool, repo_type: str, again: str | None, create: dict
+    folder: Path,
+    repo_id: str,
+    *,
+    private: bool,
+    create_pr: bool,
+    repo_type: str,
+    again: str | None,
+    harmless: Sequence[str] = (),
+    create: dict,
 ) -> str:
     """See `store.push`."""
     if again is None:
         again = f"python -m training.publish {shlex.quote(str(folder))} --repo_id {repo_id}"
         again += f" --repo_type {repo_type}" * (repo_type != "model") + " --private" * private
-        again += " --create_pr" * create_pr
-    names = checked(folder, repo_type)
+        again += " --create_pr" * create_pr + "".join(f" --harmless {shlex.quote(place)}" for place in harmless)
+    names = checked(folder, repo_type, harmless)
     if not get_token():
         raise store.PushError(f"{repo_id} was not pushed: there is no token; run `hf auth login`, then: {again}")
     api, done = HfApi(), False
@@ -88,21 +86,19 @@ def push(
     return pr_url or str(address)
 
 
-def checked(folder: Path, repo_type: str) -> list[str]:
-    """The files to push of a folder in which all is as it should be. Raises CheckpointError, PushError; asks no network."""
-    if links := store.links_in(folder, repo_type):
-        raise store.PushError(f"{folder / links[0]} is a link and links are not pushed: put the file itself there")
-    names = store.files_to_push(folder, repo_type=repo_type)
+def checked(folder: Path, repo_type: str, harmless: Sequence[str] = ()) -> list[str]:
+    """The files to push of a folder in which all is as it should be. Raises CheckpointError, PushError; asks no network.
+
+    harmless: the places, as an earlier refusal named them, of what looks like a secret and is none.
+    """
+    names = store.without_links(folder, repo_type=repo_type)
     if not names:
         raise store.PushError(f"{folder} holds nothing to push: it needs {', '.join(store.PUSHED[repo_type])} files")
     if repo_type == "model":
         store.verify(folder)
     else:
         store.verify_files(folder, names)
-    if found := secrets(folder, names):
-        raise store.PushError(
-            f"{folder} was not pushed, it holds {found[0]}: take it out, and revoke it if it was real"
-        )
+    _stop_at_secrets(folder, names, harmless)
     if (folder / "README.md").is_file():
         problems = card.lint((folder / "README.md").read_text(encoding="utf-8"), repo_type)
         if problems:
@@ -112,24 +108,20 @@ def checked(folder: Path, repo_type: str) -> list[str]:
     return names
 
 
-def secrets(folder: Path, names: Sequence[str]) -> list[str]:
-    """Where files hold what looks like a secret, one line each that doesn't show it: "a GitHub token in config.json"."""
-    kinds = {name: re.compile(pattern) for name, pattern in SECRETS.items()}
-    if token := get_token():
-        kinds = {"your own Hugging Face token": re.compile(re.escape(token.encode()))} | kinds
-    found = []
-    for name in names:
-        with (folder / name).open("rb") as file:
-            if name.endswith(".safetensors"):  # tensors are no text, and large; the header is
-                content = file.read(min(int.from_bytes(file.read(8), "little"), 100 << 20))
-            else:
-                content = file.read()
-        for kind, pattern in kinds.items():
-            if match := pattern.search(content):
-                line = content.count(b"\n", 0, match.start()) + 1
-                found.append(f"{kind} in {name}" + (f", line {line}" if b"\0" not in content else ""))
-                break
-    return found
+def _stop_at_secrets(folder: Path, names: Sequence[str], harmless: Sequence[str]) -> None:
+    """Return if nothing looks like a secret but what was called harmless. Raises PushError, which shows none."""
+    try:
+        found = list(itertools.islice(secret_scan.findings(folder, names, harmless), SHOWN_SECRETS + 1))
+    except secret_scan.ScanError as error:
+        raise store.PushError(f"{folder} was not pushed: {error}") from error
+    if found:
+        shown = "; ".join(f"{one.said} ({one.place})" for one in found[:SHOWN_SECRETS])
+        more = ", and more" if len(found) > SHOWN_SECRETS else ""
+        flags = shlex.join(word for one in found[:1] for word in ("--harmless", one.place))
+        raise store.PushError(
+            f"{folder} was not pushed, it holds {shown}{more}: take it out, and revoke it if it was real. If one is no "
+            f"secret, say so by the name in brackets, each by its own: {flags}"
+        )
 
 
 # ---- one commit ----------------------------------------------------------------------------------------------------------

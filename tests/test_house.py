@@ -20,6 +20,7 @@ DOORS = ("training.evaluate", "training.publish")  # they may know every stem
 BASE_ONLY_BLOCKED = (
     "accelerate",
     "datasets",
+    "detect_secrets",
     "tyro",
     "matplotlib",
     "peft",

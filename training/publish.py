@@ -82,7 +82,7 @@ def with_stages(run: dict) -> dict:
     A stage is a run of the same script on the same data; weights of somebody else's, or on other data, are only named.
     """
     base = Path(str(run.get("base_model") or "")).expanduser() / RUN
-    if run.get("base_model") and base.is_file():
+    if run.get("base_model") and store.own_file(base):
         before = json.loads(base.read_text())
         same_data = all(
             before.get("config", {}).get(key) == run.get("config", {}).get(key)
@@ -112,7 +112,7 @@ def base_license(stem: str, base: str) -> str | None:
     repo, _, revision = base.partition("@")
     folder = store.bundled(stem).get(base, Path(base).expanduser())
     if folder.is_dir():
-        home = next((f for f in (folder, folder.parent) if (f / CARD).is_file()), None)
+        home = next((f for f in (folder, folder.parent) if store.own_file(f / CARD)), None)
         text = (home / CARD).read_text(encoding="utf-8") if home else ""
     elif not constants.is_offline_mode():
         try:
@@ -196,19 +196,18 @@ def staged(folder: Path, repo_id: str, settled: dict | None = None) -> Iterator[
 
     settled: what was decided about the licence. Raises LicenseError, PushError where there are links.
     """
-    if links := store.links_in(folder):
-        raise store.PushError(f"{folder / links[0]} is a link and links are not pushed: put the file itself there")
+    names = store.without_links(folder)
     run = json.loads((folder / RUN).read_text())
     run |= {"repo_id": repo_id} | (settled or {})
     card.license_of(run)
     with tempfile.TemporaryDirectory() as parent:
         target = Path(parent, folder.name)
-        for name in store.files_to_push(folder):
+        for name in names:
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             try:
                 if Path(name).suffix != ".safetensors":
                     raise OSError  # what the card's writing may change is copied
-                os.link(folder / name, target / name)
+                os.link((folder / name).resolve(), target / name)  # the blob, if it is a link of the Hub's cache
             except OSError:
                 shutil.copyfile(folder / name, target / name)
         (target / RUN).write_text(json.dumps(run, indent=1, sort_keys=True) + "\n")
@@ -227,17 +226,20 @@ def push_export(
     create_pr: bool = False,
     repo_type: str = "model",
     settled: dict | None = None,
+    harmless: Sequence[str] = (),
 ) -> None:
     """Push an export or data set folder; on failure say how to repeat it, and lose nothing. Raises SystemExit(1) then.
 
-    settled: {"license": id, "license_settled": True, …} where the publisher has decided it.
+    settled: {"license": id, "license_settled": True, …} where the publisher has decided it. harmless: see `store.push`.
     """
     again = ["python -m training.publish", shlex.quote(str(folder)), f"--repo_id {repo_id}"]
     again += (
         [f"--repo_type {repo_type}"] * (repo_type != "model") + ["--private"] * private + ["--create_pr"] * create_pr
     )
     again += [f"--{key} {shlex.quote(str(v))}" for key, v in (settled or {}).items() if key != "license_settled"]
+    again += [f"--harmless {shlex.quote(place)}" for place in harmless]
     options = {"private": private, "create_pr": create_pr, "repo_type": repo_type, "again": " ".join(again)}
+    options["harmless"] = harmless
     try:
         if repo_type == "model":
             with staged(folder, repo_id, settled) as target:
@@ -275,6 +277,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--license", help="the licence of these weights, decided by you (an id of the Hub, or other)")
     parser.add_argument("--license_name", help="with --license other")
     parser.add_argument("--license_link", help="with --license other: where its text stands")
+    parser.add_argument("--harmless", action="append", default=[], metavar="PLACE",
+                        help="what looks like a secret and is none, as the refusal names it; may be repeated")  # fmt: skip
     parser.add_argument("--dry_run", action="store_true", help="check all, print the files that would go, and stop")
     parser.add_argument("--bundle", metavar="STEM/VARIANT", help="copy the export into hub_models/weights/")
     args = parser.parse_args(argv)
@@ -293,9 +297,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         if model:
             store.verify(folder, manifest_required=True)
+            store.without_links(folder)
         files = show(folder, args.repo_type)
         if args.dry_run:
-            _try(folder, args.repo_id or "org/name", args.repo_type, settled)
+            _try(folder, args.repo_id or "org/name", args.repo_type, settled, args.harmless)
             return
     except (store.CheckpointError, ValueError) as error:
         raise SystemExit(f"error: {error}") from None
@@ -310,16 +315,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"bundled as {args.bundle}")
     if args.repo_id:
         push_export(folder, args.repo_id, private=args.private, create_pr=args.create_pr, repo_type=args.repo_type,
-                    settled=settled)  # fmt: skip
+                    settled=settled, harmless=args.harmless)  # fmt: skip
 
 
-def _try(folder: Path, repo_id: str, repo_type: str, settled: dict) -> None:
+def _try(folder: Path, repo_id: str, repo_type: str, settled: dict, harmless: Sequence[str]) -> None:
     """All that a push does before it asks the Hub."""
     if repo_type == "model":
         with staged(folder, repo_id, settled) as target:
-            store.check_push(target)
+            store.check_push(target, harmless=harmless)
     else:
-        store.check_push(folder, repo_type=repo_type)
+        store.check_push(folder, repo_type=repo_type, harmless=harmless)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ each pixel which of 11 classes it shows (11: none of them, which becomes 255). F
 Semantic object classes in video, Pattern Recognition Letters 30(2), 2009.
 """
 
+import io
 import json
 import shutil
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ import tyro
 from PIL import Image
 
 from training.data.facts import put_card
+from training.data.files import DataError, Files
 
 CLASSES = ("sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist")
 VOID = len(CLASSES)  # in the mirror's masks
@@ -53,8 +55,8 @@ def convert(cfg: Config) -> dict[str, int]:
         rows = []
         for picture, annotation in files:
             row = {"file_name": f"images/{picture.stem}.jpg", "label_file_name": f"masks/{picture.stem}.png"}
-            mask = _mask(annotation)
-            with Image.open(picture) as image:
+            mask = _mask(_content(source, annotation), annotation)
+            with Image.open(_content(source, picture)) as image:
                 if image.size != mask.size:
                     raise SystemExit(f"{picture} is {image.size} px, {annotation} {mask.size}: take a fresh checkout")
                 image.convert("RGB").save(folder / row["file_name"], **JPEG)
@@ -79,8 +81,16 @@ def _pairs(source: Path, split: str) -> list[tuple[Path, Path]]:
     return [(pictures[name], annotations[name]) for name in pictures]
 
 
-def _mask(annotation: Path) -> Image.Image:
-    with Image.open(annotation) as image:
+def _content(source: Path, path: Path) -> io.BytesIO:
+    """A file of the mirror, and none elsewhere. Raises SystemExit."""
+    try:
+        return io.BytesIO(Files((source.resolve(),)).read(path.absolute()))
+    except DataError as error:
+        raise SystemExit(f"{error}: take a fresh checkout") from None
+
+
+def _mask(content: io.BytesIO, annotation: Path) -> Image.Image:
+    with Image.open(content) as image:
         ids = np.asarray(image)
     if ids.ndim != 2 or ids.max() > VOID:
         raise SystemExit(f"{annotation} has other values than class ids 0 to {VOID}: take a fresh checkout")

@@ -26,8 +26,9 @@ from PIL import Image
 
 from training.data import sources
 from training.data.art import on_ground
+from training.data.files import DataError, Files
 from training.data.scenes import Scenes
-from training.data.sources import DataError, decode
+from training.data.sources import decode
 
 IGNORE = 255  # no answer here: left out of loss and metrics
 FULLY_READ = 500  # masks that `check` looks into; more only while a class is still missing
@@ -62,11 +63,11 @@ def open_masks(
         options = {"length": limit} if limit is not None else {}
         options |= {"dataset_name": SCENES[dataset_name], "resolution_px": resolution_px, **(scene_options or {})}
         return PaintedSource(Scenes(split, **options), dataset_name)
-    data, names, where, folder = _open_split(
+    data, names, where, folder, files = _open_split(
         dataset_name, split, dataset_config_name, image_column, label_column, limit
     )
     id2label = _read_id2label(where, folder, reduce_labels)
-    return MaskSource(data, names, where, image_column, label_column, id2label, reduce_labels)
+    return MaskSource(data, names, where, image_column, label_column, id2label, reduce_labels, files)
 
 
 class PaintedSource:
@@ -113,9 +114,9 @@ class MaskSource:
     skipped: what was left out because picture or mask cannot be read; more than 5 % raise DataError.
     """
 
-    def __init__(self, data, names, where, image_column, label_column, id2label, reduce_labels):
+    def __init__(self, data, names, where, image_column, label_column, id2label, reduce_labels, files):
         self.name, self.id2label, self.reduce_labels = where, id2label, reduce_labels
-        self._columns, self._decoded = (image_column, label_column), None
+        self._columns, self._decoded, self._home, self.names = (image_column, label_column), None, files, names
         self._files = data.select_columns([image_column, label_column])
         with ThreadPoolExecutor(sources.THREADS) as pool:
             found = list(pool.map(self._glance, range(len(data))))
@@ -131,7 +132,7 @@ class MaskSource:
             data, self._files = data.select(good), self._files.select(good)
         self.names = [names[i] for i in good]
         self.sizes = [found[i][0] for i in good]
-        self.licenses = sorted(set(data["license"])) if "license" in data.column_names else []
+        self.licenses = sources.licenses(data)
         self.sources = list(data["source"]) if "source" in data.column_names else None
         content = hashlib.sha256(json.dumps([id2label, reduce_labels]).encode())
         content.update(b"".join(found[i][1] for i in good))
@@ -161,6 +162,8 @@ class MaskSource:
             with Image.open(io.BytesIO(self._bytes(index, 1))) as image:
                 values = np.asarray(image)
                 kind = f"{image.mode} {image.format}"
+        except DataError:
+            raise
         except Exception as error:  # PIL raises a dozen kinds
             raise DataError(f"its mask cannot be read: {sources.first_line(error)}") from error
         if values.ndim == 3:  # grey as RGB or with alpha is still a mask
@@ -190,7 +193,7 @@ class MaskSource:
 
     def _bytes(self, index: int, which: int) -> bytes:
         file = self._files[int(index)][self._columns[which]]
-        return file["bytes"] if file["bytes"] is not None else Path(file["path"]).read_bytes()
+        return sources.file_of(file, self._home, self.name, self.names[index])
 
     def _glance(self, index: int) -> tuple | str:
         """Sizes and sha256 of a picture and its mask, or which of them cannot be read."""
@@ -205,6 +208,8 @@ class MaskSource:
                         image.verify()  # its checksums say whether it is whole
                     else:
                         decode(content, draft=which == 0)
+            except DataError:
+                raise
             except Exception:  # PIL raises a dozen kinds, struct.error and SyntaxError among them, for broken files
                 return word
             digest += hashlib.sha256(content).digest()
@@ -302,7 +307,7 @@ def _strange_ids(source, strange: dict[str, list[int]], raw_ids: set[int]) -> li
 
 
 def _open_split(dataset_name, split, config_name, image_column, label_column, limit):
-    """(rows with pictures and masks not decoded, what to call each, the name of the data set, its folder or None)."""
+    """(rows with pictures and masks not decoded, what to call each, the name of the data set, its folder or None, Files)."""
     import datasets
 
     folder, where = sources.locate(dataset_name, split)
@@ -332,7 +337,7 @@ def _open_split(dataset_name, split, config_name, image_column, label_column, li
         kept = [kept[i * len(kept) // limit] for i in range(limit)]
     if not kept:
         raise DataError(f"{where}, split '{split}', is empty: add pictures.")
-    return data.select(kept), [names[i] for i in kept], where, folder
+    return data.select(kept), [names[i] for i in kept], where, folder, sources.files_of(folder, where, data)
 
 
 def _read_id2label(where: str, folder: Path | None, reduce_labels: bool) -> dict[int, str]:
@@ -343,15 +348,18 @@ def _read_id2label(where: str, folder: Path | None, reduce_labels: bool) -> dict
 
         try:
             path = Path(hf_hub_download(where, "id2label.json", repo_type="dataset"))
+            files = Files((path.resolve().parent,))
         except Exception as error:  # of the network, of the Hub, of the cache
             raise DataError(f"{where} gave no id2label.json: {sources.first_line(error)}") from error
     else:
-        path = folder / "id2label.json"
-        if not path.is_file():
+        path, files = (folder / "id2label.json").absolute(), Files((folder.resolve(),))
+        if not path.exists():
             raise DataError(f"{where} has no id2label.json: write the names of the classes into it, {example}.")
     try:
-        found = json.loads(path.read_text(encoding="utf-8-sig"))
-    except ValueError as error:
+        found = json.loads(files.read(path).decode("utf-8-sig"))
+    except (DataError, OSError) as error:
+        raise DataError(f"{where}: {sources.first_line(error)}.") from error
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{where}: id2label.json is not JSON: {error}.") from error
     if isinstance(found, dict) and found and all(isinstance(v, int) for v in found.values()):
         raise DataError(f"{where}: id2label.json gives ids to names: turn it around, {example}.")

@@ -10,6 +10,7 @@ what to do. A few unreadable pictures are left out and listed in `Source.skipped
 
 import contextlib
 import csv
+import dataclasses
 import difflib
 import hashlib
 import io
@@ -24,6 +25,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
+from training.data.files import DataError, Files, check_folder, check_named
+
 ROOT = Path(__file__).resolve().parents[2]
 MAX_SKIPPED_SHARE = 0.05  # of the pictures
 VALIDATION_SHARE = 0.10  # of the rows, where a data set has no validation split
@@ -31,10 +34,15 @@ PRELOAD_BYTES = 2 * 2**30  # larger than that, pictures are decoded as they are 
 IN_MEMORY_BYTES = 2**30  # larger local parquet files are memory-mapped from the cache of `datasets`
 THREADS = 2
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
-
-
-class DataError(ValueError):
-    """The data cannot be trained on; the message says where, why, and what to do."""
+KINDS = (
+    "imagefolder",
+    "parquet",
+    "arrow",
+    "json",
+    "csv",
+    "webdataset",
+    "cache",
+)  # of data files, as `datasets` calls them
 
 
 def open_source(
@@ -108,7 +116,8 @@ def open_source(
         except DataError:
             if asked:
                 raise
-    return Source(data.select(kept), [names[i] for i in kept], where, image_column, labels, label_names, captions)
+    kept_names, files = [names[i] for i in kept], files_of(folder, where, data)
+    return Source(data.select(kept), kept_names, where, image_column, labels, label_names, captions, files)
 
 
 class Source:
@@ -119,8 +128,9 @@ class Source:
     array: uint8 (N, R, R, 4) after `preload`, or None.
     """
 
-    def __init__(self, data, names, where, image_column, labels, label_names, captions):
+    def __init__(self, data, names, where, image_column, labels, label_names, captions, files):
         self.name, self.array = where, None
+        self._names, self._files = names, files
         self._image_column, self._resolution_px = image_column, None
         self._pictures = data.select_columns([image_column])
 
@@ -142,7 +152,7 @@ class Source:
         self._labels = None if labels is None else labels[good]
         self.label_names = label_names
         self._captions = None if captions is None else [captions[i] for i in good]
-        self.licenses = sorted(set(data["license"])) if "license" in data.column_names else []
+        self.licenses = licenses(data)
         content = hashlib.sha256(json.dumps([label_names, self._captions]).encode())
         content.update(b"".join(digests[i] for i in good))
         content.update(b"" if labels is None else self._labels.astype("<i8").tobytes())
@@ -203,17 +213,34 @@ class Source:
         self.array = array
 
     def _bytes(self, index: int) -> bytes:
-        picture = self._pictures[int(index)][self._image_column]
-        return picture["bytes"] if picture["bytes"] is not None else Path(picture["path"]).read_bytes()
+        return file_of(self._pictures[int(index)][self._image_column], self._files, self.name, self._names[index])
 
     def _digest(self, index: int) -> bytes | None:
         """The sha256 of a picture's file; None where it cannot be read."""
         try:
             content = self._bytes(index)
             decode(content, draft=True)
+        except DataError:
+            raise
         except Exception:  # PIL raises a dozen kinds, struct.error and SyntaxError among them, for broken files
             return None
         return hashlib.sha256(content).digest()
+
+
+def file_of(picture: dict, files: Files, where: str, name: str) -> bytes:
+    """The file of a picture as data name it, {"bytes", "path"}. Raises DataError where the path may not be opened."""
+    if picture["bytes"] is not None:
+        return picture["bytes"]
+    try:
+        return files.read(picture["path"])
+    except DataError as error:
+        raise DataError(f"{where}, {name}: {error}.") from error
+
+
+def licenses(data) -> list[str]:
+    """What the column "license" says, sorted."""
+    stated = data["license"] if "license" in data.column_names else []
+    return sorted({license for license in stated if isinstance(license, str)})
 
 
 def decode(content: bytes, *, draft: bool = False) -> Image.Image:
@@ -278,20 +305,14 @@ def load_splits(datasets, folder: Path | None, where: str, config_name: str | No
     datasets.disable_progress_bars()
     try:
         if folder is None:
-            return datasets.load_dataset(where, config_name, trust_remote_code=False)
+            return undecoded(built(datasets, folder, where, config_name))
+        check_folder(folder, where)
         files = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")]
         if not any(path.stat().st_size for path in files if path.suffix != ".md"):
             raise DataError(f"{where} is empty: it holds no pictures and no parquet files.")
         small = sum(path.stat().st_size for path in files if path.suffix == ".parquet") <= IN_MEMORY_BYTES
         with tempfile.TemporaryDirectory() if small else contextlib.nullcontext() as cache_dir:
-            return datasets.load_dataset(
-                str(folder.resolve()),
-                config_name,
-                cache_dir=cache_dir,
-                keep_in_memory=small,
-                verification_mode="no_checks",
-                trust_remote_code=False,
-            )
+            return undecoded(built(datasets, folder, where, config_name, cache_dir, small))
     except DataError:
         raise
     except Exception as error:  # datasets raises a dozen kinds, ValueError and KeyError among them
@@ -308,11 +329,58 @@ def load_splits(datasets, folder: Path | None, where: str, config_name: str | No
         raise DataError(f"{where} cannot be read as a data set: {first_line(cause)}") from error
 
 
+def built(datasets, folder: Path | None, where: str, config_name: str | None, cache_dir=None, in_memory: bool = False):
+    """What `load_dataset` gives, after a look at which files it is going to read. Raises DataError, and what it raises."""
+    name = where if folder is None else str(folder.resolve())
+    builder = datasets.load_dataset_builder(name, config_name, cache_dir=cache_dir, trust_remote_code=False)
+    check_named(builder.config.data_files, folder, where)
+    if builder.name not in KINDS:
+        raise DataError(
+            f"{where} holds {builder.name} files: give pictures with metadata.jsonl or .csv, class folders, or parquet files."
+        )
+    builder.download_and_prepare(verification_mode=None if folder is None else "no_checks")
+    return builder.as_dataset(in_memory=in_memory)
+
+
+def undecoded(splits):
+    """The same splits, in which no column decodes by itself: what a row names as a file is opened here, or not at all."""
+    for split, data in splits.items():
+        decodes = {
+            name: dataclasses.replace(feature, decode=False)
+            for name, feature in data.features.items()
+            if getattr(feature, "decode", False) and hasattr(feature, "decode_example")
+        }
+        for name, feature in decodes.items():
+            data = data.cast_column(name, feature)
+        splits[split] = data
+    return splits
+
+
+def files_of(folder: Path | None, where: str, data) -> Files:
+    """The folders whose files the rows may name: the data set's own. Of the Hub, only what was pulled of pictures there.
+
+    A parquet file of the Hub has the bytes of its pictures; if it names a file, that is one of this machine.
+    """
+    from datasets import config
+    from huggingface_hub import constants
+
+    if folder is not None:
+        return Files((folder.resolve(),))
+    if data.info.builder_name != "imagefolder":
+        return Files()
+    pulled = Path(constants.HF_HUB_CACHE, f"datasets--{where.replace('/', '--')}")
+    return Files((pulled.resolve(), Path(config.DOWNLOADED_DATASETS_PATH).resolve()))
+
+
 def check_metadata(folder: Path, caption_column: str | None) -> None:
     """Refuse metadata files that name a picture twice, or one that is not there; `datasets` would be silent or obscure."""
+    files = Files((folder.resolve(),))
     for path in sorted(p for p in folder.rglob("metadata.*") if p.name in METADATA):
         place = path.relative_to(folder)
-        rows = _read_metadata(path, place)
+        try:
+            rows = _read_metadata(files.read(path.absolute()), place)
+        except (OSError, UnicodeDecodeError, RecursionError) as error:
+            raise DataError(f"{place} cannot be read: {first_line(error)}.") from error
         if not rows:
             raise DataError(f"{place} is empty: a line per picture is needed, with its `file_name`.")
         if not any(key.endswith("file_name") for key in rows[0]):
@@ -326,7 +394,12 @@ def check_metadata(folder: Path, caption_column: str | None) -> None:
                     raise DataError(f"{place}, row {line}: `{column}` is {name!r}, not the name of a file.")
                 if count > 1 and column == "file_name":
                     raise DataError(f"{place} names {name} {count} times: keep one row for each picture.")
-                if not (path.parent / name).is_file():
+                try:
+                    inside = files.place(path.parent.absolute() / name)
+                except DataError as error:
+                    row = next(k for k, row in enumerate(rows) if row.get(column) == name) + 1
+                    raise DataError(f"{place}, row {row}: {error}.") from error
+                if not Path(*inside).is_file():
                     guess = difflib.get_close_matches(
                         Path(name).name, [p.name for p in path.parent.rglob("*") if p.is_file()], 1
                     )
@@ -337,25 +410,31 @@ def check_metadata(folder: Path, caption_column: str | None) -> None:
                 _caption(row.get(caption_column), f"{place}, {row[columns[0]]}", caption_column)
 
 
-def _read_metadata(path: Path, place: Path) -> list[dict]:
-    if path.suffix == ".parquet":
+def _read_metadata(content: bytes, place: Path) -> list[dict]:
+    if place.suffix == ".parquet":
         import pyarrow.parquet
 
-        return pyarrow.parquet.read_table(path).to_pylist()
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        if path.suffix == ".csv":
+        try:
+            return pyarrow.parquet.read_table(io.BytesIO(content)).to_pylist()
+        except pyarrow.ArrowException as error:
+            raise DataError(f"{place} is no parquet file: {first_line(error)}") from error
+    file = io.StringIO(content.decode("utf-8-sig"), newline="")
+    if place.suffix == ".csv":
+        try:
             return list(csv.DictReader(file))
-        rows = []
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                rows.append(json.loads(line))
-            except ValueError as error:
-                raise DataError(f"{place}, line {number}, is not JSON: {error}.") from error
-            if not isinstance(rows[-1], dict):
-                raise DataError(f'{place}, line {number}, is not an object like {{"file_name": …}}.')
-        return rows
+        except csv.Error as error:
+            raise DataError(f"{place} is not CSV: {error}.") from error
+    rows = []
+    for number, line in enumerate(file, 1):
+        if not line.strip():
+            continue
+        try:
+            rows.append(json.loads(line))
+        except ValueError as error:
+            raise DataError(f"{place}, line {number}, is not JSON: {error}.") from error
+        if not isinstance(rows[-1], dict):
+            raise DataError(f'{place}, line {number}, is not an object like {{"file_name": …}}.')
+    return rows
 
 
 def _as_pictures(datasets, data, where: str, column: str):
@@ -380,6 +459,7 @@ def _row_names(data, column: str, folder: Path | None) -> list[str]:
         for row, path in enumerate(picture[column].combine_chunks().field("path").to_pylist()):
             number = index * 1000 + row
             local = path and folder is not None and Path(path).is_absolute()
+            local = local and Path(path).is_relative_to(folder.resolve())
             names.append(Path(path).relative_to(folder.resolve()).as_posix() if local else f"row {number}")
     return names
 
