@@ -179,7 +179,7 @@ def without_refusal(source: str) -> list[str]:
             continue
         callee = ast.unparse(node.func)
         name = callee.rpartition(".")[2]
-        opens = name in ("from_pretrained", "load_dataset", "load_dataset_builder") or (
+        opens = name in ("from_pretrained", "load_dataset") or (
             name in ("from_config", "pipeline") and re.match(r"Auto[A-Z]|transformers\.", callee)
         )
         if (

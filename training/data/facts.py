@@ -21,7 +21,7 @@ from pathlib import Path
 
 import yaml
 
-from training.data.sources import DataError
+from training.data.files import DataError
 
 CARDS = Path(__file__).parent / "cards"
 CARD = "README.md"
