@@ -22,6 +22,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from apps import ui
+from apps.kit import pictures
 from hub_models import captioning, clip
 from hub_models.captioning import Caption, Captioner, Evidence
 from hub_models.clip import CLIP
@@ -116,7 +117,7 @@ def check_order(model: Captioner, path, decoding, beams, count, length, temperat
     if decoding == NUCLEUS:
         settings |= {"do_sample": True, "num_return_sequences": count, "temperature": temperature, "top_p": top_p,
                      "seed": seed}  # fmt: skip
-    return Order(model, ui.read_picture(path), settings)
+    return Order(model, pictures.read_picture(path), settings)
 
 
 def check_lines(value) -> list[str]:
@@ -197,7 +198,7 @@ class Recent:
             if key in self._kept:
                 self._kept.move_to_end(key)
                 return self._kept[key]
-        picture = ui.read_picture(path)
+        picture = pictures.read_picture(path)
         looked = Looked(model.seen(picture), caption, model.evidence(picture, caption, on_step=watch(stop)))
         with self._lock:
             self._kept[key] = looked
@@ -215,7 +216,7 @@ def ranked(eye: CLIP, path: str | None, text) -> tuple[list[tuple[str, float]], 
         if cut
         else []
     )
-    return eye.rank(ui.read_picture(path), lines), said
+    return eye.rank(pictures.read_picture(path), lines), said
 
 
 # ---- pictures ---------------------------------------------------------------------------------------------------------
@@ -524,7 +525,7 @@ class _Page:
     # What stands where
 
     def _picture_part(self) -> None:
-        self.box = ui.picture_input("Your picture", height=300, elem_id="captioning-picture")
+        self.box = pictures.picture_input("Your picture", height=300, elem_id="captioning-picture")
         index = EXAMPLES / "index.json"
         examples = json.loads(index.read_text(encoding="utf-8")) if index.is_file() else []
         if examples:
@@ -617,7 +618,7 @@ class _Page:
         )
         with gr.Row(equal_height=False):
             with gr.Column(scale=5, min_width=260):
-                self.map = ui.picture_output(
+                self.map = pictures.picture_output(
                     "Where the model looked for the word", height=340, elem_id="captioning-map"
                 )
             with gr.Column(scale=4, min_width=220):
@@ -883,7 +884,7 @@ class _Page:
             """
             loaded, opacity = self._model(model), check_percent(opacity)
             text = check_text(loaded, text, "Text")
-            seen = ui.read_picture(picture)
+            seen = pictures.read_picture(picture)
             if not text:
                 raise ui.InputError("Text must have a word at least.")
             caption = loaded.score(seen, text)
@@ -920,7 +921,7 @@ def check_percent(value) -> float:
 
 def shown_file(image: Image.Image) -> str:
     """The path of a picture for the page to show."""
-    return ui.cached_file(ui.png_bytes(image), "map.png")
+    return ui.cached_file(pictures.png_bytes(image), "map.png")
 
 
 def main() -> None:

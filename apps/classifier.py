@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from apps import ui
+from apps.kit import pictures
 from hub_models import classifier
 from hub_models.classifier import Classifier
 from hub_models.store import CheckpointError
@@ -139,7 +140,7 @@ def build(models: dict[str, Classifier | CheckpointError]) -> gr.Blocks:
 
         with gr.Row(elem_classes="v-columns"):
             with gr.Column(scale=5, min_width=320):
-                box = ui.picture_input("Your picture", height=320, elem_id="classifier-picture")
+                box = pictures.picture_input("Your picture", height=320, elem_id="classifier-picture")
                 if examples:
                     _examples(page, examples, box)
             with gr.Column(scale=7, min_width=320):
@@ -176,7 +177,7 @@ def build(models: dict[str, Classifier | CheckpointError]) -> gr.Blocks:
                         label="Model",
                         visible=len(with_attention) > 1,
                     )
-                    rollout_map = ui.picture_output("Attention rollout")
+                    rollout_map = pictures.picture_output("Attention rollout")
                     rollout_note = gr.HTML(ui.status(WAITING), label="Status", padding=False)
                 else:
                     gr.HTML(ui.status("Needs a ViT: none of the models above is a plain one."), padding=False)
@@ -189,16 +190,16 @@ def build(models: dict[str, Classifier | CheckpointError]) -> gr.Blocks:
                 with gr.Row():
                     draw = gr.Button("Draw the map", variant="primary", min_width=120)
                     stop = gr.Button("Stop", variant="stop", min_width=80, interactive=False)
-                occlusion_map = ui.picture_output("Occlusion map")
+                occlusion_map = pictures.picture_output("Occlusion map")
                 occlusion_note = gr.HTML(ui.status(WAITING), label="Status", padding=False)
 
         # What the page does when its picture changes, and the same under a name for the API.
         def predict(path):
-            image = ui.read_picture(path)
+            image = pictures.read_picture(path)
             return [part for model in ready.values() for part in answer(model, image)]
 
         def rollout(path, name):
-            image = ui.read_picture(path)
+            image = pictures.read_picture(path)
             model = with_attention[ui.choice(name, "Model", with_attention)]
             return rollout_overlay(model, image), ui.status(
                 f"{model.name}: the redder, the more of it flows into the answer."
@@ -207,7 +208,7 @@ def build(models: dict[str, Classifier | CheckpointError]) -> gr.Blocks:
         stops = ui.StopFlags()
 
         def covered(path, name, label, stop):
-            image = ui.read_picture(path)
+            image = pictures.read_picture(path)
             yield from occlusion(ready[ui.choice(name, "Model", ready)], image, label, stop)
 
         def occlude(path, name, label, request: gr.Request):

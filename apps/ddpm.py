@@ -19,6 +19,7 @@ from gradio import processing_utils
 from PIL import Image
 
 from apps import ui
+from apps.kit import pictures
 from hub_models import ddpm, store
 from hub_models.ddpm import DDPM, Step
 
@@ -94,7 +95,7 @@ def with_receipt(image: Image.Image, receipt: dict) -> Image.Image:
         f"CFG scale: {receipt['guidance_scale']:g}, Seed: {receipt['seeds'][0]}, "
         f"Model hash: {receipt['weights_sha256'][:10]}, Model: {receipt['model']}"
     )
-    return ui.png_with_text(image, {ddpm.RECEIPT_KEY: json.dumps(receipt), "parameters": line})
+    return pictures.png_with_text(image, {ddpm.RECEIPT_KEY: json.dumps(receipt), "parameters": line})
 
 
 # ---- drawing ----------------------------------------------------------------------------------------------------------
@@ -498,7 +499,7 @@ def _forward_tab(models, model_name, film):
     )
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=300):
-            upload = ui.picture_input("Your picture", height=240)
+            upload = pictures.picture_input("Your picture", height=240)
             take = gr.Button("Take the first picture drawn", size="sm")
             t = gr.Slider(0, first.num_train_timesteps - 1, first.num_train_timesteps // 4, step=1, label="t")
             label = gr.Dropdown(
@@ -518,7 +519,7 @@ def _forward_tab(models, model_name, film):
     def shrink(path):
         if path is None:
             return None
-        image = ui.read_picture(path)
+        image = pictures.read_picture(path)
         image.thumbnail((256, 256))
         return image
 
@@ -555,7 +556,7 @@ def _forward_tab(models, model_name, film):
             label: a class name, or "any"
             model: the name of a loaded model
         """
-        return noisy(ui.read_picture(picture), t, seed, label, model)[2:]
+        return noisy(pictures.read_picture(picture), t, seed, label, model)[2:]
 
     def fit_to_model(name):
         model = models[ui.choice(name, "Model", models)]

@@ -13,6 +13,7 @@ from types import ModuleType
 import gradio as gr
 
 from apps import captioning, classifier, ddpm, segmentation, text_to_image, ui
+from apps.kit import hosts
 
 EXAMPLES = Path(__file__).parent / "examples"
 CARD_PICTURES = 6
@@ -132,9 +133,18 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=7860)
     parser.add_argument("--host", help="the address to listen on; 127.0.0.1 by default, 0.0.0.0 lets others in")
     parser.add_argument("--mcp", action="store_true", help=ui.MCP_HELP)
+    hosts.add_flags(parser)
     args = parser.parse_args()
     models = load_models(args.model)
-    ui.launch(build(models), port=args.port, host=args.host, models=flat(models), mcp=args.mcp)
+    ui.launch(
+        build(models),
+        port=args.port,
+        host=args.host,
+        models=flat(models),
+        mcp=args.mcp,
+        allowed_hosts=args.allowed_hosts,
+        proxy=args.proxy,
+    )
 
 
 if __name__ == "__main__":

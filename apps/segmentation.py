@@ -25,6 +25,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from apps import ui
+from apps.kit import pictures, uploads
 from hub_models import segmentation
 from hub_models.segmentation import Segmentation, Segmenter
 from hub_models.store import CheckpointError
@@ -120,12 +121,12 @@ def see(recent: Recent, model: Segmenter, path: str | None, on_tile: Callable[[i
     """What the model makes of the picture in the file, from `recent` where it is there.
 
     Paths of uploads name their content, so that equal ones are equal pictures.
-    Raises PictureError as ui.read_picture, InputError where it takes longer than DEADLINE_SECONDS.
+    Raises PictureError as pictures.read_picture, InputError where it takes longer than DEADLINE_SECONDS.
     """
     key = (model.name, model.weights_sha256, path)
     if path and (seen := recent.get(key)):
         return seen
-    picture, started = ui.read_picture(path), time.perf_counter()
+    picture, started = pictures.read_picture(path), time.perf_counter()
 
     def after_tile(done: int, total: int) -> None:
         if done < total and time.perf_counter() - started > DEADLINE_SECONDS:
@@ -418,7 +419,9 @@ def read_examples() -> list[dict]:
 
 
 def content(path: str | Path) -> str:
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    """The hash of an upload's or an example's bytes. Raises PictureError as pictures.read_picture."""
+    with uploads.open_file(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def truth_of(path: str, masks: Mapping[str, dict], label_names: Sequence[str]) -> Truth | None:
@@ -450,7 +453,7 @@ def compared(
     recent: Recent, models: Mapping[str, Segmenter], masks: Mapping[str, dict], path: str | None, left: str, right: str
 ) -> tuple[tuple[Image.Image, Image.Image], str]:
     """Both views of the picture at the size of the page, and a sentence on how far they agree."""
-    picture = ui.read_picture(path)
+    picture = pictures.read_picture(path)
     named = [name for name in (left, right) if name in models]
     first = models[named[0]] if named else next(iter(models.values()))
     views, ids, names = [], [], []
@@ -604,7 +607,7 @@ class _Page:
     def _main_part(self) -> None:
         with gr.Row(elem_classes="v-columns", equal_height=False):
             with gr.Column(scale=7, min_width=280):
-                self.box = ui.picture_input("Your picture", height=280, elem_id="segmentation-picture")
+                self.box = pictures.picture_input("Your picture", height=280, elem_id="segmentation-picture")
                 if self.examples:
                     self._example_buttons()
             with gr.Column(scale=9, min_width=320):
@@ -639,7 +642,7 @@ class _Page:
             list(self.models), value=next(iter(self.models)), label="Model", show_label=False, container=False,
             elem_classes="chips", visible=len(self.models) > 1,
         )  # fmt: skip
-        self.overlay = ui.picture_output("Classes over the picture", height=430, elem_id="segmentation-overlay")
+        self.overlay = pictures.picture_output("Classes over the picture", height=430, elem_id="segmentation-overlay")
         self.legend = gr.HTML(
             legend_html(None, ()), css_template=LEGEND_CSS, js_on_load=LEGEND_JS, padding=False,
             elem_id="segmentation-legend",
@@ -702,7 +705,7 @@ class _Page:
                     "Three principal components of the features before the last layer. Equal colours are equal in all pictures.",
                 )
                 self.features_of = gr.Dropdown(names, value=names[0], label="Model", min_width=130)
-                self.features = ui.picture_output("Features", height=380, elem_id="segmentation-features")
+                self.features = pictures.picture_output("Features", height=380, elem_id="segmentation-features")
                 self.features_note = gr.HTML(ui.status(WAITING), padding=False, elem_id="segmentation-features-note")
 
     # What happens when
@@ -829,7 +832,7 @@ class _Page:
         def features(path, name):
             if path is None:
                 return None, ui.status(WAITING)
-            image, said = feature_picture(self._model(name), ui.read_picture(path))
+            image, said = feature_picture(self._model(name), pictures.read_picture(path))
             return image, ui.status(said)
 
         chosen = [self.box, self.model_name]
@@ -925,7 +928,7 @@ class _Page:
                 picture: a picture file
                 model: the name of a loaded model
             """
-            return feature_picture(self._model(model), ui.read_picture(picture))
+            return feature_picture(self._model(model), pictures.read_picture(picture))
 
         mask, painted = gr.File(label="Mask", visible=False), gr.File(label="Overlay", visible=False)
         result, said = gr.JSON(label="Result", visible=False), gr.Textbox(label="Sentence", visible=False)

@@ -21,6 +21,7 @@ from gradio import processing_utils
 from PIL import Image
 
 from apps import ui
+from apps.kit import pictures
 from hub_models import store, text_to_image
 from hub_models.text_to_image import ReceiptError, Step, TextToImage, Verdict
 
@@ -55,20 +56,20 @@ class Order:
     def pngs(self, step: Step) -> list[Image.Image]:
         """The pictures after this step, each with its receipt; of a stopped drawing, what the model takes them for."""
         done = step.index + 1
-        pictures = self.model.decode(step.latents if done == step.total else step.x0)
+        drawn = self.model.decode(step.latents if done == step.total else step.x0)
         receipts = [
             self.model.receipt(self.prompt, seed, picture=picture, steps_done=done, **self.settings)
-            for seed, picture in zip(self.seeds, pictures, strict=True)
+            for seed, picture in zip(self.seeds, drawn, strict=True)
         ]
         return [
-            ui.png_with_text(
+            pictures.png_with_text(
                 picture,
                 {
                     text_to_image.RECEIPT_KEY: json.dumps(receipt),
                     text_to_image.PARAMETERS_KEY: text_to_image.parameters_text(receipt),
                 },
             )
-            for picture, receipt in zip(pictures, receipts, strict=True)
+            for picture, receipt in zip(drawn, receipts, strict=True)
         ]
 
     def notices(self) -> list[str]:
@@ -135,7 +136,7 @@ def check_order(
     }
     if picture is not None:
         strength = ui.number(strength, "Strength", 0.01, 1)
-        settings |= {"image": ui.read_picture(picture, ground=model.ground), "strength": strength}
+        settings |= {"image": pictures.read_picture(picture, ground=model.ground), "strength": strength}
     prompt = check_text(with_style(prompt, style), "Prompt")
     return Order(model, prompt, [(first + k) % 2**63 for k in range(count)], settings)
 
@@ -169,7 +170,7 @@ class Found:
 
 def read(path: str | None, models: dict[str, TextToImage], chosen: str) -> Found:
     """The receipt in a PNG, for these models. Raises ReceiptError, in words for the page, where there is none."""
-    receipt = text_to_image.read_receipt(ui.read_png_text(path))
+    receipt = text_to_image.read_receipt(pictures.read_png_text(path))
     name = next((name for name, model in models.items() if drew(model, receipt)), None)
     here = name is not None
     if name is None:
@@ -231,9 +232,8 @@ def verify(found: Found, model: TextToImage, path: str, start: str | None, on_st
         receipt = receipt | {"weights_sha256": model.weights_sha256}
     if "num_inference_steps" in receipt and "num_inference_steps" not in found.settings:
         raise ReceiptError(f"Steps must be a whole number from 1 to {max_steps(model)} to be drawn again here.")
-    image = None if start is None else ui.read_picture(start, ground=model.ground)
-    with Image.open(path, formats=("PNG",)) as picture:
-        return model.verify(receipt, picture.copy(), image=image, on_step=on_step)
+    image = None if start is None else pictures.read_picture(start, ground=model.ground)
+    return model.verify(receipt, pictures.read_png(path), image=image, on_step=on_step)
 
 
 def watch(stop: threading.Event, seconds: float) -> Callable[[Step], None]:
@@ -519,7 +519,7 @@ def _draw_part(demo, models) -> Form:
             fresh = gr.Checkbox(True, label="New seed every time")
             negative = gr.Textbox("", label="Negative prompt", info="What to steer away from.", max_lines=3)
             with gr.Accordion("Start from a picture", open=False) as from_picture:
-                picture = ui.picture_input("Start picture", height=200)
+                picture = pictures.picture_input("Start picture", height=200)
                 strength = gr.Slider(0.05, 1, 0.6, step=0.05, label="Strength", info="How much of it is redrawn.")
     form = Form(prompt, negative, count, seed, steps, guidance, sampler, picture, strength, style, fresh, from_picture,
                 model_name, ui.StopFlags())  # fmt: skip
@@ -586,7 +586,9 @@ def _restore_part(demo, models, form: Form) -> None:
     ui.section("Restore or verify", "A PNG drawn here carries its receipt: drop it, and everything is as it was.")
     with gr.Row(equal_height=False):
         with gr.Column(scale=4, min_width=280):
-            png = ui.picture_input("PNG with a receipt", height=240, sources=["upload"], elem_id="text-to-image-png")
+            png = pictures.picture_input(
+                "PNG with a receipt", height=240, sources=["upload"], elem_id="text-to-image-png"
+            )
             again = gr.Button("Verify", interactive=False)
             cancel = gr.Button("Cancel", variant="stop", visible=False)
         with gr.Column(scale=8, min_width=320):
@@ -599,7 +601,7 @@ def _restore_part(demo, models, form: Form) -> None:
             return ui.blank(NO_PNG), gr.Button(interactive=False), *fields
         try:
             found = read(path, models, ui.choice(chosen, "Model", models))
-        except (ReceiptError, ui.PictureError) as error:
+        except (ReceiptError, pictures.PictureError) as error:
             message = getattr(error, "message", str(error))
             return card("Nothing to restore", [html.unescape(message)], "bad"), gr.Button(interactive=False), *fields
         settings, model = found.settings, models[found.name]
@@ -642,7 +644,7 @@ def _restore_part(demo, models, form: Form) -> None:
     def verify_here(path, start, chosen, request: gr.Request):
         try:
             found, verdict = drawn_again(path, start, chosen, request.session_hash)
-        except (ReceiptError, ui.PictureError) as error:
+        except (ReceiptError, pictures.PictureError) as error:
             message = getattr(error, "message", str(error))
             return card("Cannot be verified here", [html.unescape(message)], "bad")
         return verdict_html(verdict, found)

@@ -1,10 +1,9 @@
-"""What every page shares: the look, the launch, the one picture intake, and errors people can act on."""
+"""What every page shares: the look, the launch, checks of parameters, and errors people can act on."""
 
 import argparse
 import contextlib
 import html
 import importlib.util
-import io
 import json
 import math
 import os
@@ -14,30 +13,17 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 
 import gradio as gr
-import numpy as np
 import torch
 from gradio import processing_utils
 from gradio.utils import get_upload_folder
-from PIL import Image, ImageOps
 
+from apps.kit import hosts, uploads
 from hub_models.store import CheckpointError
 
-MAX_PIXELS = 16_000_000
-MAX_ASPECT = 50
 MAX_UPLOAD = "20mb"
 SESSIONS = 256  # whose state is kept: each takes some 100 kB a page, and each call of the API starts one
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")  # no EPS, no PDF: those start other programs
-READABLE = "Use a PNG, JPEG, WebP, GIF, BMP, TIFF or AVIF picture."
-
-
-class PictureError(gr.Error):
-    """A picture that cannot be used, said in a sentence that reaches the page and the API caller. Is a ValueError."""
-
-    def __init__(self, message: str):
-        super().__init__(message, title="Picture", print_exception=False)
 
 
 class InputError(gr.Error):
@@ -47,110 +33,6 @@ class InputError(gr.Error):
         super().__init__(message, title="Input", print_exception=False)
 
 
-# ---- pictures ---------------------------------------------------------------------------------------------------------
-
-
-def read_picture(path: str | None, *, ground: tuple[int, int, int] = (255, 255, 255)) -> Image.Image:
-    """The picture in the file as RGB: upright, first frame, transparency laid on `ground`, no metadata.
-
-    The size is checked on the header, before a pixel is decoded.
-
-    Raises:
-        PictureError: nothing chosen, not a file here, not a readable image, an SVG, above MAX_PIXELS or MAX_ASPECT.
-    """
-    if path is None or path == "":
-        raise PictureError("Upload a picture first, paste one, or choose an example.")
-    if not isinstance(path, str | Path) or "://" in str(path) or "\0" in str(path) or not Path(path).is_file():
-        raise PictureError(
-            "There is no such picture on this machine. Upload the file itself; addresses are not fetched."
-        )
-    name = html.escape(Path(path).name[-60:])
-    with open(path, "rb") as file:
-        head = file.read(1024)
-    if not head:
-        raise PictureError(f"{name} is not a readable image: the file is empty. {READABLE}")
-    if b"<svg" in head.lower() or Path(path).suffix.lower() in (".svg", ".svgz"):
-        raise PictureError(
-            f"{name} is an SVG, a drawing program rather than a picture. Export it as PNG and try again."
-        )
-    try:
-        Image.init()
-        with Image.open(path, formats=[name for name in FORMATS if name in Image.OPEN]) as image:
-            _check_size(name, *image.size)
-            image.seek(0)
-            image.load()
-            return _flatten(ImageOps.exif_transpose(image), ground)
-    except PictureError:
-        raise
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise PictureError(f"{name} is too large: at most {MAX_PIXELS // 10**6} megapixels. Scale it down.") from None
-    except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, EOFError, …
-        raise PictureError(
-            f"{name} is not a readable image: the file is damaged or something else. {READABLE}"
-        ) from error
-
-
-def _check_size(name: str, width_px: int, height_px: int) -> None:
-    if width_px * height_px > MAX_PIXELS:
-        raise PictureError(
-            f"{name} is too large: {width_px} × {height_px} pixels, at most {MAX_PIXELS // 10**6} megapixels. Scale it down."
-        )
-    if max(width_px, height_px) > MAX_ASPECT * min(width_px, height_px):
-        raise PictureError(
-            f"{name} is too narrow: {width_px} × {height_px} pixels, one side at most {MAX_ASPECT} times the other. Crop it."
-        )
-
-
-def _flatten(image: Image.Image, ground: tuple[int, int, int]) -> Image.Image:
-    """A new RGB picture of any mode: 16-bit and float greys scaled, transparency laid on the ground, info dropped."""
-    if image.mode.startswith("I") or image.mode == "F":
-        grey = np.nan_to_num(np.asarray(image, dtype=np.float64))  # (H, W)
-        top = 1.0 if grey.max() <= 1 and image.mode == "F" else 255.0 if grey.max() <= 255 else max(65535.0, grey.max())
-        image = Image.fromarray((grey.clip(0, top) / top * 255).round().astype(np.uint8))
-    flat = Image.new("RGB", image.size, ground)
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        flat.paste(image, mask=image.getchannel("A"))
-    else:
-        flat.paste(image.convert("RGB"))
-    return flat
-
-
-def picture_input(label: str = "Picture", *, height: int | str = 300, **options) -> gr.Image:
-    """The upload, clipboard and webcam box whose value reaches the handler as a path to the untouched file.
-
-    gr.Image opens the file itself before the handler runs, and an unreadable one then ends in an error without a
-    reason; here the path goes through as it is, for `read_picture` to judge. Addresses are refused, not fetched.
-    (Set on the instance: a subclass of a gradio component writes a .pyi file beside its module.)
-    """
-    box = gr.Image(
-        label=label,
-        type="filepath",
-        image_mode=None,
-        height=height,
-        buttons=["fullscreen"],
-        elem_classes="v-picture",
-        **options,
-    )
-    to_cache = box.async_move_resource_to_block_cache
-
-    async def refuse_addresses(path):
-        if path is not None and "://" in str(path):
-            raise PictureError("Upload the picture itself; addresses are not fetched.")
-        return await to_cache(path)
-
-    def path_only(payload):
-        if payload is None:
-            return None
-        if not payload.path:
-            raise PictureError("Send the picture as an uploaded file, not inside the request.")
-        return payload.path
-
-    box.async_move_resource_to_block_cache = refuse_addresses
-    box.preprocess = path_only
-    return box
-
-
 def as_sent(*components: gr.components.Component) -> None:
     """Have the components' values reach the handler as they were sent, for `number` and the like to judge.
 
@@ -158,53 +40,6 @@ def as_sent(*components: gr.components.Component) -> None:
     """
     for component in components:
         component.preprocess = lambda payload: payload
-
-
-def picture_output(label: str, *, height: int | str = 320, **options) -> gr.Image:
-    """A box that shows and hands out a PNG, text chunks and all; the label is its text for screen readers too."""
-    return gr.Image(
-        label=label,
-        alt_text=label,
-        format="png",
-        interactive=False,
-        height=height,
-        show_label=False,
-        buttons=["download", "fullscreen"],
-        **options,
-    )
-
-
-def png_with_text(image: Image.Image, text: dict[str, str]) -> Image.Image:
-    """A copy of the picture that carries `text` as PNG text once saved: gr.Image(format="png") writes it, webp drops it."""
-    copy = image.copy()
-    copy.info = {str(key): str(value) for key, value in text.items()}
-    return copy
-
-
-def read_png_text(path: str | None) -> dict[str, str]:
-    """The text chunks of a PNG file, {} where it has none.
-
-    Raises:
-        PictureError: no file, not a readable PNG, above MAX_PIXELS.
-    """
-    if path is None or not Path(path).is_file():
-        raise PictureError("Upload a PNG first.")
-    name = html.escape(Path(path).name[-60:])
-    try:
-        with Image.open(path, formats=("PNG",)) as image:
-            _check_size(name, *image.size)
-            image.load()  # text may stand behind the pixels
-            return dict(image.text)
-    except PictureError:
-        raise
-    except Exception as error:
-        raise PictureError(f"{name} is not a readable PNG. Use the file as it was downloaded.") from error
-
-
-def png_bytes(image: Image.Image) -> bytes:
-    """The picture as a PNG file."""
-    image.save(buffer := io.BytesIO(), "PNG")
-    return buffer.getvalue()
 
 
 def cached_file(data: bytes, name: str) -> str:
@@ -548,15 +383,24 @@ MCP_HELP = "serve the endpoints as MCP tools as well, at /gradio_api/mcp/ (needs
 
 
 def run(stem: str, description: str, load_models: Callable, build: Callable, default: Sequence[str]) -> None:
-    """The command line of one page: --model, --port, --host, --mcp; then the page, until ctrl-c."""
+    """The command line of one page: --model, --port, --host, --allowed_hosts, --proxy, --mcp; then the page, until ctrl-c."""
     parser = argparse.ArgumentParser(prog=f"python -m apps.{stem}", description=description)
     parser.add_argument("--model", action="append", help="a bundled variant, a folder or org/repo; may be repeated")
     parser.add_argument("--port", type=int, default=7860)
     parser.add_argument("--host", help="the address to listen on; 127.0.0.1 by default, 0.0.0.0 lets others in")
     parser.add_argument("--mcp", action="store_true", help=MCP_HELP)
+    hosts.add_flags(parser)
     arguments = parser.parse_args()
     models = load_models(arguments.model or list(default))
-    launch(build(models), port=arguments.port, host=arguments.host, models=models, mcp=arguments.mcp)
+    launch(
+        build(models),
+        port=arguments.port,
+        host=arguments.host,
+        models=models,
+        mcp=arguments.mcp,
+        allowed_hosts=arguments.allowed_hosts,
+        proxy=arguments.proxy,
+    )
 
 
 def device_line(models: dict) -> str:
@@ -585,12 +429,15 @@ def launch(
     models: dict | None = None,
     block: bool = True,
     mcp: bool = False,
+    allowed_hosts: Sequence[str] = (),
+    proxy: Sequence[str] = (),
 ) -> str:
     """The address of the running app; prints device, models and address, then waits for ctrl-c unless `block` is False.
 
     One prediction at a time and at most 32 waiting (the next gets 503); no analytics, no share link, no run history,
     no server-side rendering, uploads up to MAX_UPLOAD (then 413), exception texts stay in the server's log.
     mcp: the public endpoints are MCP tools too, by gradio's own server. Raises SystemExit where its package is missing.
+    allowed_hosts, proxy: as apps.kit.hosts has them. Files: as apps.kit.uploads has it.
     """
     if mcp and importlib.util.find_spec("mcp") is None:
         raise SystemExit("--mcp needs the package mcp: pip install 'mcp>=1.21,<2'")
@@ -598,30 +445,47 @@ def launch(
     host = host or os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1")
     if port is not None:
         _check_port(host, port)
+    served, proxies = hosts.names(host, allowed_hosts), hosts.proxies(proxy)
+    uploads.guard(demo)
+
+    @contextlib.asynccontextmanager
+    async def doors(app):
+        if demo.mcp_server_obj is not None:
+            uploads.guard_mcp(demo.mcp_server_obj)
+        app.middleware_stack = hosts.HostCheck(uploads.OwnFilesOnly(app.middleware_stack), served, proxies)
+        yield
+
     demo.queue(max_size=32, default_concurrency_limit=1)
-    _, address, _ = demo.launch(
-        server_name=host,
-        server_port=port,
-        theme=theme(),
-        css=CSS,
-        head=HEAD,
-        prevent_thread_lock=True,
-        quiet=True,
-        share=False,
-        inbrowser=False,
-        show_error=False,
-        run_history=False,
-        enable_monitoring=False,
-        ssr_mode=False,
-        pwa=False,
-        mcp_server=mcp,
-        max_file_size=MAX_UPLOAD,
-        state_session_capacity=SESSIONS,
-        footer_links=["api", "settings"],
-    )
+    with hosts.unproxied():
+        _, address, _ = demo.launch(
+            server_name=host,
+            server_port=port,
+            theme=theme(),
+            css=CSS,
+            head=HEAD,
+            prevent_thread_lock=True,
+            quiet=True,
+            share=False,
+            inbrowser=False,
+            show_error=False,
+            run_history=False,
+            enable_monitoring=False,
+            ssr_mode=False,
+            pwa=False,
+            mcp_server=mcp,
+            max_file_size=MAX_UPLOAD,
+            state_session_capacity=SESSIONS,
+            footer_links=["api", "settings"],
+            app_kwargs={"lifespan": doors},
+        )
+    if not isinstance(demo.app.middleware_stack, hosts.HostCheck):
+        demo.close(verbose=False)
+        raise SystemExit("This version of gradio starts without its doors: install the one of requirements.lock.")
     print(f"Device  {device_line(models)}")
     for name, model in models.items():
         print(f"Model   {model_line(name, model)}")
+    if served.literals or served.allowed:
+        print(f"Served  as {served}; --allowed_hosts adds names")
     print(f"Open    {address}", flush=True)
     if block:
         demo.block_thread()

@@ -45,6 +45,10 @@ does not wait. An error is a sentence that says what to change.
 
     curl -s -F files=@picture.png {ADDRESS}/gradio_api/upload
 
+Files are opened only if they were uploaded, and addresses are not fetched. The app answers under this machine's own names and
+to its own page alone: for a name of your own start it with `--allowed_hosts demo.example.org` (or `VITRAIL_ALLOWED_HOSTS`), behind
+a reverse proxy also with `--proxy` and its address.
+
 **MCP.** With `--mcp` (`pip install "mcp>=1.21,<2"`), `make demo ARGS=--mcp` or `python -m apps.<stem> --mcp`, the same
 functions are tools of a Model Context Protocol server at `{ADDRESS}/gradio_api/mcp/`, under the same names. Pictures go in as
 `data:` URLs. A Space serves it without being asked, its own name before each tool's. A client is told of it by

@@ -31,6 +31,7 @@ from test_ui import REFUSED, noise
 
 from apps import captioning as app
 from apps import ui
+from apps.kit import pictures
 from hub_models import captioning, clip, store
 from hub_models.captioning import Caption, Evidence
 from hub_models.store import CheckpointError
@@ -75,7 +76,7 @@ def photo(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def seen(photo) -> Image.Image:
-    return ui.read_picture(str(photo))
+    return pictures.read_picture(str(photo))
 
 
 @pytest.fixture(scope="module")
@@ -141,9 +142,9 @@ def test_texts_of_people_and_models_are_no_html():
 
 def test_equal_draws_are_shown_once_with_their_number(models, photo, monkeypatch):
     model = models["swin-bert"]
-    one, other = model.caption(ui.read_picture(str(photo)), num_beams=2, num_return_sequences=2)
+    one, other = model.caption(pictures.read_picture(str(photo)), num_beams=2, num_return_sequences=2)
     monkeypatch.setattr(model, "caption", lambda *_, **__: [one, other, one])
-    order = app.Order(model, ui.read_picture(str(photo)), {})
+    order = app.Order(model, pictures.read_picture(str(photo)), {})
     said = app.say(order, "m", str(photo), threading.Event())
     assert said.captions == [one, other] and said.times == [2, 1]
     assert app.captions_html(said).count("said 2 times") == 1
@@ -178,7 +179,7 @@ def test_the_map_lies_over_what_the_model_sees_and_the_region_is_outlined():
 
 def test_evidence_is_kept_for_the_last_pictures_alone(models, photo, monkeypatch):
     model, recent, flag = models["swin-bert"], app.Recent(), threading.Event()
-    captions = [model.score(ui.read_picture(str(photo)), text) for text in ("a cat", "a dog", "a car")]
+    captions = [model.score(pictures.read_picture(str(photo)), text) for text in ("a cat", "a dog", "a car")]
     first = recent.look(model, str(photo), captions[0], flag)
     assert recent.look(model, str(photo), captions[0], flag) is first
     assert first.log_prob(1) == pytest.approx(sum(captions[0].token_log_probs[captions[0].words[1][1]]))
@@ -335,7 +336,7 @@ def test_unreadable_pictures_are_refused_with_the_reason(kind, address):
 def test_odd_pictures_are_put_into_words(kind, address, models, tmp_path):
     name, data, size = odd_pictures()[kind]
     (tmp_path / name).write_bytes(data)
-    upright = ui.read_picture(str(tmp_path / name))
+    upright = pictures.read_picture(str(tmp_path / name))
     assert upright.size == size
     file = sent(address, tmp_path / name)
     event, answer = call(address, "captioning_caption", file, "swin-bert", *how())
@@ -543,7 +544,7 @@ def test_an_example_on_a_phone_and_another_model(page, address, models):
     button.focus()
     page.keyboard.press("Enter")
     status_says(page, "^swin-bert, greedy")
-    example = ui.read_picture(str(app.EXAMPLES / rows[0]["file"]))
+    example = pictures.read_picture(str(app.EXAMPLES / rows[0]["file"]))
     assert captions_of(page) == [models["swin-bert"].caption(example)[0].text]
     page.get_by_role("radio", name="blip").check()
     status_says(page, "^blip, greedy")

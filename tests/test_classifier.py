@@ -32,7 +32,8 @@ from timm.models import save_for_hf
 
 from apps import classifier as app
 from apps import ddpm as ddpm_app
-from apps import gallery, ui
+from apps import gallery
+from apps.kit import pictures
 from hub_models import classifier, ddpm, store
 from hub_models.store import CheckpointError
 from training import classifier as training_classifier
@@ -301,7 +302,7 @@ def test_both_models_answer_over_http_as_in_python(address, models):
     event, (vit, vit_facts, swin, _) = call(address, "classifier_predict", picture(path))
     assert event == "complete" and " ms" in vit_facts and f"{models['vit'].weights_sha256[:12]}" in vit_facts
     for answer, model in ((vit, models["vit"]), (swin, models["swin"])):
-        [expected] = model.predict([ui.read_picture(FOX)])
+        [expected] = model.predict([pictures.read_picture(FOX)])
         assert [c["label"] for c in answer["confidences"]] == [label for label, _ in expected]
         assert np.allclose([c["confidence"] for c in answer["confidences"]], [p for _, p in expected], atol=1e-5)
 
@@ -400,7 +401,7 @@ def test_a_person_reads_both_answers_and_draws_the_maps(page, address, models):
     page.goto(address)
     page.set_input_files("#classifier-picture input[type=file]", FOX)
     for answer, model in zip((0, 1), models.values(), strict=True):
-        [top] = model.predict([ui.read_picture(FOX)])
+        [top] = model.predict([pictures.read_picture(FOX)])
         shown = page.locator(".v-answer").nth(answer)
         shown.get_by_role("heading", name=top[0][0]).or_(shown.locator("h2", has_text=top[0][0])).first.wait_for()
         text = shown.inner_text()

@@ -14,6 +14,7 @@ from PIL import Image
 
 from apps import ddpm as app
 from apps import ui
+from apps.kit import pictures
 from hub_models import ddpm, store
 
 LABELS = ("face", "food", "<b>flag</b>")
@@ -101,7 +102,7 @@ def test_draw_watch_stop_and_scrub_in_a_browser(serve, page, model, tmp_path):
     with page.expect_download() as download:
         page.get_by_text("Download PNG").click()
     download.value.save_as(tmp_path / "sheet.png")
-    receipt = json.loads(ui.read_png_text(tmp_path / "sheet.png")[ddpm.RECEIPT_KEY])
+    receipt = json.loads(pictures.read_png_text(tmp_path / "sheet.png")[ddpm.RECEIPT_KEY])
     assert receipt["labels"] == ["face", "food"] and receipt["seeds"][0] == seed
     assert receipt["num_inference_steps"] == 30 and receipt["sampler"] == "dpm++"
 

@@ -42,6 +42,7 @@ from transformers import (
 
 from apps import segmentation as app
 from apps import ui
+from apps.kit import pictures
 from hub_models import segmentation, store
 from hub_models.store import CheckpointError
 
@@ -257,7 +258,7 @@ def test_the_truth_of_an_example_is_known_by_its_content(example, models, photo,
     assert app.truth_of(str(photo), masks, ["sky", "road"]) is None
     noise().save(tmp_path / "one.png")
     assert app.truth_of(str(tmp_path / "one.png"), masks, LABELS) is None
-    result = models["swin"].predict(ui.read_picture(str(photo)))
+    result = models["swin"].predict(pictures.read_picture(str(photo)))
     right = (result.ids == truth.ids)[:, :40].mean()
     (_, _), said = app.compared(app.Recent(), models, masks, str(photo), "swin", app.TRUTH)
     assert f"{right:.1%} of the pixels are right" in said
@@ -283,7 +284,7 @@ def test_a_segformer_folder_is_served(serve, photo, tmp_path):
     [path] = upload(address, "photo.png", photo.read_bytes()).json()
     event, (mask, _, said) = call(address, "segmentation_predict", picture(path), name, 50, 0)
     assert event == "complete" and {each["label"] for each in said["classes"]} <= {"road", "sky", "tree"}
-    assert np.array_equal(fetched(mask), model.predict(ui.read_picture(str(photo))).ids)
+    assert np.array_equal(fetched(mask), model.predict(pictures.read_picture(str(photo))).ids)
     event, (image, said) = call(address, "segmentation_features", picture(path), name)
     assert event == "complete" and image is None and "without a basis" in said
 
@@ -311,31 +312,31 @@ def address(models, serve_once) -> str:
 
 
 def test_the_api_gives_the_ids_that_predict_gives(address, models, photo):
-    file, result = sent(address, photo), models["swin"].predict(ui.read_picture(str(photo)))
+    file, result = sent(address, photo), models["swin"].predict(pictures.read_picture(str(photo)))
     event, (mask, painted, said) = call(address, "segmentation_predict", file, "swin", 65, 30)
     assert event == "complete" and mask["orig_name"] == "swin-mask.png" and np.array_equal(fetched(mask), result.ids)
     with Image.open(io.BytesIO(httpx.get(mask["url"]).content)) as image:
         assert image.mode == "P" and image.getpalette()[: 3 * len(LABELS)] == models["swin"].palette.ravel().tolist()
-    expected = app.paint(np.asarray(ui.read_picture(str(photo))), result.ids, result.confidence, result.palette, opacity=65,
+    expected = app.paint(np.asarray(pictures.read_picture(str(photo))), result.ids, result.confidence, result.palette, opacity=65,
                          below=30, hidden=[0])  # fmt: skip
     assert np.array_equal(fetched(painted), expected)
     assert said["model"] == "swin" and said["width"] == 60 and said["height"] == 44
     assert {each["id"] for each in said["classes"]} == set(np.unique(result.ids).tolist())
 
     event, [at] = call(address, "segmentation_pixel", file, "unet", 59, 43)
-    top = models["unet"].predict(ui.read_picture(str(photo))).top(59, 43)
+    top = models["unet"].predict(pictures.read_picture(str(photo))).top(59, 43)
     assert event == "complete" and [each["label"] for each in at["top"]] == [label for label, _ in top]
     assert np.allclose([each["probability"] for each in at["top"]], [p for _, p in top], atol=1e-5)
 
 
 def test_the_api_compares_and_shows_features(address, models, photo):
     file = sent(address, photo)
-    ids = [models[name].predict(ui.read_picture(str(photo))).ids for name in ("swin", "unet")]
+    ids = [models[name].predict(pictures.read_picture(str(photo))).ids for name in ("swin", "unet")]
     event, (pair, said) = call(address, "segmentation_compare", file, "swin", "unet")
     assert event == "complete" and f"agree on {np.mean(ids[0] == ids[1]):.1%}" in said
     assert {fetched(each).shape for each in pair} == {(563, 768, 3)}
     event, (image, said) = call(address, "segmentation_features", file, "swin")
-    colours = models["swin"].features(ui.read_picture(str(photo))).colours
+    colours = models["swin"].features(pictures.read_picture(str(photo))).colours
     shown = fetched(image)
     assert shown.shape == (563, 768, 3) and np.array_equal(shown[0, 0], colours[0, 0]) and "16 features" in said
     assert call(address, "segmentation_features", file, "unet")[1][0] is None
@@ -364,7 +365,7 @@ def test_unreadable_pictures_are_refused_with_the_reason(kind, address):
 def test_odd_pictures_are_divided_at_their_own_size(kind, address, models, tmp_path):
     name, data, size = odd_pictures()[kind]
     (tmp_path / name).write_bytes(data)
-    upright = ui.read_picture(str(tmp_path / name))
+    upright = pictures.read_picture(str(tmp_path / name))
     assert upright.size == size
     event, (mask, painted, said) = call(address, "segmentation_predict", sent(address, tmp_path / name), "swin", 65, 0)
     assert event == "complete" and (said["width"], said["height"]) == size
@@ -470,7 +471,7 @@ def test_a_person_divides_a_photograph_and_takes_the_mask(page, address, models,
     page.get_by_role("radio", name="unet").check()
     status_says(page, "^unet")
     source = changed(page, source)
-    result = models["unet"].predict(ui.read_picture(str(photo)))
+    result = models["unet"].predict(pictures.read_picture(str(photo)))
 
     for label, value in (("Opacity, %", 30), ("Don't know below, %", 60)):
         slide(page, label, value)
@@ -516,7 +517,7 @@ def test_a_person_divides_a_photograph_and_takes_the_mask(page, address, models,
         page.locator("#segmentation-table").get_by_role("button", name=heading).click()
         assert cells(page, column) == expected
 
-    both = (models[name].predict(ui.read_picture(str(photo))).ids for name in ("swin", "unet"))
+    both = (models[name].predict(pictures.read_picture(str(photo))).ids for name in ("swin", "unet"))
     page.get_by_text(f"They agree on {app.agreement(*both):.1%} of the pixels").wait_for()
     assert page.locator("#segmentation-slider img").count() == 2
     page.get_by_text("16 features each").wait_for()

@@ -14,6 +14,7 @@ from PIL import Image
 
 from apps import text_to_image as app
 from apps import ui
+from apps.kit import pictures
 from hub_models import store, text_to_image
 
 GOOD = {
@@ -142,7 +143,7 @@ def test_write_watch_stop_download_restore_and_verify_in_a_browser(serve, page, 
         page.get_by_role("button", name="Download PNG").click()
     assert download.value.suggested_filename == f"a-red-apple-noto-style-{seed}.png"
     download.value.save_as(path := tmp_path / "apple.png")
-    text = ui.read_png_text(path)
+    text = pictures.read_png_text(path)
     assert text["parameters"].startswith(
         "a red apple, noto style\nNegative prompt: a blue car\nSteps: 20, Sampler: UniPC"
     )
@@ -300,7 +301,7 @@ def test_the_api_draws_reads_and_verifies(serve, model, tmp_path):
     ],
 )
 def test_a_parameter_out_of_its_range_is_an_error_that_says_so(model, change, words):
-    with pytest.raises((ui.InputError, ui.PictureError), match=words):
+    with pytest.raises((ui.InputError, pictures.PictureError), match=words):
         app.check_order(model, **(GOOD | change))
 
 
@@ -403,7 +404,7 @@ def test_verify_names_each_altered_field(model, drawn, tmp_path):
 
 def test_a_stopped_picture_says_so_and_is_drawn_again_as_far(model, tmp_path):
     path = save(app.check_order(model, **(GOOD | {"steps": 12})), tmp_path / "stopped.png", upto=5)
-    assert json.loads(ui.read_png_text(path)["vitrail"])["steps_done"] == 5
+    assert json.loads(pictures.read_png_text(path)["vitrail"])["steps_done"] == 5
     assert app.read(path, {"tiny": model}, "tiny").settings["num_inference_steps"] == 12
     verdict, found = judged(path, model)
     assert (verdict.state, verdict.fields) == ("identical", ()) and "Stopped after" in app.verdict_html(verdict, found)
@@ -434,7 +435,7 @@ def test_a_picture_drawn_from_another_wants_that_one(model, drawn, tmp_path):
 
 
 def test_other_programs_text_restores_and_verifies_too(model, drawn, tmp_path):
-    text = ui.read_png_text(drawn)["parameters"]
+    text = pictures.read_png_text(drawn)["parameters"]
     verdict, found = judged(altered(drawn, tmp_path / "a.png", text={"parameters": text}), model)
     assert verdict.state == "identical" and verdict.fields == () and found.settings["seed"] == 3
     theirs = "a cat\nNegative prompt: dog\nSteps: 20, Sampler: Euler a, CFG scale: 7, Seed: 5, Size: 512x512, Model hash: abcdef0123"

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from apps import ui
+from apps.kit import pictures
 
 RED, GREEN = (220, 30, 40), (20, 200, 60)
 
@@ -111,8 +112,8 @@ REFUSED = {
 @pytest.mark.parametrize("kind", REFUSED)
 def test_unreadable_pictures_are_refused_with_the_reason(kind, tmp_path):
     name, data = BROKEN[kind]
-    with pytest.raises(ui.PictureError) as caught:
-        ui.read_picture(write(tmp_path, name, data()))
+    with pytest.raises(pictures.PictureError) as caught:
+        pictures.read_picture(write(tmp_path, name, data()))
     assert REFUSED[kind] in caught.value.message and name in caught.value.message
     assert isinstance(caught.value, ValueError) and isinstance(caught.value, gr.Error)  # reaches page and API as text
 
@@ -123,36 +124,36 @@ def test_a_bomb_is_refused_before_it_is_decoded(side_px, tmp_path):
     path = write(tmp_path, "bomb.png", bomb(side_px))
     with PeakMemory() as memory, warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        with pytest.raises(ui.PictureError, match="16 megapixels"):
-            ui.read_picture(path)
+        with pytest.raises(pictures.PictureError, match="16 megapixels"):
+            pictures.read_picture(path)
     assert memory.growth < 50e6
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_webp_bomb_is_refused_before_it_is_decoded(tmp_path):
     path = saved(tmp_path, Image.new("RGB", (16_000, 1_200)), "wide.webp", quality=1, method=0)
-    with PeakMemory() as memory, pytest.raises(ui.PictureError, match="16 megapixels"):
-        ui.read_picture(path)
+    with PeakMemory() as memory, pytest.raises(pictures.PictureError, match="16 megapixels"):
+        pictures.read_picture(path)
     assert memory.growth < 50e6
 
 
 def test_nothing_chosen_asks_for_a_picture():
     for nothing in (None, ""):
-        with pytest.raises(ui.PictureError, match="Upload a picture first"):
-            ui.read_picture(nothing)
+        with pytest.raises(pictures.PictureError, match="Upload a picture first"):
+            pictures.read_picture(nothing)
 
 
 @pytest.mark.parametrize(
     "path", ["http://127.0.0.1:9/x.png", "file:///etc/passwd", "/no/such/file.png", "/", "a\0b", 7]
 )
 def test_what_is_no_file_here_is_refused(path):
-    with pytest.raises(ui.PictureError, match="no such picture"):
-        ui.read_picture(path)
+    with pytest.raises(pictures.PictureError, match="no such picture"):
+        pictures.read_picture(path)
 
 
 def test_names_in_messages_are_escaped(tmp_path):
-    with pytest.raises(ui.PictureError) as caught:
-        ui.read_picture(write(tmp_path, "<img src=x onerror=alert(1)>.png", b"no"))
+    with pytest.raises(pictures.PictureError) as caught:
+        pictures.read_picture(write(tmp_path, "<img src=x onerror=alert(1)>.png", b"no"))
     assert "<img" not in caught.value.message and "&lt;img" in caught.value.message
 
 
@@ -162,7 +163,7 @@ def test_names_in_messages_are_escaped(tmp_path):
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"])
 def test_every_format_we_name_is_read(format, tmp_path):
     path = saved(tmp_path, Image.new("RGB", (32, 32), RED), f"x.{format.lower()}")
-    assert np.abs(np.array(ui.read_picture(path).getpixel((16, 16))) - RED).max() <= 8
+    assert np.abs(np.array(pictures.read_picture(path).getpixel((16, 16))) - RED).max() <= 8
 
 
 @pytest.mark.parametrize("name", ["a.gif", "a.png", "a.webp"])
@@ -170,7 +171,7 @@ def test_of_an_animation_the_first_frame(name, tmp_path):
     frames = [Image.new("RGB", (20, 20), colour) for colour in (RED, GREEN)]
     options = {"lossless": True} if name.endswith("webp") else {}
     path = saved(tmp_path, frames[0], name, save_all=True, append_images=frames[1:], duration=90, **options)
-    picture = ui.read_picture(path)
+    picture = pictures.read_picture(path)
     assert picture.mode == "RGB" and picture.getpixel((10, 10)) == RED
 
 
@@ -190,7 +191,7 @@ def test_any_mode_arrives_as_rgb_under_any_name(mode, suffix, renamed, tmp_path)
     path = Path(saved(tmp_path, image, f"x.{suffix}"))
     if renamed:
         path = path.rename(tmp_path / "x-renamed.gif")
-    picture = ui.read_picture(str(path))
+    picture = pictures.read_picture(str(path))
     assert picture.mode == "RGB" and picture.size == (16, 12)
     if mode != "1":
         assert np.abs(np.asarray(picture, int) - 128).max() <= 2
@@ -198,7 +199,7 @@ def test_any_mode_arrives_as_rgb_under_any_name(mode, suffix, renamed, tmp_path)
 
 def test_sixteen_bit_grey_keeps_its_scale(tmp_path):
     ramp = np.linspace(0, 65535, 256).astype(np.uint16)[None].repeat(8, 0)
-    picture = ui.read_picture(saved(tmp_path, Image.fromarray(ramp), "ramp.png"))
+    picture = pictures.read_picture(saved(tmp_path, Image.fromarray(ramp), "ramp.png"))
     assert np.abs(np.asarray(picture)[0, :, 0].astype(int) - np.arange(256)).max() <= 1
 
 
@@ -207,7 +208,7 @@ def test_transparency_is_laid_on_the_ground(ground, tmp_path):
     image = Image.new("RGBA", (4, 2), (200, 100, 0, 128))
     image.putpixel((0, 0), (255, 0, 255, 0))
     image.putpixel((3, 1), (1, 2, 3, 255))
-    picture = ui.read_picture(saved(tmp_path, image, "alpha.png"), ground=ground)
+    picture = pictures.read_picture(saved(tmp_path, image, "alpha.png"), ground=ground)
     assert picture.getpixel((0, 0)) == ground
     assert picture.getpixel((3, 1)) == (1, 2, 3)
     expected = [c * 128 / 255 + g * 127 / 255 for c, g in zip((200, 100, 0), ground, strict=True)]
@@ -218,7 +219,7 @@ def test_palette_transparency_counts_too(tmp_path):
     image = Image.new("P", (4, 4), 0)
     image.putpalette([255, 0, 0, 0, 0, 255])
     image.putpixel((1, 1), 1)
-    picture = ui.read_picture(saved(tmp_path, image, "p.png", transparency=0), ground=(9, 9, 9))
+    picture = pictures.read_picture(saved(tmp_path, image, "p.png", transparency=0), ground=(9, 9, 9))
     assert picture.getpixel((0, 0)) == (9, 9, 9) and picture.getpixel((1, 1)) == (0, 0, 255)
 
 
@@ -233,7 +234,7 @@ def test_a_rotated_photo_stands_upright_and_its_place_stays_behind(orientation, 
     exif.get_ifd(34853)[2] = (48.0, 51.0, 30.0)  # GPS latitude
     path = saved(tmp_path, stored, "photo.jpg", exif=exif, quality=95, subsampling=0)
     assert Image.open(path).getexif().get_ifd(34853)
-    picture = ui.read_picture(path)
+    picture = pictures.read_picture(path)
     assert np.abs(np.asarray(picture, int) - np.asarray(upright, int)).mean() < 3
     picture.save(tmp_path / "out.jpg")
     with Image.open(tmp_path / "out.jpg") as again:
@@ -242,11 +243,11 @@ def test_a_rotated_photo_stands_upright_and_its_place_stays_behind(orientation, 
 
 
 def test_the_smallest_picture_passes(tmp_path):
-    assert ui.read_picture(write(tmp_path, "dot.png", png_bytes((1, 1)))).getpixel((0, 0)) == RED
+    assert pictures.read_picture(write(tmp_path, "dot.png", png_bytes((1, 1)))).getpixel((0, 0)) == RED
 
 
 def test_sixteen_megapixels_pass(tmp_path):
-    assert ui.read_picture(write(tmp_path, "large.png", bomb(4_000))).size == (4_000, 4_000)
+    assert pictures.read_picture(write(tmp_path, "large.png", bomb(4_000))).size == (4_000, 4_000)
 
 
 # ---- parameters ---------------------------------------------------------------------------------------------------------
@@ -290,17 +291,17 @@ def test_choices_are_closed():
 
 def test_png_text_survives_the_way_through_an_output_box(tmp_path):
     text = {"vitrail": '{"seed": 7}', "label": "naïve 🦊"}
-    image = ui.png_with_text(Image.new("RGB", (8, 8), RED), text)
-    box = ui.picture_output("x")
-    assert ui.read_png_text(box.postprocess(image).path) == text
-    assert ui.read_png_text(write(tmp_path, "plain.png", png_bytes())) == {}
+    image = pictures.png_with_text(Image.new("RGB", (8, 8), RED), text)
+    box = pictures.picture_output("x")
+    assert pictures.read_png_text(box.postprocess(image).path) == text
+    assert pictures.read_png_text(write(tmp_path, "plain.png", png_bytes())) == {}
     for name, data in (("x.png", b"no"), ("x.jpg", b"")):
-        with pytest.raises(ui.PictureError, match="not a readable PNG"):
-            ui.read_png_text(write(tmp_path, name, data))
+        with pytest.raises(pictures.PictureError, match="not a readable PNG"):
+            pictures.read_png_text(write(tmp_path, name, data))
 
 
 def test_importing_and_building_write_nothing_beside_the_module():
-    ui.picture_input()
+    pictures.picture_input()
     assert not list(Path(ui.__file__).parent.glob("*.pyi"))
 
 
