@@ -19,7 +19,7 @@ from gradio import queueing
 from gradio.context import LocalContext
 from gradio.server_messages import ProcessCompletedMessage
 from gradio.state_holder import StateHolder
-from gradio.utils import error_payload, get_space
+from gradio.utils import error_payload
 from starlette.middleware import Middleware
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -46,18 +46,9 @@ NOBODY = "Stopped, since nobody waits for it."
 def address(scope: Scope) -> str:
     """Whose share a request takes: the address at the other end, of IPv6 the network that one customer has (/64).
 
-    On Spaces all come through Hugging Face's proxies, which add the address they were called from to X-Forwarded-For: the
-    last public one there is the visitor's, and what stands before it is what the visitor says. Elsewhere such headers count
-    only where the server was told of a proxy: then the server has put the address in place already.
+    What a proxy says of it (X-Forwarded-For) stands there already, where the server believes that proxy.
     """
     host = (scope.get("client") or ("",))[0]
-    if get_space() is not None:
-        said = b",".join(value for name, value in scope["headers"] if name == b"x-forwarded-for").decode("latin-1")
-        for part in reversed(said[-2000:].split(",")):
-            with contextlib.suppress(ValueError):
-                if (found := ipaddress.ip_address(part.strip())).is_global:
-                    host = str(found)
-                    break
     try:
         found = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:
