@@ -121,6 +121,8 @@ def check_lines(value) -> list[str]:
         raise ui.InputError(str(error)) from error
     if value.count("\n") >= 10 * MAX_LINES:
         raise ui.InputError(f"{value.count(chr(10)) + 1:,} lines to rank, at most {MAX_LINES} are: leave some out.")
+    if (most := max(map(len, value.splitlines()), default=0)) > 4 * MAX_LINE:  # with all that nobody sees
+        raise ui.InputError(f"A line has {most:,} characters, at most {MAX_LINE} are ranked: shorten it.")
     lines = list(dict.fromkeys(line for line in map(texts.one_line, value.splitlines()) if line))
     if not lines:
         raise ui.InputError(f"Write what to rank first: 1 to {MAX_LINES} lines, one sentence a line.")

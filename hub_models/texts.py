@@ -78,10 +78,10 @@ def one_line(text: str) -> str:
     Raises TooLong above MAX_BYTES.
     """
     check(text, "A text")
-    text = thinned(text.encode("utf-16", "surrogatepass").decode("utf-16", "ignore"))
     text = "".join(
         " " if c.isspace() or unicodedata.category(c) == "Cc" else c
-        for c in unicodedata.normalize("NFC", text)
+        for c in text.encode("utf-16", "surrogatepass").decode("utf-16", "ignore")
         if c in "\u200c\u200d" or unicodedata.category(c) not in ("Cf", "Cs", "Cn")
     )
-    return " ".join(thinned(text).split())
+    text = thinned(unicodedata.normalize("NFC", thinned(text)))  # some marks fall apart into two
+    return " ".join(text.split())

@@ -81,7 +81,7 @@ def said(reply) -> str:
 
 TEXTS = {
     "lines to rank": ("captioning_rank", lambda box: [box, STACK]),
-    "lines to rank, many": ("captioning_rank", lambda box: [box, "\n".join([STACK[:260]] * 1000)]),
+    "lines to rank, many": ("captioning_rank", lambda box: [box, "\n".join([STACK[:260]] * 400)]),
     "a beginning": ("captioning_caption", lambda box: list((CAPTION | {"picture": box, "prefix": STACK}).values())),
     "a caption": ("captioning_evidence", lambda box: [box, "tiny", STACK, 0, 50]),
     "a prompt": ("text_to_image_draw", lambda box: list((T2I | {"prompt": STACK}).values())),
