@@ -278,6 +278,17 @@ def test_sessions_of_one_address_do_not_push_out_those_of_another(monkeypatch):
     assert [name for name in kept if name.startswith("crowd")] == ["crowd-5", "crowd-6", "crowd-8"]
 
 
+def test_messages_of_calls_do_not_push_out_those_of_who_listens(monkeypatch):
+    visitors = kit("visitors")
+    monkeypatch.setattr(visitors, "MESSAGES", 3)
+    presence, event_ids = visitors.Presence(), {}
+    messages = visitors.Messages(presence, event_ids)
+    with presence.person("page", "203.0.113.1"), presence.counted(presence.streams, "listens"):
+        for name in ("page", "listens", *(f"call-{k}" for k in range(9))):
+            messages[name], event_ids[name] = object(), {"event"}
+    assert set(messages) == {"page", "listens", "call-8"} == set(event_ids)
+
+
 # ---- answers ----------------------------------------------------------------------------------------------------------
 
 

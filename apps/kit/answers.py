@@ -32,7 +32,7 @@ def save_picture(img, cache_dir: str, name: str = "image", format: str = "webp")
 def save_base64(base64_encoding: str, cache_dir: str, file_name: str | None = None) -> str:
     """As gradio's save_base64_to_cache; files that come inside a call of MCP."""
     extension = client_utils.get_extension(base64_encoding)
-    name = client_utils.strip_invalid_filename_characters(file_name) if file_name else f"file.{extension}".rstrip(".")
+    name = client_utils.strip_invalid_filename_characters(file_name or (f"file.{extension}" if extension else "file"))
     data, _ = client_utils.decode_base64_to_binary(base64_encoding)
     return place(Path(cache_dir) / processing_utils.hash_base64(base64_encoding) / name, data)
 

@@ -31,6 +31,7 @@ SHARE = 8  # of them, and of those that run, one visitor's
 DIRECT = 16  # calls beside the queue, of which each takes a moment, that a visitor may have under way
 GRACE_SECONDS = 30  # for the second step of a call, which asks for the answer of the first
 PERSONS, CALLS = 256, 64  # sessions whose state is kept: each takes some 100 kB a page
+MESSAGES = 2000  # sessions whose messages are kept
 UNREAD = 64  # messages that a session may leave lying before it gets its refusals as answers of HTTP
 MAX_SESSION_NAME = 100
 CALLER = b"x-vitrail-caller"  # of the calls that the server makes to itself for a caller by MCP: who that is
@@ -161,12 +162,30 @@ class Doorkeeper:
 # ---- the queue --------------------------------------------------------------------------------------------------------
 
 
+class Messages(OrderedDict):
+    """The messages that wait for each session; beyond MESSAGES of them the oldest that nobody listens to go."""
+
+    def __init__(self, presence: Presence, event_ids: dict[str, set[str]]):
+        super().__init__()
+        self.presence, self.event_ids = presence, event_ids
+
+    def __setitem__(self, session: str, messages) -> None:
+        super().__setitem__(session, messages)
+        if len(self) > MESSAGES:
+            streams, people = self.presence.streams, self.presence.people
+            unheard = (name for name in self if name not in streams and not people.get(name, ("", 0))[1])
+            if (name := next(unheard, session)) != session:
+                del self[name]
+                self.event_ids.pop(name, None)
+
+
 class SharedQueue(queueing.Queue):
     """gradio's queue, with a share for each visitor, visitors taking turns, and nothing done that nobody waits for."""
 
     def __init__(self, presence: Presence, **options):
         super().__init__(**options)
         self.presence = presence
+        self.pending_messages_per_session = Messages(presence, self.pending_event_ids_session)
         self._served: OrderedDict[str, None] = OrderedDict()  # visitors, the one served last at the end
 
     def _held(self) -> Iterator[queueing.Event]:
@@ -226,7 +245,7 @@ class SharedQueue(queueing.Queue):
             visitor = self._visitor(found[0][0])
             self._served.pop(visitor, None)
             self._served[visitor] = None
-            while len(self._served) > 1000:
+            while len(self._served) > 200:
                 self._served.popitem(last=False)
         return found
 
