@@ -11,7 +11,6 @@ import json
 import math
 import threading
 import time
-import unicodedata
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,8 +21,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from apps import ui
-from apps.kit import pictures
-from hub_models import captioning, clip
+from apps.kit import pictures, visitors
+from hub_models import captioning, clip, texts
 from hub_models.captioning import Caption, Captioner, Evidence
 from hub_models.clip import CLIP
 from hub_models.store import CheckpointError
@@ -79,14 +78,6 @@ def longest(model: Captioner) -> int:
     return min(captioning.NEW_TOKENS, model.max_length - 1)
 
 
-def clean(text: str) -> str:
-    """The text in NFC on one line, without control, bidi and other invisible characters and lone surrogates."""
-    text = unicodedata.normalize("NFC", text.encode("utf-16", "surrogatepass").decode("utf-16", "ignore"))
-    spaced = (" " if c.isspace() or unicodedata.category(c) == "Cc" else c for c in text)
-    kept = (c for c in spaced if c in "\u200c\u200d" or unicodedata.category(c) not in ("Cf", "Cs", "Cn"))
-    return " ".join("".join(kept).split())
-
-
 def check_text(model: Captioner, value, name: str) -> str:
     """The text without what nobody sees in it. Raises ui.InputError, with the limit, where the decoder can't read all."""
     if value is None:
@@ -94,7 +85,7 @@ def check_text(model: Captioner, value, name: str) -> str:
     if not isinstance(value, str):
         raise ui.InputError(f"{name} must be text.")
     try:
-        text = clean(value) if len(value) <= captioning.MAX_TEXT else value
+        text = texts.one_line(value) if len(value) <= captioning.MAX_TEXT else value
         model.prefix_tokens(text)
     except ValueError as error:
         raise ui.InputError(html.escape(f"{name}: {error}.")) from error
@@ -124,9 +115,15 @@ def check_lines(value) -> list[str]:
     """The lines of a text that have something in them, each once. Raises ui.InputError, which names the limits."""
     if not isinstance(value, str):
         raise ui.InputError("Lines must be text, one sentence a line.")
+    try:
+        texts.check(value, "The list of lines")
+    except texts.TooLong as error:
+        raise ui.InputError(str(error)) from error
     if value.count("\n") >= 10 * MAX_LINES:
         raise ui.InputError(f"{value.count(chr(10)) + 1:,} lines to rank, at most {MAX_LINES} are: leave some out.")
-    lines = list(dict.fromkeys(line for line in map(clean, value.splitlines()) if line))
+    if (most := max(map(len, value.splitlines()), default=0)) > 4 * MAX_LINE:  # with all that nobody sees
+        raise ui.InputError(f"A line has {most:,} characters, at most {MAX_LINE} are ranked: shorten it.")
+    lines = list(dict.fromkeys(line for line in map(texts.one_line, value.splitlines()) if line))
     if not lines:
         raise ui.InputError(f"Write what to rank first: 1 to {MAX_LINES} lines, one sentence a line.")
     if len(lines) > MAX_LINES:
@@ -141,10 +138,10 @@ def check_lines(value) -> list[str]:
 
 def watch(stop: threading.Event) -> Callable[[], None]:
     """What to call after every step of some work: raises ui.InputError once `stop` is set or time is out."""
-    started = time.monotonic()
+    started, left = time.monotonic(), visitors.left()
 
     def look() -> None:
-        if stop.is_set():
+        if stop.is_set() or left():
             raise ui.InputError("Stopped.")
         if time.monotonic() - started > DEADLINE_SECONDS:
             raise ui.InputError(

@@ -6,6 +6,7 @@ Any checkpoint of `AutoModelForSemanticSegmentation` or of segmentation_models_p
 confidence are percentages. Letters: H × W pixels of a picture, K classes.
 """
 
+import contextvars
 import functools
 import hashlib
 import html
@@ -25,7 +26,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from apps import ui
-from apps.kit import pictures, uploads
+from apps.kit import pictures, uploads, visitors
 from hub_models import segmentation
 from hub_models.segmentation import Segmentation, Segmenter
 from hub_models.store import CheckpointError
@@ -126,9 +127,11 @@ def see(recent: Recent, model: Segmenter, path: str | None, on_tile: Callable[[i
     key = (model.name, model.weights_sha256, path)
     if path and (seen := recent.get(key)):
         return seen
-    picture, started = pictures.read_picture(path), time.perf_counter()
+    picture, started, left = pictures.read_picture(path), time.perf_counter(), visitors.left()
 
     def after_tile(done: int, total: int) -> None:
+        if left():
+            raise Stopped
         if done < total and time.perf_counter() - started > DEADLINE_SECONDS:
             raise ui.InputError(f"Out of time after {done} of {total} tiles: use a smaller picture.")
         if on_tile:
@@ -156,7 +159,8 @@ def watched(work: Callable[[Callable], Seen], stop: threading.Event) -> Iterator
         except BaseException as error:
             events.put(error)
 
-    thread = threading.Thread(target=run, daemon=True)
+    here = contextvars.copy_context()  # in which `visitors.left` knows whose work it is
+    thread = threading.Thread(target=here.run, args=(run,), daemon=True)
     thread.start()
     try:
         while not isinstance(event := events.get(), Seen):

@@ -21,7 +21,7 @@ from gradio import processing_utils
 from PIL import Image
 
 from apps import ui
-from apps.kit import pictures
+from apps.kit import pictures, visitors
 from hub_models import store, text_to_image
 from hub_models.text_to_image import ReceiptError, Step, TextToImage, Verdict
 
@@ -238,10 +238,10 @@ def verify(found: Found, model: TextToImage, path: str, start: str | None, on_st
 
 def watch(stop: threading.Event, seconds: float) -> Callable[[Step], None]:
     """What to call after every step of a verification: raises ReceiptError once stop is set or time is out."""
-    started = time.monotonic()
+    started, left = time.monotonic(), visitors.left()
 
     def look(step: Step) -> None:
-        if stop.is_set() or time.monotonic() - started > seconds:
+        if stop.is_set() or left() or time.monotonic() - started > seconds:
             cause = "stopped" if stop.is_set() else f"out of time ({seconds} s)"
             raise ReceiptError(f"{cause} after {step.index + 1} of {step.total} steps: nothing was compared")
 
@@ -633,6 +633,9 @@ def _restore_part(demo, models, form: Form) -> None:
     def end(path):
         return gr.Button(interactive=path is not None), gr.Button(visible=False)
 
+    def failed(path):
+        return *end(path), card("Not verified", ["The message says why."], "bad")
+
     def drawn_again(path, start, chosen, session):
         try:
             found = read(path, models, ui.choice(chosen, "Model", models))
@@ -684,6 +687,7 @@ def _restore_part(demo, models, form: Form) -> None:
     begun = again.click(begin, None, [note, again, cancel], queue=False, **ui.HIDDEN)
     verified = begun.then(verify_here, [png, form.picture, form.model_name], note, **one, **ui.HIDDEN)
     verified.then(end, png, [again, cancel], queue=False, **ui.HIDDEN)
+    verified.failure(failed, png, [again, cancel, note], queue=False, **ui.HIDDEN)
     cancel.click(halt, None, None, queue=False, **ui.HIDDEN)
     demo.unload(halt)
     result = gr.JSON(label="Result", visible=False)

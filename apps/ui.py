@@ -12,18 +12,15 @@ import secrets
 import socket
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 
 import gradio as gr
 import torch
-from gradio import processing_utils
-from gradio.utils import get_upload_folder
-
-from apps.kit import hosts, uploads
+from apps.kit import answers, hosts, uploads, visitors
 from hub_models.store import CheckpointError
 
 MAX_UPLOAD = "20mb"
-SESSIONS = 256  # whose state is kept: each takes some 100 kB a page, and each call of the API starts one
 
 
 class InputError(gr.Error):
@@ -44,7 +41,7 @@ def as_sent(*components: gr.components.Component) -> None:
 
 def cached_file(data: bytes, name: str) -> str:
     """The path of a file in gradio's cache, from where it is served and after an hour deleted."""
-    return processing_utils.save_bytes_to_cache(data, name, get_upload_folder())
+    return answers.cached_file(data, name)
 
 
 # ---- parameters -------------------------------------------------------------------------------------------------------
@@ -301,6 +298,9 @@ def blank(text: str) -> str:
     return f'<div class="v-blank">{html.escape(text)}</div>'
 
 
+SESSIONS_WITH_FLAGS = 1000  # of which a flag is kept: those that stop waiting without a word leave theirs
+
+
 class StopFlags:
     """One flag a session: its Stop button sets it, and so does closing the tab. Looked at after every step.
 
@@ -308,12 +308,14 @@ class StopFlags:
     """
 
     def __init__(self):
-        self._flags: dict[str | None, threading.Event] = {}
+        self._flags: OrderedDict[str | None, threading.Event] = OrderedDict()
 
     def arm(self, session: str | None) -> threading.Event:
         """A fresh flag for the session's next drawing."""
-        self._flags[session] = threading.Event()
-        return self._flags[session]
+        self._flags[session] = flag = threading.Event()
+        while len(self._flags) > SESSIONS_WITH_FLAGS:
+            self._flags.popitem(last=False)
+        return flag
 
     def get(self, session: str | None) -> threading.Event:
         return self._flags.get(session) or self.arm(session)
@@ -327,12 +329,12 @@ class StopFlags:
 
 
 def until(steps: Iterator, stop: threading.Event, seconds: float) -> Iterator:
-    """The steps of a drawing until they end, stop is set, or time is out: looked at after every step."""
-    started = time.monotonic()
+    """The steps of a drawing until they end, stop is set, time is out, or nobody waits: looked at after every step."""
+    started, left = time.monotonic(), visitors.left()
     with contextlib.closing(steps):
         for step in steps:
             yield step
-            if stop.is_set() or time.monotonic() - started > seconds:
+            if stop.is_set() or left() or time.monotonic() - started > seconds:
                 return
 
 
@@ -357,9 +359,12 @@ def stoppable(demo, flags: StopFlags, draw, stop, stream, inputs, outputs, *, li
         flags.drop(request.session_hash)
         return gr.Button(interactive=True), gr.Button(interactive=False)
 
+    def failed(request: gr.Request):
+        return *end(request), status("Not drawn: the message says why.")
+
     begun = draw.click(begin, None, [draw, stop, line, *busy], queue=False, **HIDDEN)
     drawn = begun.then(stream, inputs, outputs, concurrency_id=stem, concurrency_limit=1, **HIDDEN)
-    drawn.failure(lambda: status("Not drawn: the message says why."), None, line, queue=False, **HIDDEN)
+    drawn.failure(failed, None, [draw, stop, line], queue=False, **HIDDEN)  # then `then` isn't run, as on success
     stop.click(halt, None, None, queue=False, **HIDDEN)
     demo.unload(halt)
     return drawn.then(end, None, [draw, stop], queue=False, **HIDDEN)
@@ -434,8 +439,8 @@ def launch(
 ) -> str:
     """The address of the running app; prints device, models and address, then waits for ctrl-c unless `block` is False.
 
-    One prediction at a time and at most 32 waiting (the next gets 503); no analytics, no share link, no run history,
-    no server-side rendering, uploads up to MAX_UPLOAD (then 413), exception texts stay in the server's log.
+    One prediction at a time, visitors taking turns, and a share of the queue for each (`visitors`); no analytics, no share
+    link, no run history, no server-side rendering, uploads up to MAX_UPLOAD (then 413), exception texts stay in the server's log.
     mcp: the public endpoints are MCP tools too, by gradio's own server. Raises SystemExit where its package is missing.
     allowed_hosts, proxy: as apps.kit.hosts has them. Files: as apps.kit.uploads has it.
     """
@@ -447,15 +452,18 @@ def launch(
         _check_port(host, port)
     served, proxies = hosts.names(host, allowed_hosts), hosts.proxies(proxy)
     uploads.guard(demo)
+    answers.whole_files()
+    app_kwargs = visitors.admit(demo)
+    watching = app_kwargs.pop("lifespan")
 
     @contextlib.asynccontextmanager
     async def doors(app):
         if demo.mcp_server_obj is not None:
             uploads.guard_mcp(demo.mcp_server_obj)
         app.middleware_stack = hosts.HostCheck(uploads.OwnFilesOnly(app.middleware_stack), served, proxies)
-        yield
+        async with watching(app):
+            yield
 
-    demo.queue(max_size=32, default_concurrency_limit=1)
     with hosts.unproxied():
         _, address, _ = demo.launch(
             server_name=host,
@@ -474,9 +482,8 @@ def launch(
             pwa=False,
             mcp_server=mcp,
             max_file_size=MAX_UPLOAD,
-            state_session_capacity=SESSIONS,
             footer_links=["api", "settings"],
-            app_kwargs={"lifespan": doors},
+            app_kwargs={"lifespan": doors, **app_kwargs},
         )
     if not isinstance(demo.app.middleware_stack, hosts.HostCheck):
         demo.close(verbose=False)

@@ -7,7 +7,6 @@ import hashlib
 import json
 import math
 import re
-import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -18,6 +17,8 @@ import torch
 import transformers
 from PIL import Image
 
+from hub_models import texts
+
 THEIR_NAMES = {"dpm++": "DPM++ 2M", "ddim": "DDIM", "unipc": "UniPC", "ddpm": "DDPM", "euler": "Euler"}
 SAMPLERS = tuple(THEIR_NAMES)
 MAX_SEED = 2**63 - 1
@@ -25,7 +26,7 @@ MAX_PICTURES = 64
 MAX_PROMPT_CHARACTERS = 2000
 RECEIPT_KEY = "vitrail"  # the PNG text chunk our receipts live in
 PARAMETERS_KEY = "parameters"  # that of other programs
-MAX_RECEIPT_CHARACTERS = 64_000  # of either text; two prompts of the longest, in JSON's escapes, are 48,000
+MAX_RECEIPT_BYTES = 64_000  # of either text; two prompts of the longest, in JSON's escapes, are 48,000
 MAX_RECEIPT_DEPTH = 8  # of brackets in brackets
 
 
@@ -42,24 +43,15 @@ class Verdict:
 
 
 def normalise_prompt(text: str) -> str:
-    """The text in NFC on one line, without control, bidi and other invisible characters and lone surrogates.
-
-    Halves of a pair that were split are joined; the joiners inside emoji stay. Raises ValueError for what isn't text.
-    """
+    """The text as `texts.one_line` has it. Raises ValueError for what isn't text, and for an endless one."""
     if not isinstance(text, str):
         raise ValueError(f"a prompt is text, not {type(text).__name__}")
-    text = text.encode("utf-16", "surrogatepass").decode("utf-16", "ignore")
-    text = "".join(
-        " " if c.isspace() or unicodedata.category(c) == "Cc" else c
-        for c in unicodedata.normalize("NFC", text)
-        if c in "\u200c\u200d" or unicodedata.category(c) not in ("Cf", "Cs", "Cn")
-    )
-    return " ".join(text.split())
+    return texts.one_line(text)
 
 
 def check_seed(seed: int) -> int:
     if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed <= MAX_SEED:
-        raise ValueError(f"seed {seed!r} is not an integer from 0 to 2**63 - 1")
+        raise ValueError(f"seed {str(seed)[:60]} is not an integer from 0 to 2**63 - 1")
     return int(seed)
 
 
@@ -99,8 +91,7 @@ def read_parameters(text: str) -> dict:
 
     A sampler that isn't one of SAMPLERS is left out. Raises ReceiptError if this is no such text, or an endless one.
     """
-    if len(text) > MAX_RECEIPT_CHARACTERS:
-        raise ReceiptError(f"the picture's parameters text is broken: it has {len(text):,} characters")
+    _check_size(text, "parameters text")
     *lines, last = text.strip("\n").split("\n")
     # A key starts where none can have started before: looked for everywhere, long words would take quadratic time.
     pairs = dict(re.findall(r'(?:(?<=, )|(?<![\w /]))([\w /]+): ("(?:\\.|[^\\"])+"|[^,]*)(?:, |,|$)', last))
@@ -124,7 +115,7 @@ def read_parameters(text: str) -> dict:
         if "Denoising strength" in pairs:
             receipt["strength"] = float(pairs["Denoising strength"])
     except ValueError as error:
-        raise ReceiptError(f"the picture's parameters text cannot be read: {error}") from None
+        raise ReceiptError(f"the picture's parameters text cannot be read: {str(error)[:200]}") from None
     return receipt | {key: pairs[said] for said, key in {"Model": "model", "Model hash": "model_hash"}.items()
                       if said in pairs}  # fmt: skip
 
@@ -135,8 +126,7 @@ def read_receipt(text: Mapping[str, str]) -> dict:
     Raises ReceiptError, in words for the page, where there is neither or it is broken.
     """
     if RECEIPT_KEY in text:
-        if len(text[RECEIPT_KEY]) > MAX_RECEIPT_CHARACTERS:
-            raise ReceiptError(f"the picture's receipt is broken: it has {len(text[RECEIPT_KEY]):,} characters")
+        _check_size(text[RECEIPT_KEY], "receipt")
         try:
             receipt = json.loads(text[RECEIPT_KEY])
         except ValueError as error:
@@ -151,6 +141,15 @@ def read_receipt(text: Mapping[str, str]) -> dict:
     if PARAMETERS_KEY in text:
         return read_parameters(text[PARAMETERS_KEY])
     raise ReceiptError("the picture carries no receipt: it was not drawn here, or a program has removed its text")
+
+
+def _check_size(text: str, what: str) -> None:
+    try:
+        texts.check(text, what, MAX_RECEIPT_BYTES)
+    except texts.TooLong:
+        raise ReceiptError(
+            f"the picture's {what} is broken: it has {len(text):,} characters, and {MAX_RECEIPT_BYTES:,} bytes are the most"
+        ) from None
 
 
 def _is_shallow(value) -> bool:

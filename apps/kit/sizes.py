@@ -1,0 +1,63 @@
+"""How much one request may hold: looked at before anything else in the app reads it."""
+
+from collections.abc import Callable
+
+import gradio as gr
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from hub_models import texts
+
+MAX_REQUEST = 1 << 20  # bytes of JSON: the longest text, with each character written as an escape of twelve, fits
+MAX_MCP_REQUEST = 28 << 20  # MCP's calls bring pictures along, of 20 MB in base64
+MAX_MARKS = 200_000  # commas and brackets of JSON: each makes an object, and a million of them take a second
+
+
+class SizeGate:
+    """ASGI: answers 413 to JSON that is too long or too dense; files that are uploaded have a limit of gradio's own."""
+
+    def __init__(self, app: ASGIApp):
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope.get("path", "").partition("/gradio_api")[2].rstrip("/")
+        if scope["type"] != "http" or scope["method"] in ("GET", "HEAD", "OPTIONS") or path == "/upload":
+            return await self.app(scope, receive, send)
+        most = MAX_MCP_REQUEST if path == "/mcp" or path.startswith("/mcp/") else MAX_REQUEST
+        parts, length, marks, more = [], 0, 0, True
+        while more:
+            message = await receive()
+            if message["type"] != "http.request":
+                return
+            body, more = message.get("body", b""), message.get("more_body", False)
+            length += len(body)
+            marks += sum(body.count(mark) for mark in (b",", b"[", b"{"))
+            if length > most or marks > MAX_MARKS:
+                said = f"The request is too long: at most {most:,} bytes, and {MAX_MARKS:,} values, are taken."
+                answer = JSONResponse({"detail": said, "error": said}, 413, {"Connection": "close"})
+                return await answer(scope, receive, send)
+            parts.append(body)
+
+        async def again() -> Message:
+            if parts:
+                body = b"".join(parts)
+                parts.clear()
+                return {"type": "http.request", "body": body, "more_body": False}
+            return await receive()
+
+        await self.app(scope, again, send)
+
+
+def checked(process_api: Callable) -> Callable:
+    """`Blocks.process_api`, which every call comes to: the queue's, direct ones and MCP's. Raises gr.Error beyond a limit."""
+
+    async def process(*, block_fn, inputs, iterator=None, event_data=None, **options):
+        if iterator is None:
+            try:
+                texts.check_value(inputs)
+                texts.check_value(getattr(event_data, "_data", None))
+            except texts.TooLong as error:
+                raise gr.Error(str(error), title="Input", print_exception=False) from None
+        return await process_api(block_fn=block_fn, inputs=inputs, iterator=iterator, event_data=event_data, **options)
+
+    return process

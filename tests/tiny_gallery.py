@@ -1,0 +1,90 @@
+"""The gallery over tiny random models, and what strangers send to it: calls from several addresses of this machine."""
+
+import contextlib
+import json
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import tiny_models
+import torch
+from conftest import free_port
+from diffusers import DDPMScheduler, UNet2DModel
+
+from apps import gallery, ui
+from hub_models import captioning, clip, ddpm, segmentation, text_to_image
+from hub_models.store import CheckpointError
+
+# The inputs of the endpoints that draw, as curl sends them; the fourth from the left, or the third, is the seed.
+T2I = {"prompt": "a red apple", "negative": "", "count": 1, "seed": "3", "steps": 2, "guidance": 1.0, "sampler": "DDIM",
+       "picture": None, "strength": 0.6, "model": "tiny"}  # fmt: skip
+DDPM = {"labels": ["face"], "count": 1, "seed": 3, "steps": 2, "guidance": 1.0, "sampler": "DDIM", "model": "tiny"}
+
+
+def tiny_ddpm() -> ddpm.DDPM:
+    torch.manual_seed(0)
+    unet = UNet2DModel(
+        sample_size=16, block_out_channels=(16, 32), layers_per_block=1, norm_num_groups=8,
+        down_block_types=("DownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "UpBlock2D"), num_class_embeds=4,
+    ).eval()  # fmt: skip
+    scheduler = DDPMScheduler(num_train_timesteps=300, prediction_type="v_prediction", timestep_spacing="trailing")
+    return ddpm.DDPM(unet, scheduler, label_names=("face", "food", "flag"), null_label=3, guidance_scale=2.0, name="tiny",
+                     weights_sha256="0" * 64)  # fmt: skip
+
+
+def models(folder: Path) -> dict[str, dict]:
+    """What `gallery.build` takes: a tiny model for every page but the classifier's."""
+    made = {
+        "text_to_image": text_to_image.load(
+            str(tiny_models.stable_diffusion(folder / "t2i", text="bert", extra={"styles": ["noto"]})), device="cpu"
+        ),
+        "ddpm": tiny_ddpm(),
+        "segmentation": segmentation.load(str(tiny_models.segmenter(folder / "segmenter")), device="cpu"),
+        "captioning": captioning.load(str(tiny_models.captioner(folder / "captioner")), device="cpu"),
+    }
+    named = {stem: {"tiny": model} for stem, model in made.items()}
+    named["captioning"]["clip=tiny"] = clip.load(str(tiny_models.dual_encoder(folder / "clip")), device="cpu")
+    return named | {"classifier": {"vit": CheckpointError("left out")}}
+
+
+@contextlib.contextmanager
+def running(named: dict[str, dict], *, mcp: bool = False) -> Iterator[str]:
+    """The address of the gallery over these models."""
+    app = gallery.build(named)
+    try:
+        yield ui.launch(app, port=free_port(), block=False, mcp=mcp).rstrip("/")
+    finally:
+        app.close(verbose=False)
+
+
+def visitor(last: int = 1) -> httpx.Client:
+    """Somebody at the address 127.0.0.<last>."""
+    transport = httpx.HTTPTransport(local_address=f"127.0.0.{last}")
+    return httpx.Client(transport=transport, timeout=60)
+
+
+def ask(who: httpx.Client, address: str, endpoint: str, *data, **more) -> httpx.Response:
+    """The first step of a call: its answer names the event."""
+    return who.post(f"{address}/gradio_api/call/{endpoint}", json={"data": data} | more)
+
+
+def answer(who: httpx.Client, address: str, endpoint: str, *data) -> tuple[str, object]:
+    """The last event of a whole call, ("complete", values) or ("error", what it says)."""
+    asked = ask(who, address, endpoint, *data)
+    if asked.status_code != 200:
+        return "error", asked.json()
+    reply = who.get(f"{address}/gradio_api/call/{endpoint}/{asked.json()['event_id']}").text
+    event, value = re.findall(r"event: (\w+)\ndata: (.*)", reply)[-1]
+    return event, json.loads(value)
+
+
+def settled(count, seconds: float = 15) -> int:
+    """What `count()` gives once it has not changed for a second and a half."""
+    until, last, since = time.monotonic() + seconds, count(), time.monotonic()
+    while time.monotonic() < until and time.monotonic() - since < 1.5:
+        time.sleep(0.1)
+        if (now := count()) != last:
+            last, since = now, time.monotonic()
+    return last
