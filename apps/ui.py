@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import gradio as gr
 import torch
+
 from apps.kit import answers, hosts, uploads, visitors
 from hub_models.store import CheckpointError
 

@@ -31,7 +31,7 @@ from test_ui import REFUSED, noise
 
 from apps import captioning as app
 from apps import ui
-from apps.kit import pictures
+from apps.kit import pictures, visitors
 from hub_models import captioning, clip, store
 from hub_models.captioning import Caption, Evidence
 from hub_models.store import CheckpointError
@@ -420,7 +420,7 @@ def test_malformed_requests_leave_the_server_alive(address, photo):
 @pytest.mark.timeout(400)  # seconds of work, but a hundred and fifty calls through a queue
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_memory_stays_flat_over_a_hundred_bad_pictures(serve, models, photo, monkeypatch):
-    monkeypatch.setattr(ui, "SESSIONS", 16)  # every call here is a session of its own
+    monkeypatch.setattr(visitors, "CALLS", 16)  # every call here is a session of its own
     address = serve(app.build({"swin-bert": models["swin-bert"], RANKER: models[RANKER]}))
     check_memory_stays_flat(address, photo, "captioning_caption", "swin-bert", *how())
 

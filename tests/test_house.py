@@ -148,7 +148,10 @@ def test_rules_of_names():
 
 
 def test_rules_of_what_no_code_may_do():
-    """Nothing is unpickled, no foreign code runs, nothing is shared to the outside, no address of an index is kept."""
+    """Nothing is unpickled, no foreign code runs, nothing is shared to the outside, no address of an index is kept.
+
+    But for one file of a package, whose hash is known, by the script that makes safetensors of it: as tensors alone.
+    """
     own = ROOT / "tests" / "test_house.py"
     for path in [p for p in files(ROOT, ".py") if p != own]:
         tree, opens_pickles = ast.parse(path.read_text(encoding="utf-8")), path.parent != ROOT / "tests"
@@ -161,8 +164,10 @@ def test_rules_of_what_no_code_may_do():
             if opens_pickles and isinstance(node, ast.Import | ast.ImportFrom):
                 names = {alias.name for alias in node.names} | {getattr(node, "module", "")}
                 assert not names & {"pickle", "cloudpickle", "dill", "joblib"}, f"{where} imports a pickler"
-            if opens_pickles and isinstance(node, ast.Attribute) and node.attr == "load":
-                assert getattr(node.value, "id", "") != "torch", f"{where} torch.load"
+            if opens_pickles and isinstance(node, ast.Attribute) and ast.unparse(node) == "torch.load":
+                assert path == ROOT / "training" / "backbone.py", f"{where} torch.load"
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load" and opens_pickles:
+                assert "weights_only=True" in ast.unparse(node), f"{where} torch.load without weights_only"
     addresses = re.compile(r"--(extra-)?index[-]url|--find[-]links|https?://\S+/simple\b")
     for path in files(ROOT, ".py", ".md", ".toml", ".lock", ".txt", ".json", ".yml", ".yaml", "", ".sh"):
         if path != own:

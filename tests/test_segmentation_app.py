@@ -42,7 +42,7 @@ from transformers import (
 
 from apps import segmentation as app
 from apps import ui
-from apps.kit import pictures
+from apps.kit import pictures, visitors
 from hub_models import segmentation, store
 from hub_models.store import CheckpointError
 
@@ -416,7 +416,7 @@ def test_refusals_name_what_can_be_asked(address, photo):
 @pytest.mark.timeout(400)  # seconds of work, but a hundred and fifty calls through a queue
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_memory_stays_flat_over_a_hundred_bad_pictures(serve, models, photo, monkeypatch):
-    monkeypatch.setattr(ui, "SESSIONS", 16)  # every call here is a session of its own
+    monkeypatch.setattr(visitors, "CALLS", 16)  # every call here is a session of its own
     address = serve(app.build(models))
     check_memory_stays_flat(address, photo, "segmentation_predict", "swin", 65, 0)
 
