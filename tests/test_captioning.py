@@ -19,7 +19,7 @@ from training.data import captions
 from training.data.captions import RELATIONS, core, holds, read_layout, relation, scene_caption
 from training.data.scenes import SceneObject, Scenes
 from training.data.sources import open_source
-from training.loop import Muon
+from training.muon import Muon
 
 TINY = captioning.PRESETS["tiny"]
 

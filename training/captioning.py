@@ -47,7 +47,8 @@ from training.data.art import inked, on_ground, recoloured
 from training.data.captions import MOST_SAID, Captions, core, holds, largest, read_layout, scene_caption, spoken
 from training.data.scenes import SOLID, Scene, SceneObject, Scenes
 from training.data.sources import Source, open_source
-from training.loop import fit, parameter_groups
+from training.loop import fit
+from training.optim import Player, parameter_groups
 
 STEM = "captioning"
 TOWERS = {"swin": (SwinConfig, SwinModel), "vit": (ViTConfig, ViTModel)}
@@ -496,9 +497,9 @@ def main(argv: list[str] | None = None) -> None:
         facts = run | describe(cfg, train, served, argv)
         return publish.write_export(folder, lambda target: contract.save_folder(target, served), facts)
 
-    fit(trainee, loss_fn, samples, cfg, run_dir=cfg.output_dir, evaluate=evaluate, export=export,
-        draw_samples=lambda _model: sheet_of(served, held_out, new_scenes),
-        parameter_groups=tower_groups(trainee, cfg))  # fmt: skip
+    player = Player(trainee, loss_fn, tower_groups(trainee, cfg))
+    fit([player], samples, cfg, run_dir=cfg.output_dir, evaluate=evaluate, export=export,
+        draw_samples=lambda _model: sheet_of(served, held_out, new_scenes))  # fmt: skip
     if cfg.push_to_hub:
         publish.push_export(Path(cfg.output_dir, "export"), cfg.hub_model_id, private=cfg.hub_private)
 

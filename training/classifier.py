@@ -36,6 +36,7 @@ from training.config import TrainConfig, parse
 from training.data.art import inked, on_ground
 from training.data.sources import Source, open_source
 from training.loop import fit
+from training.optim import Player
 
 STEM = "classifier"
 
@@ -228,7 +229,7 @@ def main(argv: list[str] | None = None) -> None:
         raise SystemExit("--layer_decay below 1 goes with --optimizer adamw only")
     if cfg.layer_decay < 1:
         groups = param_groups_layer_decay(model, cfg.adam_weight_decay, layer_decay=cfg.layer_decay)
-    fit(model, loss_fn, samples, cfg, run_dir=cfg.output_dir, evaluate=evaluate, export=export, parameter_groups=groups)
+    fit([Player(model, loss_fn, groups)], samples, cfg, run_dir=cfg.output_dir, evaluate=evaluate, export=export)
     if cfg.push_to_hub:
         publish.push_export(Path(cfg.output_dir, "export"), cfg.hub_model_id, private=cfg.hub_private)
 
