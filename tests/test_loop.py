@@ -346,6 +346,20 @@ def test_resuming_a_finished_run_changes_nothing(tmp_path, reference):
     assert_same_run(run_dir, reference)
 
 
+def test_a_checkpoint_of_before_there_could_be_two_players_resumes(tmp_path, reference):
+    run_dir = tmp_path / "run"
+    shutil.copytree(reference, run_dir)
+    shutil.rmtree(run_dir / "checkpoint-8")
+    shutil.rmtree(run_dir / "export")
+    found = checkpoint.find(run_dir, "latest")
+    tensors = {name: found.tensors(name) for name in ("model", "ema", "optimizer")}
+    state = found.state | {"identity": {k: v for k, v in found.state["identity"].items() if k != "other_players"}}
+    del state["averaged_steps"]
+    checkpoint.save(run_dir, 6, tensors, state, keep=2)
+    train(run_dir, resume_from_checkpoint="latest")
+    assert_same_run(run_dir, reference)
+
+
 def test_a_longer_constant_schedule_goes_on_where_the_shorter_one_ended(tmp_path):
     long, short = tmp_path / "long", tmp_path / "short"
     train(long, lr_scheduler="constant", max_train_steps=8)
