@@ -19,7 +19,7 @@ from training.data import captions
 from training.data.captions import RELATIONS, core, holds, read_layout, relation, scene_caption
 from training.data.scenes import SceneObject, Scenes
 from training.data.sources import open_source
-from training.loop import Muon
+from training.muon import Muon
 
 TINY = captioning.PRESETS["tiny"]
 
@@ -353,6 +353,26 @@ def test_a_swin_tower_takes_larger_pictures_and_gets_positions(eye):
         torch.testing.assert_close(made(pixels).last_hidden_state, trained(pixels).last_hidden_state)
     again = captioning.tower(made, 32)
     assert again.embeddings.position_embeddings.shape == (1, 64, 16)
+
+
+def test_a_swin_tower_gets_smaller_windows_where_its_last_stage_sees_less():
+    """Two pictures' places as far apart as before are biased as before."""
+    from transformers import SwinConfig, SwinModel
+
+    torch.manual_seed(0)
+    trained = SwinModel(SwinConfig(image_size=64, patch_size=4, embed_dim=16, depths=[1, 2, 1], num_heads=[1, 2, 4],
+                                   window_size=4))  # fmt: skip
+    biases = {name: part for name, part in trained.named_modules() if name.endswith("relative_position_bias")}
+    for part in biases.values():
+        part.relative_position_bias_table.data.normal_()
+    for side_px, window in ((64, 4), (48, 3), (40, 3), (32, 2), (16, 1)):
+        made = captioning.tower(trained, side_px).eval()
+        assert made.config.window_size == window
+        with torch.no_grad():
+            assert made(torch.randn(1, 3, side_px, side_px)).last_hidden_state.shape[1] == (-(-side_px // 16)) ** 2
+        corner = [4 * y + x for y in range(window) for x in range(window)]  # of the window as it was
+        for name, part in biases.items():
+            assert torch.equal(made.get_submodule(name)(), part()[:, :, corner][:, :, :, corner]), (side_px, name)
 
 
 def test_a_vit_tower_is_resized():

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from training.data import emoji
+from training.data.emoji import build, matching, tables
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLE = ROOT / "tests" / "data" / "emoji-sample"
@@ -57,8 +57,8 @@ def read(folder: Path, columns: list[str] | None = None) -> dict[str, list[dict]
     ],
 )
 def test_variants_of_an_emoji_are_one_concept(codes, base):
-    assert [emoji.base_code(code) for code in codes] == [base] * len(codes)
-    assert emoji.base_code(base) == base
+    assert [matching.base_code(code) for code in codes] == [base] * len(codes)
+    assert matching.base_code(base) == base
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -76,7 +76,7 @@ def rows_of(concepts: int, styles: tuple[str, ...]) -> list[dict]:
 
 def test_a_twentieth_of_the_concepts_and_of_the_pairs_is_held_back():
     rows = rows_of(2000, ("noto", "twemoji", "fluent"))
-    splits = emoji.assign_splits(rows)
+    splits = matching.assign_splits(rows)
     validation = {row["concept"] for row, split in zip(rows, splits, strict=True) if split == "validation"}
     pairs = {
         (row["concept"], row["style"]) for row, split in zip(rows, splits, strict=True) if split == "heldout_pairs"
@@ -88,38 +88,38 @@ def test_a_twentieth_of_the_concepts_and_of_the_pairs_is_held_back():
 def test_splits_follow_concept_and_style_alone():
     rows = rows_of(500, ("noto", "twemoji"))
     split_of = {
-        (r["concept"], r["style"], r["skin_tone"]): s for r, s in zip(rows, emoji.assign_splits(rows), strict=True)
+        (r["concept"], r["style"], r["skin_tone"]): s for r, s in zip(rows, matching.assign_splits(rows), strict=True)
     }
     backwards = rows[::-1]
-    assert emoji.assign_splits(backwards) == [split_of[r["concept"], r["style"], r["skin_tone"]] for r in backwards]
+    assert matching.assign_splits(backwards) == [split_of[r["concept"], r["style"], r["skin_tone"]] for r in backwards]
     for concept, style, _ in split_of:  # a skin tone goes where its emoji goes
         assert split_of[concept, style, ""] == split_of[concept, style, "dark"]
     more = rows_of(500, ("noto", "twemoji", "fluent"))  # another style moves no concept between train and validation
-    for row, split in zip(more, emoji.assign_splits(more), strict=True):
+    for row, split in zip(more, matching.assign_splits(more), strict=True):
         before = split_of.get((row["concept"], row["style"], row["skin_tone"]), split)
         assert (split == "validation") == (before == "validation")
 
 
 def test_a_concept_drawn_in_one_style_is_never_a_held_out_pair():
-    assert set(emoji.assign_splits(rows_of(500, ("noto",)))) == {"train", "validation"}
+    assert set(matching.assign_splits(rows_of(500, ("noto",)))) == {"train", "validation"}
     rows = rows_of(3000, ("noto", "twemoji"))
-    splits = emoji.assign_splits(rows)
+    splits = matching.assign_splits(rows)
     trained = {row["concept"] for row, split in zip(rows, splits, strict=True) if split == "train"}
     assert {row["concept"] for row, split in zip(rows, splits, strict=True) if split == "heldout_pairs"} <= trained
 
 
 def test_the_unseen_style_is_in_no_other_split():
     rows = rows_of(200, ("noto", "openmoji"))
-    for row, split in zip(rows, emoji.assign_splits(rows), strict=True):
+    for row, split in zip(rows, matching.assign_splits(rows), strict=True):
         assert (split == "unseen_style") == (row["style"] == "openmoji")
 
 
 def check_hygiene(splits: dict[str, list[dict]]) -> None:
     for rows in splits.values():
         for row in rows:
-            assert row["concept"] == emoji.base_code(row["code"])
-            assert row["concept_split"] == emoji.concept_split(row["concept"])
-            assert emoji.LABELS[row["label"]] == emoji.LABEL_OF_SUBGROUP[row["subgroup"]]
+            assert row["concept"] == matching.base_code(row["code"])
+            assert row["concept_split"] == matching.concept_split(row["concept"])
+            assert tables.LABELS[row["label"]] == tables.LABEL_OF_SUBGROUP[row["subgroup"]]
     concepts = {split: {row["concept"] for row in rows} for split, rows in splits.items()}
     pairs = {split: {(row["concept"], row["style"]) for row in rows} for split, rows in splits.items()}
     plain = {row["concept"] for row in splits["train"] if not row["skin_tone"]}
@@ -129,14 +129,14 @@ def check_hygiene(splits: dict[str, list[dict]]) -> None:
     drawn = {split: {hashlib.sha256(row["image"]["bytes"]).digest() for row in rows} for split, rows in splits.items()}
     assert not drawn["train"] & drawn["validation"], "a picture of validation is in train, to the pixel"
     assert not drawn["train"] & drawn["heldout_pairs"], "a picture of heldout_pairs is in train, to the pixel"
-    assert not any(row["style"] in emoji.UNSEEN_STYLES for rows in splits.values() for row in rows)
+    assert not any(row["style"] in tables.UNSEEN_STYLES for rows in splits.values() for row in rows)
 
 
 def test_no_concept_of_the_sample_is_in_two_splits_but_by_rule():
     splits = read(SAMPLE)
     check_hygiene(splits)
     plain = [row for row in splits["train"] if not row["skin_tone"]]
-    assert {emoji.LABELS[row["label"]] for row in plain} == set(emoji.LABELS)
+    assert {tables.LABELS[row["label"]] for row in plain} == set(tables.LABELS)
     assert sum(map(len, splits.values())) == 100
     assert sum(path.stat().st_size for path in SAMPLE.rglob("*") if path.is_file()) < 600_000
 
@@ -160,13 +160,13 @@ def test_the_unseen_build_is_one_style_in_one_split():
     assert set(splits) == {"unseen_style"}
     for row in splits["unseen_style"]:
         assert row["style"] == "openmoji"
-        assert row["concept"] == emoji.base_code(row["code"])
-        assert row["concept_split"] == emoji.concept_split(row["concept"])
+        assert row["concept"] == matching.base_code(row["code"])
+        assert row["concept_split"] == matching.concept_split(row["concept"])
 
 
 def test_labels_are_twelve_and_each_has_a_subgroup():
-    assert len(emoji.LABELS) == 12
-    assert set(emoji.LABEL_OF_SUBGROUP.values()) == {*emoji.LABELS, None}
+    assert len(tables.LABELS) == 12
+    assert set(tables.LABEL_OF_SUBGROUP.values()) == {*tables.LABELS, None}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -189,7 +189,7 @@ def entry(code: str, name: str, shortcodes: tuple[str, ...] = ()) -> dict:
     ],
 )
 def test_slug(name, slug):
-    assert emoji.slug(name) == slug
+    assert matching.slug(name) == slug
 
 
 def test_the_surest_way_to_match_goes_first_and_an_icon_is_used_once():
@@ -203,7 +203,7 @@ def test_the_surest_way_to_match_goes_first_and_an_icon_is_used_once():
         entry("1f42f", "tiger face", ("tiger",)),
     ]
     icons = {"cat", "blackclubsuit", "smile-one", "recreationalvehicle", "tramcar", "tiger"}
-    found = emoji.match(entries, icons, {"1F600-FE0F": "smile-one"}, {"tramcar": "", "tiger": "1f42f"})
+    found = matching.match(entries, icons, {"1F600-FE0F": "smile-one"}, {"tramcar": "", "tiger": "1f42f"})
     assert found == {
         "1f408": ("cat", "name"),  # so the shortcode of the face may not have it
         "2663-fe0f": ("blackclubsuit", "Unicode name"),
@@ -211,11 +211,11 @@ def test_the_surest_way_to_match_goes_first_and_an_icon_is_used_once():
         "1f699": ("recreationalvehicle", "Unicode name"),
         "1f42f": ("tiger", "table"),
     }
-    assert emoji.match(entries[:1], {"cat"}, {}, {}) == {"1f431": ("cat", "shortcode")}
+    assert matching.match(entries[:1], {"cat"}, {}, {}) == {"1f431": ("cat", "shortcode")}
 
 
 def test_the_table_of_firefox_drawings_gives_no_emoji_twice():
-    codes = [code for code in emoji.FXEMOJI.values() if code]
+    codes = [code for code in tables.FXEMOJI.values() if code]
     assert len(codes) == len(set(codes))
 
 
@@ -227,7 +227,7 @@ LEFT_HALF_RED = '<path fill="#f00" d="M0 0h5v20h-5z"/>'
 
 def pixels(icons: dict, name: str) -> np.ndarray:
     return np.asarray(
-        Image.open(io.BytesIO(emoji.render(emoji.icon_svg(icons, name), 40))).convert("RGBA")
+        Image.open(io.BytesIO(build.render(build.icon_svg(icons, name), 40))).convert("RGBA")
     )  # (40, 40, 4)
 
 
@@ -257,7 +257,7 @@ def test_an_alias_is_flipped_and_turned():
 
 @pytest.mark.parametrize("body", ["", '<path fill="none" d="M0 0h5v20h-5z"/>', "<path"])
 def test_nothing_drawn_is_none(body):
-    assert emoji.render(emoji.icon_svg({"icons": {"a": {"body": body}}}, "a"), 16) is None
+    assert build.render(build.icon_svg({"icons": {"a": {"body": body}}}, "a"), 16) is None
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -319,18 +319,18 @@ def sources(tmp_path, monkeypatch):
     }
     packages = {}
     for name, files in contents.items():
-        package = emoji.Package(name, "1.0.0", "")
+        package = tables.Package(name, "1.0.0", "")
         tarball(folder / package.tarball, files)
         sha256 = hashlib.sha256((folder / package.tarball).read_bytes()).hexdigest()
         packages[name.split("/")[-1]] = dataclasses.replace(package, sha256=sha256)
-    monkeypatch.setattr(emoji, "NAMES", packages.pop("emojibase-data"))
-    monkeypatch.setattr(emoji, "STYLES", packages)
+    monkeypatch.setattr(tables, "NAMES", packages.pop("emojibase-data"))
+    monkeypatch.setattr(tables, "STYLES", packages)
     return folder
 
 
-def config(sources: Path, output_dir: Path, **changes) -> emoji.Config:
+def config(sources: Path, output_dir: Path, **changes) -> build.Config:
     styles = changes.pop("styles", ("noto", "twemoji"))
-    return emoji.Config(output_dir, 16, styles, source_dir=sources, num_workers=1, **changes)
+    return build.Config(output_dir, 16, styles, source_dir=sources, num_workers=1, **changes)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -338,16 +338,16 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def test_the_same_sources_give_the_same_bytes(sources, tmp_path):
-    first = emoji.build(config(sources, tmp_path / "a"))
-    assert emoji.build(config(sources, tmp_path / "b" / "c")) == first
+    first = build.build(config(sources, tmp_path / "a"))
+    assert build.build(config(sources, tmp_path / "b" / "c")) == first
     assert contents(tmp_path / "a") == contents(tmp_path / "b" / "c")
-    assert emoji.build(config(sources, tmp_path / "a")) == first  # an earlier build is replaced
+    assert build.build(config(sources, tmp_path / "a")) == first  # an earlier build is replaced
     assert contents(tmp_path / "a") == contents(tmp_path / "b" / "c")
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
 def test_a_build_counts_matches_and_drops_what_is_empty(sources, tmp_path):
-    statistics = emoji.build(config(sources, tmp_path / "a"))
+    statistics = build.build(config(sources, tmp_path / "a"))
     assert statistics["styles"]["noto"]["matched_by"] == {"code point": 40}
     assert statistics["styles"]["twemoji"]["matched_by"] == {"name": 40}
     assert statistics["styles"]["twemoji"]["empty"] == ["animal 3"]
@@ -358,9 +358,9 @@ def test_a_build_counts_matches_and_drops_what_is_empty(sources, tmp_path):
 def test_datasets_opens_the_build_with_its_features(sources, tmp_path):
     import datasets
 
-    emoji.build(config(sources, tmp_path / "a"))
+    build.build(config(sources, tmp_path / "a"))
     data = datasets.load_dataset(str(tmp_path / "a"), cache_dir=str(tmp_path / "cache"))
-    assert data["train"].features == emoji.features()
+    assert data["train"].features == build.features()
     row = data["train"][0]
     assert row["image"].mode == "RGBA" and row["image"].size == (16, 16)
     assert (row["name"], row["keywords"], row["style"]) == ("animal 0", ["rat", "grey"], "noto")
@@ -372,7 +372,7 @@ def test_datasets_opens_the_build_with_its_features(sources, tmp_path):
 def test_the_unseen_style_has_a_split_of_its_own_and_its_licence_in_the_card(sources, tmp_path):
     import yaml
 
-    statistics = emoji.build(config(sources, tmp_path / "a", styles=("openmoji",)))
+    statistics = build.build(config(sources, tmp_path / "a", styles=("openmoji",)))
     assert set(statistics["splits"]) == {"unseen_style"}
     text = (tmp_path / "a" / "README.md").read_text()
     front = yaml.safe_load(text.split("---")[1])
@@ -382,27 +382,27 @@ def test_the_unseen_style_has_a_split_of_its_own_and_its_licence_in_the_card(sou
 
 
 def test_another_tarball_than_the_pinned_one_is_refused(sources, tmp_path):
-    path = sources / emoji.STYLES["noto"].tarball
+    path = sources / tables.STYLES["noto"].tarball
     path.write_bytes(path.read_bytes() + b"x")
-    with pytest.raises(emoji.SourceError, match="not the pinned .*`npm pack @iconify-json/noto@1.0.0`"):
-        emoji.build(config(sources, tmp_path / "a"))
+    with pytest.raises(build.SourceError, match="not the pinned .*`npm pack @iconify-json/noto@1.0.0`"):
+        build.build(config(sources, tmp_path / "a"))
     path.unlink()
-    with pytest.raises(emoji.SourceError, match="noto-1.0.0.tgz is missing"):
-        emoji.build(config(sources, tmp_path / "a"))
+    with pytest.raises(build.SourceError, match="noto-1.0.0.tgz is missing"):
+        build.build(config(sources, tmp_path / "a"))
     assert not (tmp_path / "a").exists()
 
 
 def test_without_npm_the_error_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", "")
-    with pytest.raises(emoji.SourceError, match="Install Node.js, or pass --source_dir"):
-        emoji.build(emoji.Config(tmp_path / "a"))
+    with pytest.raises(build.SourceError, match="Install Node.js, or pass --source_dir"):
+        build.build(build.Config(tmp_path / "a"))
 
 
 def test_a_style_that_is_not_there_and_a_folder_of_something_else_are_refused(sources, tmp_path):
     with pytest.raises(ValueError, match="no style noot: choose among noto, twemoji, openmoji"):
-        emoji.build(config(sources, tmp_path / "a", styles=("noot",)))
+        build.build(config(sources, tmp_path / "a", styles=("noot",)))
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "letter.txt").write_text("mine")
     with pytest.raises(ValueError, match="holds something else"):
-        emoji.build(config(sources, tmp_path / "home"))
+        build.build(config(sources, tmp_path / "home"))
     assert (tmp_path / "home" / "letter.txt").read_text() == "mine"

@@ -22,7 +22,10 @@ from safetensors.torch import load_file, save_file
 from training import checkpoint, loop
 from training.checkpoint import RunError, sha256_of
 from training.config import TrainConfig, identity, parse
-from training.loop import MAX_SKIPPED_IN_A_ROW, fit, sample_order
+from training.journal import Journal
+from training.loop import MAX_SKIPPED_IN_A_ROW, fit
+from training.optim import Player, learning_rate_factor
+from training.order import Schedule, sample_order
 
 TIMES = {"images_per_second", "seconds"}  # of a line in metrics.jsonl: what may differ between equal runs
 
@@ -80,7 +83,7 @@ def train(run_dir: Path, loss=toy_loss, *, plain=False, samples=None, evaluate=l
     """The toy's fit with some fields of its config changed."""
     model, samples = toy_model(plain=plain), ToySamples() if samples is None else samples
     cfg = dataclasses.replace(TOY, **changes)
-    return fit(model, loss, samples, cfg, run_dir=run_dir, evaluate=evaluate, export=toy_export)
+    return fit([Player(model, loss)], samples, cfg, run_dir=run_dir, evaluate=evaluate, export=toy_export)
 
 
 def lines_of(run_dir: Path) -> list[dict]:
@@ -138,7 +141,7 @@ def test_every_epoch_takes_each_sample_once_and_any_cut_gives_the_same():
 def test_processes_and_accumulation_share_a_batch_without_overlap():
     def keys(world, batch, parts, start=0):
         cfg = dataclasses.replace(TOY, train_batch_size=batch, gradient_accumulation_steps=parts)
-        ranks = [list(loop._Schedule(22, cfg, start, rank, world)) for rank in range(world)]
+        ranks = [list(Schedule(22, cfg, start, rank, world)) for rank in range(world)]
         steps = [[] for _ in range(8 - start)]
         for batches in ranks:
             for number, of_rank in enumerate(batches):
@@ -153,13 +156,13 @@ def test_processes_and_accumulation_share_a_batch_without_overlap():
 
 def test_learning_rate_by_hand():
     cfg = dataclasses.replace(TOY, lr_warmup_steps=4, max_train_steps=12)
-    factors = [loop.learning_rate_factor(step, cfg) for step in range(13)]
+    factors = [learning_rate_factor(step, cfg) for step in range(13)]
     assert factors[:5] == [0.25, 0.5, 0.75, 1.0, 1.0]
     assert factors[8] == pytest.approx(0.5)  # half-way down the cosine
     assert factors[6] == pytest.approx(0.5 * (1 + math.sqrt(0.5)))
     assert factors[12] == pytest.approx(0)
     constant = dataclasses.replace(cfg, lr_scheduler="constant")
-    assert [loop.learning_rate_factor(step, constant) for step in (0, 3, 4, 100)] == [0.25, 1.0, 1.0, 1.0]
+    assert [learning_rate_factor(step, constant) for step in (0, 3, 4, 100)] == [0.25, 1.0, 1.0, 1.0]
 
 
 def test_the_rate_the_optimiser_uses_is_the_one_in_the_log(tmp_path):
@@ -207,7 +210,7 @@ def _train_until(run_dir: Path, moment: str, number: int, changes: dict) -> None
     elif moment == "after the rename":
         wrap(checkpoint.os, "rename", before=False)
     elif moment == "in the log":
-        wrap(loop._Run, "_log", before=False)
+        wrap(Journal, "note", before=False)
     train(run_dir, loss, **changes)
 
 
@@ -343,6 +346,20 @@ def test_resuming_a_finished_run_changes_nothing(tmp_path, reference):
     assert_same_run(run_dir, reference)
 
 
+def test_a_checkpoint_of_before_there_could_be_two_players_resumes(tmp_path, reference):
+    run_dir = tmp_path / "run"
+    shutil.copytree(reference, run_dir)
+    shutil.rmtree(run_dir / "checkpoint-8")
+    shutil.rmtree(run_dir / "export")
+    found = checkpoint.find(run_dir, "latest")
+    tensors = {name: found.tensors(name) for name in ("model", "ema", "optimizer")}
+    state = found.state | {"identity": {k: v for k, v in found.state["identity"].items() if k != "other_players"}}
+    del state["averaged_steps"]
+    checkpoint.save(run_dir, 6, tensors, state, keep=2)
+    train(run_dir, resume_from_checkpoint="latest")
+    assert_same_run(run_dir, reference)
+
+
 def test_a_longer_constant_schedule_goes_on_where_the_shorter_one_ended(tmp_path):
     long, short = tmp_path / "long", tmp_path / "short"
     train(long, lr_scheduler="constant", max_train_steps=8)
@@ -466,9 +483,10 @@ def test_another_seed_gives_other_weights(tmp_path, reference):
 
 
 def test_the_measured_step_before_step_1_leaves_no_trace(tmp_path, monkeypatch, reference):
-    monkeypatch.setattr(loop._Run, "_preflight", lambda self: None)
+    for before_step_1 in ("measure_a_step", "try_export"):
+        monkeypatch.setattr(loop, before_step_1, lambda *args: None)
     train(tmp_path / "run")
-    assert lines_of(tmp_path / "run") == lines_of(reference)[1:]  # but for the evaluation of the untrained model
+    assert lines_of(tmp_path / "run") == lines_of(reference)
     assert sha256_of(tmp_path / "run/export/model.safetensors") == sha256_of(reference / "export/model.safetensors")
 
 
@@ -494,15 +512,15 @@ def test_a_tracker_gets_the_numbers(tmp_path):
 
 def _train_as_rank(run_dir: Path, event: str, changes: dict) -> None:
     """Train the plain toy as one of two; in step 4 rank 1 alone gets a SIGTERM, or a batch of NaN, or neither."""
-    calls, log = 0, loop._Run._log
+    calls, note = 0, Journal.note
 
-    def log_and_strike(self, numbers, **kwargs):
-        if self.step == 4 and os.environ["RANK"] == "1":
+    def note_and_strike(self, step, numbers, **kwargs):
+        if step == 4 and os.environ["RANK"] == "1":
             os.kill(os.getpid(), signal.SIGTERM)  # after the processes have told each other how step 4 went
-        log(self, numbers, **kwargs)
+        note(self, step, numbers, **kwargs)
 
     if event == "late signal":
-        loop._Run._log = log_and_strike
+        Journal.note = note_and_strike
 
     def loss(model, batch):
         nonlocal calls

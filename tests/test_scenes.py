@@ -12,7 +12,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from training.data import art, scenes
-from training.data.emoji import LABELS
+from training.data.emoji.tables import LABELS
 from training.data.masks import check, open_masks
 from training.data.scenes import CLASSES, Scenes, materialise
 from training.data.sources import DataError

@@ -59,7 +59,7 @@ def _script(stem: str, argv: list[str], die_after_saves: int = 0) -> None:
 
     if die_after_saves:
         checkpoint.save = save_and_die
-    if stem == "text_to_image":
+    if "--vae_name_or_path" in argv:
         os.environ["VITRAIL_CACHE"] = str(Path(argv[argv.index("--vae_name_or_path") + 1]).parent / "cache")
     module.main(argv)
 
@@ -313,6 +313,20 @@ def test_two_processes_give_the_losses_of_one_and_a_run_may_move(tmp_path):
     script("ddpm", two, *flags, "--max_train_steps", "4", "--resume_from_checkpoint", "latest")
     assert len(set(losses_of(one))) == len(losses_of(two)) == 4
     assert losses_of(two) == pytest.approx(losses_of(one), abs=1e-5)
+
+
+def _script_with_two_flags(stem: str, run_dir: Path) -> None:
+    os.environ["VITRAIL_CACHE"] = str(run_dir.parent / "cache")
+    _script(stem, ["--preset", "tiny", "--output_dir", str(run_dir)])
+
+
+@pytest.mark.parametrize("stem", ["captioning", "text_to_image"])
+def test_two_flags_are_enough_where_a_script_stands_on_another_ones_weights(stem, tmp_path):
+    """On what is shipped, as a person runs it; the other tests bring smaller parts."""
+    code, text = run(_script_with_two_flags, stem, tmp_path / "run", log=tmp_path / "log")
+    assert code == 0, text
+    assert weights_in(tmp_path / "run/export")
+    stock(stem, tmp_path / "run/export")
 
 
 @pytest.mark.parametrize("stem", STEMS)

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from training.data import sources
-from training.data.emoji import LABELS
+from training.data.emoji.tables import LABELS
 from training.data.sources import DataError, decode, open_source, square
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -28,6 +28,7 @@ from training import metrics, publish
 from training.config import TrainConfig, parse
 from training.data.sources import Source, open_source
 from training.loop import fit
+from training.optim import Player
 
 STEM = "autoencoder"
 MEASURED_PICTURES = 1024  # training pictures whose latents the export measures, evenly spread
@@ -94,7 +95,7 @@ PRESETS = {
 
 
 class Crops:
-    """Training samples {"picture": (3, S, S), "noise": (C, S/f, S/f)} of a source; see `training.loop.Samples`."""
+    """Training samples {"picture": (3, S, S), "noise": (C, S/f, S/f)} of a source; see `training.order.Samples`."""
 
     def __init__(self, source: Source, cfg: AutoencoderConfig, latent_shape: tuple[int, int, int]):
         self.source, self.cfg, self.data_hash, self.latent_shape = source, cfg, source.data_hash, latent_shape
@@ -255,7 +256,7 @@ def main(argv: list[str] | None = None) -> None:
         return publish.write_export(folder, lambda target: contract.save_folder(target, measured), facts)
 
     fit(
-        Reconstruction(vae), loss_fn, samples, cfg, run_dir=cfg.output_dir, evaluate=evaluate,
+        [Player(Reconstruction(vae), loss_fn)], samples, cfg, run_dir=cfg.output_dir, evaluate=evaluate,
         draw_samples=draw_samples, export=export,
     )  # fmt: skip
     if cfg.push_to_hub:

@@ -47,7 +47,8 @@ from training.data.art import inked, on_ground, recoloured
 from training.data.captions import MOST_SAID, Captions, core, holds, largest, read_layout, scene_caption, spoken
 from training.data.scenes import SOLID, Scene, SceneObject, Scenes
 from training.data.sources import Source, open_source
-from training.loop import fit, parameter_groups
+from training.loop import fit
+from training.optim import Player, parameter_groups
 
 STEM = "captioning"
 TOWERS = {"swin": (SwinConfig, SwinModel), "vit": (ViTConfig, ViTModel)}
@@ -371,14 +372,19 @@ def tower(trained: PreTrainedModel, side_px: int, deviation: float = POSITION_SC
 
     A Swin tells places apart within its windows only, and a caption has to say what is on the left: it gets absolute
     positions (`use_absolute_embeddings`), to begin with waves of that deviation. Those of a ViT are resized.
+    Where the last stage of a Swin would see less than one window, all its windows get smaller.
     """
     kind = trained.config.model_type
     if kind not in TOWERS:
         raise SystemExit(f"--clip_name_or_path has a {kind} for pictures: a captioner needs one with a Swin or a ViT")
     configs, models = TOWERS[kind]
     fields = trained.config.to_dict() | {"image_size": side_px}
-    made = models(configs.from_dict(fields | ({"use_absolute_embeddings": True} if kind == "swin" else {})))
+    if kind == "swin":
+        fields |= {"use_absolute_embeddings": True, "window_size": largest_window(trained.config, side_px)}
+    made = models(configs.from_dict(fields))
     weights, name = dict(trained.state_dict()), "embeddings.position_embeddings"
+    for key in (key for key in weights if key.endswith("relative_position_bias_table")):
+        weights[key] = biases_within(weights[key], fields["window_size"])
     fresh = made.state_dict()[name]
     side = math.isqrt(fresh.shape[1])
     if name not in weights:
@@ -392,6 +398,18 @@ def tower(trained: PreTrainedModel, side_px: int, deviation: float = POSITION_SC
         weights[name] = torch.cat([old[:, :extra], plane.flatten(2).transpose(1, 2)], 1)
     made.load_state_dict(weights)
     return made
+
+
+def largest_window(config: SwinConfig, side_px: int) -> int:
+    """The side of a Swin's windows for pictures of side_px: at most its own, and what the last stage sees."""
+    return min(config.window_size, -(-side_px // (config.patch_size * 2 ** (len(config.depths) - 1))))
+
+
+def biases_within(table: torch.Tensor, window: int) -> torch.Tensor:
+    """Of a Swin's biases ((2W - 1)², H) of all offsets in windows of side W those in windows of side `window`."""
+    side = math.isqrt(len(table))
+    kept = slice(side // 2 - window + 1, side // 2 + window)
+    return table.view(side, side, -1)[kept, kept].flatten(0, 1)
 
 
 def waves(side: int, width: int) -> torch.Tensor:
@@ -496,9 +514,9 @@ def main(argv: list[str] | None = None) -> None:
         facts = run | describe(cfg, train, served, argv)
         return publish.write_export(folder, lambda target: contract.save_folder(target, served), facts)
 
-    fit(trainee, loss_fn, samples, cfg, run_dir=cfg.output_dir, evaluate=evaluate, export=export,
-        draw_samples=lambda _model: sheet_of(served, held_out, new_scenes),
-        parameter_groups=tower_groups(trainee, cfg))  # fmt: skip
+    player = Player(trainee, loss_fn, tower_groups(trainee, cfg))
+    fit([player], samples, cfg, run_dir=cfg.output_dir, evaluate=evaluate, export=export,
+        draw_samples=lambda _model: sheet_of(served, held_out, new_scenes))  # fmt: skip
     if cfg.push_to_hub:
         publish.push_export(Path(cfg.output_dir, "export"), cfg.hub_model_id, private=cfg.hub_private)
 

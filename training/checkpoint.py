@@ -37,7 +37,11 @@ class Checkpoint:
     state: dict
 
     def tensors(self, name: str) -> dict[str, torch.Tensor]:
-        return load_file(self.path / f"{name}.safetensors")
+        """Raises RunError where the run that saved it had no such tensors."""
+        file = self.path / f"{name}.safetensors"
+        if not file.is_file():
+            raise RunError(f"{self.path.name} holds no {file.name}: what trained then was another team of players")
+        return load_file(file)
 
 
 @contextmanager

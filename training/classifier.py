@@ -38,6 +38,7 @@ from training.data.art import inked, on_ground
 from training.data.facts import facts_of
 from training.data.sources import Source, open_source
 from training.loop import fit
+from training.optim import Player
 
 STEM = "classifier"
 
@@ -101,7 +102,7 @@ PRESETS = {
 
 
 class LabelledPictures:
-    """Augmented training samples {"pixels": (3, R, R) normalised, "label": ()} of a source; see `training.loop.Samples`."""
+    """Augmented training samples {"pixels": (3, R, R) normalised, "label": ()} of a source; see `training.order.Samples`."""
 
     def __init__(self, source: Source, cfg: ClassifierConfig, mean: tuple, std: tuple):
         self.source, self.cfg, self.data_hash = source, cfg, source.data_hash
@@ -234,7 +235,7 @@ def main(argv: list[str] | None = None) -> None:
         raise SystemExit("--layer_decay below 1 goes with --optimizer adamw only")
     if cfg.layer_decay < 1:
         groups = param_groups_layer_decay(model, cfg.adam_weight_decay, layer_decay=cfg.layer_decay)
-    fit(model, loss_fn, samples, cfg, run_dir=cfg.output_dir, evaluate=evaluate, export=export, parameter_groups=groups)
+    fit([Player(model, loss_fn, groups)], samples, cfg, run_dir=cfg.output_dir, evaluate=evaluate, export=export)
     if cfg.push_to_hub:
         publish.push_export(Path(cfg.output_dir, "export"), cfg.hub_model_id, private=cfg.hub_private)
 

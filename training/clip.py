@@ -42,7 +42,8 @@ from training.config import TrainConfig, parse
 from training.data import vocabulary
 from training.data.captions import Captions
 from training.data.sources import DataError, Source, open_source
-from training.loop import fit, parameter_groups
+from training.loop import fit
+from training.optim import Player, parameter_groups
 
 STEM = "clip"
 MAX_LOGIT_SCALE = math.log(100)  # Radford 2021, §2.5
@@ -123,7 +124,7 @@ CHANCES = 27  # A: the uniform numbers that `augment` uses for a picture
 class CaptionedPictures:
     """Training samples {"pixels": (V, P, P, 4) uint8, "chances": (V, A), "name": (), "caption": text} of a source.
 
-    Pictures of one name share a number. See `training.loop.Samples`.
+    Pictures of one name share a number. See `training.order.Samples`.
     """
 
     def __init__(self, source: Source, cfg: CLIPConfig):
@@ -423,8 +424,8 @@ def main(argv: list[str] | None = None) -> None:
         facts = run | {"images_seen": run["images_seen"] * cfg.views} | describe(cfg, train, served, argv)
         return publish.write_export(folder, save, facts)
 
-    fit(trainee, loss_fn, samples, cfg, run_dir=cfg.output_dir, evaluate=evaluate, export=export,
-        parameter_groups=tower_groups(trainee, cfg))  # fmt: skip
+    player = Player(trainee, loss_fn, tower_groups(trainee, cfg))
+    fit([player], samples, cfg, run_dir=cfg.output_dir, evaluate=evaluate, export=export)
     if cfg.push_to_hub:
         publish.push_export(Path(cfg.output_dir, "export"), cfg.hub_model_id, private=cfg.hub_private)
 

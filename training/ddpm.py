@@ -30,7 +30,9 @@ from training import figures, metrics, publish
 from training.config import TrainConfig, parse
 from training.data.sources import Source, open_source
 from training.diffusion import diffusion_loss, held_out_loss
-from training.loop import draw_seed, fit
+from training.loop import fit
+from training.optim import Player
+from training.order import draw_seed
 
 STEM = "ddpm"
 
@@ -85,7 +87,7 @@ PRESETS = {
 
 
 class NoisyPictures:
-    """Training samples {"clean", "noise": (3, R, R), "timestep", "label": ()} of a source; see `training.loop.Samples`."""
+    """Training samples {"clean", "noise": (3, R, R), "timestep", "label": ()} of a source; see `training.order.Samples`."""
 
     def __init__(self, source: Source, cfg: DDPMConfig, null_label: int | None):
         self.source, self.data_hash, self.cfg, self.null_label = source, source.data_hash, cfg, null_label
@@ -201,7 +203,13 @@ def main(argv: list[str] | None = None) -> None:
         return publish.write_export(folder, save, run | describe(cfg, train, model, argv))
 
     fit(
-        unet, loss_fn, samples, cfg, run_dir=cfg.output_dir, evaluate=evaluate, draw_samples=draw_samples, export=export
+        [Player(unet, loss_fn)],
+        samples,
+        cfg,
+        run_dir=cfg.output_dir,
+        evaluate=evaluate,
+        draw_samples=draw_samples,
+        export=export,
     )
     if cfg.push_to_hub:
         publish.push_export(Path(cfg.output_dir, "export"), cfg.hub_model_id, private=cfg.hub_private)

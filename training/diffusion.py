@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from diffusers.training_utils import compute_snr
 
-from training.loop import draw_seed
+from training.order import draw_seed
 
 STRATA = 8  # evenly spaced times at which a held-out loss is measured
 

@@ -5,14 +5,14 @@ import json
 
 import torch
 
-from training.loop import Samples
+from training.order import Samples
 
 
 class Mixture:
     """Training samples of which fixed shares come from other pictures than the order of epochs names.
 
     The first draw of a sample decides between them. others: [(share, samples)], the rest are `usual`; all
-    are `training.loop.Samples`.
+    are `training.order.Samples`.
     """
 
     def __init__(self, usual: Samples, others: list[tuple[float, Samples]]):

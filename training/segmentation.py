@@ -50,7 +50,8 @@ from training.config import TrainConfig, parse
 from training.data.art import recoloured
 from training.data.facts import Facts, facts_of
 from training.data.masks import IGNORE, MaskSource, PaintedSource, check, open_masks
-from training.loop import fit, parameter_groups
+from training.loop import fit
+from training.optim import Player, parameter_groups
 
 STEM = "segmentation"
 SIZES = {  # what a backbone is built of, unless model_args says otherwise
@@ -140,7 +141,7 @@ PRESETS = {
 
 
 class MaskedPictures:
-    """Augmented training samples {"pixels": (3, R, R) normalised, "mask": (R, R) int64}; see `training.loop.Samples`."""
+    """Augmented training samples {"pixels": (3, R, R) normalised, "mask": (R, R) int64}; see `training.order.Samples`."""
 
     def __init__(self, source: MaskSource | PaintedSource, cfg: SegmentationConfig, served: contract.Segmenter):
         self.source, self.cfg, self.served, self.data_hash = source, cfg, served, source.data_hash
@@ -520,9 +521,9 @@ def main(argv: list[str] | None = None) -> None:
         facts = run | describe(cfg, train, served, begun, argv)
         return publish.write_export(folder, lambda target: contract.save_folder(target, served), facts)
 
-    fit(served.model, loss_fn, samples, cfg, run_dir=cfg.output_dir, evaluate=evaluate, export=export,
-        draw_samples=lambda _model: figure_of(served, held_out),
-        parameter_groups=slower_base(served.model, cfg))  # fmt: skip
+    player = Player(served.model, loss_fn, slower_base(served.model, cfg))
+    fit([player], samples, cfg, run_dir=cfg.output_dir, evaluate=evaluate, export=export,
+        draw_samples=lambda _model: figure_of(served, held_out))  # fmt: skip
     if cfg.push_to_hub:
         publish.push_export(Path(cfg.output_dir, "export"), cfg.hub_model_id, private=cfg.hub_private)
 

@@ -47,8 +47,10 @@ from training.data.pairs import Pairs
 from training.data.recoloured import Recoloured
 from training.data.sources import DataError, Source, open_source
 from training.diffusion import diffusion_loss, held_out_loss
-from training.loop import draw_seed, fit
+from training.loop import fit
 from training.mixture import Mixture
+from training.optim import Player
+from training.order import draw_seed
 
 STEM = "text_to_image"
 LORA_FILE = "pytorch_lora_weights.safetensors"
@@ -206,7 +208,7 @@ def is_emoji(source: Source) -> bool:
 
 
 class LatentCaptions:
-    """Training samples for `training.loop.Samples`: a picture's latent or pixels, a caption or its states, the draws.
+    """Training samples for `training.order.Samples`: a picture's latent or pixels, a caption or its states, the draws.
 
     {"mean", "std": (C, h, w)} from the cache, or {"pixels": (3, R, R)}; {"states": (L, D) fp16}, or {"caption": text};
     {"posterior", "noise": (C, h, w), "timestep": ()}. The draws are the same with the cache and without.
@@ -489,8 +491,7 @@ def main(argv: list[str] | None = None) -> None:
 
     trained = Adapter(model.pipe.unet) if cfg.lora_rank else model.pipe.unet
     fit(
-        trained,
-        loss_fn,
+        [Player(trained, loss_fn)],
         samples,
         cfg,
         run_dir=cfg.output_dir,

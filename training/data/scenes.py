@@ -29,7 +29,7 @@ import yaml
 from PIL import Image
 
 from training.data.art import inked, on_ground, recoloured
-from training.data.emoji import LABELS
+from training.data.emoji.tables import LABELS
 from training.data.sources import DataError, open_source
 
 CLASSES = ("background", *LABELS)  # what the emoji build gives; id 0 is the background, id k + 1 is label k
