@@ -1,0 +1,97 @@
+"""What a data set says of itself: the front matter of the card (README.md) that lies in its folder.
+
+    ---
+    pretty_name: Photo scenes
+    license: other
+    license_name: for-research
+    license_link: https://…
+    vitrail:
+      credits: ["SIFT Flow, Liu, Yuen and Torralba 2011"]
+      limits: ["For research: …"]
+      show_pictures: false
+    ---
+
+The first four keys are the Hub's own. What nobody says isn't guessed: a folder without a card is its owner's, and its
+name is what it is called. Cards of sets that we may not pass on lie in training/data/cards.
+"""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from training.data.sources import DataError
+
+CARDS = Path(__file__).parent / "cards"
+CARD = "README.md"
+OWN = "vitrail"  # our key in the front matter: an object of these
+LISTS = ("credits", "limits")
+MAX_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Title, licence, credits and limits of a data set, for the card of what was trained on it."""
+
+    title: str
+    license: str | None = None  # an id of the Hub
+    license_name: str | None = None  # where that is "other"
+    license_link: str | None = None
+    credits: tuple[str, ...] = ()  # whose work it is, a line each
+    limits: tuple[str, ...] = ()  # what follows for weights that were trained on it, a sentence each
+    show_pictures: bool = True  # whether a card may show pictures of it
+
+    def licensed(self) -> dict[str, str]:
+        """license, license_name and license_link, as far as they are stated."""
+        stated = {key: getattr(self, key) for key in ("license", "license_name", "license_link")}
+        return {key: value for key, value in stated.items() if value}
+
+
+def facts_of(dataset_name: str) -> Facts:
+    """What the card in a data set's folder says; of one without a card, and of one on the Hub, its name alone.
+
+    Raises DataError where the front matter can't be read or says something else than it should.
+    """
+    folder = Path(dataset_name)
+    path, name = folder / CARD, folder.name or dataset_name
+    if not path.is_file() or path.is_symlink():
+        return Facts(name)
+    front = _front_matter(path)
+    own = front.get(OWN) or {}
+    if not isinstance(own, dict):
+        raise DataError(f"{path}: {OWN} has to be an object with {', '.join(LISTS)} and show_pictures.")
+    for key in LISTS:
+        if not isinstance(own.get(key, []), list) or not all(isinstance(line, str) for line in own.get(key, [])):
+            raise DataError(f"{path}: {OWN}.{key} has to be a list of texts.")
+    if not isinstance(own.get("show_pictures", True), bool):
+        raise DataError(f"{path}: {OWN}.show_pictures has to be true or false.")
+    stated = {key: front.get(key) for key in ("license", "license_name", "license_link")}
+    for key, value in {"pretty_name": front.get("pretty_name"), **stated}.items():
+        if value is not None and not isinstance(value, str):
+            raise DataError(f"{path}: {key} has to be a text.")
+    return Facts(
+        front.get("pretty_name") or name,
+        **stated,
+        credits=tuple(own.get("credits", ())),
+        limits=tuple(own.get("limits", ())),
+        show_pictures=own.get("show_pictures", True),
+    )
+
+
+def _front_matter(path: Path) -> dict:
+    if path.stat().st_size > MAX_BYTES:
+        raise DataError(f"{path} is no card: it has more than {MAX_BYTES:,} bytes.")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        parts = text.split("---\n", 2)
+        front = yaml.safe_load(parts[1]) if text.startswith("---\n") and len(parts) == 3 else {}
+    except (UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+        raise DataError(f"{path}: its front matter is no YAML ({str(error).splitlines()[0]}).") from error
+    return front if isinstance(front, dict) else {}
+
+
+def put_card(name: str, folder: Path) -> None:
+    """Lay the card training/data/cards/NAME.md into a data set's folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(CARDS / f"{name}.md", folder / CARD)
