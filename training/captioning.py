@@ -40,7 +40,7 @@ from transformers import (
 )
 
 from hub_models import captioning as contract
-from hub_models import clip, store
+from hub_models import clip
 from hub_models.captioning.parts import grid_of, show_attention
 from hub_models.pictures import WHITE, frame
 from training import hybrid, metrics, publish
@@ -140,7 +140,7 @@ EMOJI = CaptioningConfig(
 PHOTO = dataclasses.replace(
     EMOJI, dataset_name="build/data/flickr8k", tower_name_or_path="photo", resolution=224, train_batch_size=32, optimizer="muon",
     learning_rate=3e-3, lr_warmup_steps=50, adam_weight_decay=0.05, ema_decay=0.99, max_train_steps=700, validation_steps=100,
-    scenes=0.0, object_ink=0.0, relation_weight=1.0, place_weight=0.0, pointing_weight=0.0, unfreeze_step=None, cached_views=4,
+    scenes=0.0, object_ink=0.0, relation_weight=1.0, place_weight=0.0, pointing_weight=0.0, unfreeze_step=None, cached_views=3,
     captions_each=5, max_length=40, dropout=0.0, zoom=(1.0, 1.1), rotation_deg=0.0, ground_share=0.0,
     tower_args={"hidden_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 768},
     decoder_args={"hidden_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 1024},
@@ -155,8 +155,8 @@ PRESETS = {
     ),
     "photo": PHOTO,
     "photo-cider": dataclasses.replace(
-        PHOTO, pretrained_model_name_or_path="path/to/run/export", drawn_captions=5, learning_rate=5e-4, lr_warmup_steps=20,
-        adam_weight_decay=0.0, ema_decay=0.98, max_train_steps=400, validation_steps=50,
+        PHOTO, pretrained_model_name_or_path="path/to/run/export", drawn_captions=5, max_length=22, learning_rate=5e-4,
+        lr_warmup_steps=10, adam_weight_decay=0.0, ema_decay=0.97, max_train_steps=250, validation_steps=50,
     ),
     "tiny": dataclasses.replace(
         EMOJI, dataset_name="emoji-sample", resolution=32, max_train_steps=2, train_batch_size=4, lr_warmup_steps=1,
@@ -741,11 +741,13 @@ def describe(cfg: CaptioningConfig, train: Source, served: contract.Captioner, a
     kind = "BLIP" if blip else f"{served.model.config.encoder.model_type} and {decoder.model_type}"
     model_class = "BlipForConditionalGeneration" if blip else "VisionEncoderDecoderModel"
     began = "the tower that of a dual encoder trained on the same pictures, the decoder new"
-    if cfg.tower_name_or_path and not base:
-        weights = store.weights_sha256(hybrid.tower_folder(cfg.tower_name_or_path))[:12]
-        began = f"its backbone began as that of a classifier of photographs, weights {weights}, the rest new"
-    elif base:
+    credits = list(publish.ATTRIBUTIONS.values()) if emoji else list(facts.credits)
+    if base:
         began = "fine-tuned"
+        credits = list(dict.fromkeys([*credits, *hybrid.inherited(STEM, base)]))
+    elif cfg.tower_name_or_path:
+        began = "its backbone trained before, the rest new"
+        credits.append(hybrid.origin(cfg.tower_name_or_path))
     return {
         "stem": STEM,
         "name": "emoji" if emoji else "photo" if photo else Path(cfg.dataset_name).name,
@@ -761,7 +763,7 @@ def describe(cfg: CaptioningConfig, train: Source, served: contract.Captioner, a
         "base_model": base,
         "command": publish.command_line(STEM, argv),
         "parameters": served.parameters,
-        "attributions": list(publish.ATTRIBUTIONS.values()) if emoji else list(facts.credits),
+        "attributions": credits,
         "usage": f"from transformers import AutoImageProcessor, AutoTokenizer, {model_class}\n\n"
                  f'model = {model_class}.from_pretrained("org/name")\n'
                  'tokenizer = AutoTokenizer.from_pretrained("org/name")\n'

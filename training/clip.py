@@ -38,7 +38,6 @@ from transformers import (
 )
 
 from hub_models import clip as contract
-from hub_models import store
 from training import hybrid, metrics, publish
 from training.config import TrainConfig, parse
 from training.data import vocabulary
@@ -125,8 +124,8 @@ PRESETS = {
     "photo": dataclasses.replace(
         EMOJI, dataset_name="build/data/flickr8k", tower_name_or_path="photo", resolution=224, train_batch_size=96,
         optimizer="muon", learning_rate=2e-3, lr_warmup_steps=30, ema_decay=0.98, max_train_steps=600, validation_steps=200,
-        validation_pictures=200, cached_views=4, captions_each=2, views=1, concept_weight=0.0, image_weight=0.0, maskless=0.0, text_lr_scale=0.3,
-        vocabulary_size=4400,
+        validation_pictures=200, cached_views=3, captions_each=2, views=1, concept_weight=0.0, image_weight=0.0, maskless=0.0, text_lr_scale=0.3,
+        vocabulary_size=4000,
         tower_args={"hidden_size": 256, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 768},
     ),
     "finetune": dataclasses.replace(
@@ -686,8 +685,11 @@ def describe(cfg: CLIPConfig, train: Source, served: contract.CLIP, argv: list[s
     facts, photo = facts_of(cfg.dataset_name), config.vision_config.model_type == "dpt"
     data = "emoji art in five styles, with captions made of names, keywords and styles" if emoji else facts.title
     kind = "backbone of timm with ViT layers" if photo else config.vision_config.model_type
-    if photo and not base:
-        kind += f" (the backbone began with weights {store.weights_sha256(hybrid.tower_folder(cfg.tower_name_or_path))[:12]})"
+    credits = list(publish.ATTRIBUTIONS.values() if emoji else facts.credits)
+    if base:
+        credits = list(dict.fromkeys([*credits, *hybrid.inherited(STEM, base)]))
+    elif cfg.tower_name_or_path:
+        credits.append(hybrid.origin(cfg.tower_name_or_path))
     return {
         "stem": STEM,
         "name": "emoji" if emoji else "photo" if photo else "clip",
@@ -705,7 +707,7 @@ def describe(cfg: CLIPConfig, train: Source, served: contract.CLIP, argv: list[s
         "base_model": base,
         "command": publish.command_line(STEM, argv),
         "parameters": served.parameters,
-        "attributions": list(publish.ATTRIBUTIONS.values() if emoji else facts.credits)
+        "attributions": credits
         + (["all-MiniLM-L6-v2, sentence-transformers, Apache-2.0 (its first layers)"] if minilm else []),
         "usage": "from transformers import AutoImageProcessor, AutoModel, AutoTokenizer\n\n"
                  'model = AutoModel.from_pretrained("org/name")\n'

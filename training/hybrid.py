@@ -11,6 +11,7 @@ with: those of a few thousand photographs in small batches are worse.
 Letters: B pictures, R side in pixels, C channels, h × w places of a map, S = 1 + h · w states, D width of the tower.
 """
 
+import json
 from pathlib import Path
 
 import torch
@@ -20,6 +21,7 @@ from transformers import DPTConfig, DPTModel, PreTrainedModel, TimmBackboneConfi
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from hub_models import classifier, store
+from training import publish
 
 STRIDE = 32  # of the map that the ViT layers see
 LATE_STRIDE = 16  # up to the last map of this stride nothing of the backbone learns, where maps are made beforehand
@@ -65,6 +67,21 @@ def statistics(folder: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and deviation of the pixels that a timm backbone was trained on, as its folder says."""
     config = resolve_model_data_config(classifier.load(folder, device="cpu").model)
     return tuple(config["mean"]), tuple(config["std"])
+
+
+def origin(name: str) -> str:
+    """What a backbone is, for the card of a model that began with it."""
+    folder = tower_folder(name)
+    model = classifier.load(folder, device="cpu").model
+    terms = f", {model.pretrained_cfg['license']}" if model.pretrained_cfg.get("license") else ""
+    return (f"{model.pretrained_cfg['architecture']} of timm, the backbone, as in {'/'.join(folder.parts[-2:])}, weights "
+            f"{store.weights_sha256(folder)[:12]}{terms}")  # fmt: skip
+
+
+def inherited(stem: str, base: str) -> list[str]:
+    """Whose work went into the model that a training began from, as its run.json says: a bundled variant or a folder."""
+    path = store.bundled(stem).get(base, Path(base).expanduser()) / publish.RUN
+    return json.loads(path.read_text(encoding="utf-8")).get("attributions", []) if path.is_file() else []
 
 
 def is_hybrid(tower: nn.Module) -> bool:
