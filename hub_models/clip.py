@@ -1,7 +1,8 @@
 """Pictures and texts in one space: a dual encoder of the CLIP kind.
 
 A model folder is what stock transformers writes for a `VisionTextDualEncoderModel` (any vision and text tower) or a
-`CLIPModel`, with its tokenizer and image processor; `AutoModel`, `AutoTokenizer` and `AutoImageProcessor` open it.
+`CLIPModel`, with its tokenizer and image processor; `AutoModel`, `AutoTokenizer` and `AutoImageProcessor` open it. Of the own keys in preprocessor_config.json,
+both optional, framed = false says that a picture is squeezed into a square instead of standing whole in a white one.
 
 Letters: B pictures or texts, R pixels a side, L tokens of a text, D width of the common space, C width of the text tower.
 """
@@ -18,13 +19,14 @@ from transformers import CLIPModel, PreTrainedModel, VisionTextDualEncoderModel
 from hub_models import pretrained, store
 from hub_models.device import default_device
 from hub_models.documents import read_object
-from hub_models.pictures import frame
+from hub_models.pictures import frame, on_white
 from hub_models.store import CheckpointError
 
 MODELS = {"vision-text-dual-encoder": VisionTextDualEncoderModel, "clip": CLIPModel}
 BATCH = 128  # pictures or texts that are embedded at once
 MAX_RANKED = 1000  # texts that are ranked at once
 PROCESSOR, RANK_TEMPERATURE = "preprocessor_config.json", "rank_temperature"  # a key of ours in that file, optional
+FRAMED = "framed"  # another
 
 
 class CLIP:
@@ -39,7 +41,9 @@ class CLIP:
         name: str,
         weights_sha256: str,
         rank_temperature: float = 1.0,
+        framed: bool = True,
     ):
+        self.framed = framed  # whether a picture stands whole in a white square; else it is squeezed into one
         self.rank_temperature = rank_temperature  # what similarities are divided by before `rank` makes shares of them
         self.model, self.tokenizer, self.image_processor = model, tokenizer, image_processor
         self.name, self.weights_sha256 = name, weights_sha256
@@ -59,9 +63,9 @@ class CLIP:
         return float(self.model.logit_scale.detach().exp())
 
     def preprocess(self, images: Sequence[Image.Image]) -> torch.Tensor:
-        """The pictures as the model wants them, (B, 3, R, R): framed (see `frame`), then normalised by the processor."""
-        framed = [frame(image, self.resolution_px) for image in images]
-        return self.image_processor(images=framed, return_tensors="pt")["pixel_values"].to(self.device)
+        """The pictures as the model wants them, (B, 3, R, R): framed (see `frame`), or as the processor squeezes them."""
+        seen = [frame(image, self.resolution_px) if self.framed else on_white(image) for image in images]
+        return self.image_processor(images=seen, return_tensors="pt")["pixel_values"].to(self.device)
 
     @torch.no_grad()
     def embed_images(self, images: Sequence[Image.Image]) -> torch.Tensor:
@@ -151,7 +155,7 @@ def _open(folder: Path, name: str) -> CLIP:
     tokenizer, image_processor = pretrained.open_processors(folder, config)
     model = model.eval().requires_grad_(False)
     return CLIP(model, tokenizer, image_processor, name=name, weights_sha256=store.weights_sha256(folder),
-                rank_temperature=_rank_temperature(folder))  # fmt: skip
+                rank_temperature=_rank_temperature(folder), framed=_is_framed(folder))  # fmt: skip
 
 
 def _rank_temperature(folder: Path) -> float:
@@ -162,13 +166,26 @@ def _rank_temperature(folder: Path) -> float:
     return float(value)
 
 
-def save_folder(folder, model: PreTrainedModel, tokenizer, image_processor, rank_temperature: float = 1.0) -> None:
-    """Write what `load` reads: stock config, weights, tokenizer and image processor; the temperature among the latter's keys."""
+def _is_framed(folder: Path) -> bool:
+    path = folder / PROCESSOR
+    value = read_object(path).get(FRAMED, True) if path.is_file() else True
+    if not isinstance(value, bool):
+        raise CheckpointError(f"{path}: {FRAMED} must be true or false, it is {str(value)[:40]}")
+    return value
+
+
+def save_folder(
+    folder, model: PreTrainedModel, tokenizer, image_processor, rank_temperature: float = 1.0, framed: bool = True
+) -> None:
+    """Write what `load` reads: stock config, weights, tokenizer and image processor; our keys among the latter's."""
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     image_processor.save_pretrained(folder)
     path = Path(folder) / PROCESSOR
     kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    own = {} if framed and FRAMED not in kept else {FRAMED: framed}
     if rank_temperature != 1 or RANK_TEMPERATURE in kept:
-        kept[RANK_TEMPERATURE] = rank_temperature
+        own[RANK_TEMPERATURE] = rank_temperature
+    if own:
+        kept |= own
         path.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")

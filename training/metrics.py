@@ -430,40 +430,53 @@ def principal_components(rows: np.ndarray, count: int = 3) -> tuple[np.ndarray, 
 
 
 def cider_d(candidates: Sequence[str], references: Sequence[Sequence[str]], sigma: float = 6.0) -> np.ndarray:
-    """CIDEr-D of each candidate among its references, (N,) float64 in [0, 10].
+    """CIDEr-D of each candidate among its references, (N,) float64 in [0, 10]: see `CiderD`.
 
-    Cosine of the tf-idf weights of n-grams, clipped to the reference's and damped by the difference in length, mean over
-    n = 1 to 4 and the references, times 10: Vedantam et al. 2015, eq. 3 and §4, as its authors' code has it. Words are
-    lower case without punctuation, not stemmed. An n-gram that the references of every picture have counts nothing, so a
-    single picture scores 0. Raises ValueError where a candidate has no references.
+    Raises ValueError where a candidate has no references.
     """
     if not candidates or len(candidates) != len(references) or not all(references):
         raise ValueError(f"need references for each of N > 0 candidates; got {len(candidates)}, {len(references)}")
-    said = [_ngrams(text) for text in candidates]
-    true = [[_ngrams(text) for text in texts] for texts in references]
-    pictures = Counter(gram for texts in true for gram in set().union(*texts))  # in how many an n-gram is
-    rarity = math.log(len(references))
+    score = CiderD(references, sigma)
+    return np.array([score(text, number) for number, text in enumerate(candidates)])
 
-    def weights(counts: Counter) -> list[dict]:
+
+class CiderD:
+    """CIDEr-D of captions of pictures whose references are known, with how rare each n-gram is among these pictures.
+
+    Cosine of the tf-idf weights of n-grams, clipped to the reference's and damped by the difference in length, mean over
+    n = 1 to 4 and the references, times 10: Vedantam et al. 2015, eq. 3 and §4, as its authors' code has it. Words are
+    lower case without punctuation, not stemmed. An n-gram that the references of every picture have counts nothing, so of
+    a single picture every caption scores 0. What is needed of references is made when it is first asked for, and kept.
+    """
+
+    def __init__(self, references: Sequence[Sequence[str]], sigma: float = 6.0):
+        self.references, self.sigma = references, sigma
+        self._pictures = Counter(gram for texts in references for gram in set().union(*map(_ngrams, texts)))
+        self._rarity = math.log(len(references))
+        self._known: dict[int, list] = {}  # of each picture, its references as `_weighed`
+
+    def __call__(self, candidate: str, number: int) -> float:
+        """The score of a caption of picture `number`, in [0, 10]."""
+        if number not in self._known:
+            self._known[number] = [self._weighed(text) for text in self.references[number]]
+        mine, my_norms, my_length = self._weighed(candidate)
+        total = 0.0
+        for theirs, norms, length in self._known[number]:
+            damping = math.exp(-((my_length - length) ** 2) / (2 * self.sigma**2))
+            for a, b, one, other in zip(mine, theirs, my_norms, norms, strict=True):
+                if one and other:
+                    shared = sum(min(value, b[gram]) * b[gram] for gram, value in a.items() if gram in b)
+                    total += damping * shared / math.sqrt(one * other)
+        return 10 * total / (4 * len(self._known[number]))
+
+    def _weighed(self, text: str) -> tuple[list[dict], list[float], int]:
+        """The tf-idf weights of a text's n-grams for n = 1 to 4, their squared norms, and its length in words."""
         found: list[dict] = [{}, {}, {}, {}]
+        counts = _ngrams(text)
         for gram, count in counts.items():
-            found[len(gram) - 1][gram] = count * (rarity - math.log(max(1, pictures[gram])))
-        return found
-
-    def length(counts: Counter) -> int:
-        return sum(count for gram, count in counts.items() if len(gram) == 1)
-
-    scores = []
-    for own, texts in zip(said, true, strict=True):
-        mine, total = weights(own), 0.0
-        for text in texts:
-            damping = math.exp(-((length(own) - length(text)) ** 2) / (2 * sigma**2))
-            for a, b in zip(mine, weights(text), strict=True):
-                shared = sum(min(value, b[gram]) * b[gram] for gram, value in a.items() if gram in b)
-                norms = math.sqrt(sum(v * v for v in a.values()) * sum(v * v for v in b.values()))
-                total += damping * shared / norms if norms else 0.0
-        scores.append(10 * total / (4 * len(texts)))
-    return np.array(scores)
+            found[len(gram) - 1][gram] = count * (self._rarity - math.log(max(1, self._pictures[gram])))
+        norms = [sum(value * value for value in weights.values()) for weights in found]
+        return found, norms, sum(count for gram, count in counts.items() if len(gram) == 1)
 
 
 def _ngrams(text: str, longest: int = 4) -> Counter:

@@ -25,14 +25,13 @@ from hub_models.captioning.parts import (
     encode,
     grid_of,
     never_stopping,
-    on_white,
     padded,
     pointed_at,
     relevance,
     special_tokens,
     token_log_probs,
 )
-from hub_models.pictures import frame
+from hub_models.pictures import frame, on_white
 
 BATCH = 32  # pictures that are seen at once
 COVERED_BATCH = 8  # pictures with something covered, of which somebody waits for each

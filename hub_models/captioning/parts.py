@@ -14,7 +14,6 @@ import torch
 from PIL import Image
 from transformers import PreTrainedModel
 
-from hub_models.pictures import WHITE
 from hub_models.store import CheckpointError
 
 if TYPE_CHECKING:
@@ -152,13 +151,6 @@ def covered(seen: Image.Image, patches: np.ndarray) -> Image.Image:
     rows, columns = (np.arange(side) * count // side for side, count in zip(pixels.shape, patches.shape, strict=False))
     pixels[patches[rows][:, columns]] = np.rint(pixels.mean((0, 1))).astype(np.uint8)
     return Image.fromarray(pixels)
-
-
-def on_white(image: Image.Image) -> Image.Image:
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, (*WHITE, 255)), image)
-    return image.convert("RGB")
 
 
 @contextlib.contextmanager

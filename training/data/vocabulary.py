@@ -140,13 +140,23 @@ def cut_vocabulary(full: Sequence[str], texts: Iterable[str], size: int) -> list
 
 def own_vocabulary(texts: Iterable[str], size: int) -> list[str]:
     """A vocabulary without a pretrained one: special pieces, characters, and the texts' most frequent words."""
+    counts = _counted(texts)
+    words = sorted(counts, key=lambda word: (-counts[word], word))
+    return list(dict.fromkeys([*SPECIAL, *_spelling(None), *words]))[:size]
+
+
+def frequent_words(texts: Iterable[str], least: int) -> list[str]:
+    """The words, in lower case, that the texts say at least so many times."""
+    return sorted(word for word, count in _counted(texts).items() if count >= least)
+
+
+def _counted(texts: Iterable[str]) -> dict[str, int]:
     split = make_tokenizer(SPECIAL, 512).backend_tokenizer
     counts: dict[str, int] = {}
     for text in texts:
         for word, _ in split.pre_tokenizer.pre_tokenize_str(split.normalizer.normalize_str(text)):
             counts[word] = counts.get(word, 0) + 1
-    words = sorted(counts, key=lambda word: (-counts[word], word))
-    return list(dict.fromkeys([*SPECIAL, *_spelling(None), *words]))[:size]
+    return counts
 
 
 def _spelling(known: dict | None) -> list[str]:
