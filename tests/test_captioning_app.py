@@ -109,8 +109,8 @@ def test_lines_are_cleaned_and_refused_with_the_limit_named():
     assert len(app.check_lines("\n".join(map(str, range(app.MAX_LINES))))) == app.MAX_LINES
     for text, message in (
         ("", "1 to 200 lines"), (" \n\t\n\u200b", "1 to 200 lines"), ("\n".join(map(str, range(201))), "at most 200"),
-        ("\n".join(map(str, range(1000))), "at most 200"), ("\n" * 1_000_000, "at most 200"), ("a" * 301, "at most 300"),
-        ("a" * 1_000_000, "at most 300"), (None, "text"), (["a"], "text"), (3, "text"),
+        ("\n".join(map(str, range(1000))), "at most 200"), ("\n" * 200_000, "at most 200"), ("\n" * 1_000_000, "262,144 bytes"), ("a" * 301, "at most 300"),
+        ("a" * 200_000, "at most 300"), ("a" * 1_000_000, "262,144 bytes"), (None, "text"), (["a"], "text"), (3, "text"),
     ):  # fmt: skip
         with pytest.raises(ui.InputError, match=message):
             app.check_lines(text)
@@ -374,7 +374,13 @@ WRONG = {  # what is wrong, and what the refusal says
     "length": [(value, "1 to 15") for value in (0, 16, float("inf"), 1.5, None)],
     "temperature": [(value, "0.1 to 3") for value in (0, 99, float("nan"), "hot", None)],
     "top_p": [(value, "0.05 to 1") for value in (0, 1.5, -1, float("nan"), {})],
-    "prefix": [("a " * 15, "at most 14"), ("a" * 1_000_000, "2,000"), (3, "must be text"), (["a"], "must be text")],
+    "prefix": [
+        ("a " * 15, "at most 14"),
+        ("a" * 200_000, "2,000"),
+        ("a" * 1_000_000, "262,144 bytes"),
+        (3, "must be text"),
+        (["a"], "must be text"),
+    ],
     "seed": [(value, "whole number") for value in ("x", "1.5", "9" * 41, True, [1], float("nan"), 0.5)],
 }
 

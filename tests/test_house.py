@@ -270,7 +270,7 @@ print("imported", len({modules!r}), *sorted(blocked & set(sys.modules)))
 def test_weights_are_shipped_within_the_budget():
     assert SHIPPED, "no checkpoint in hub_models/weights"
     sizes = {p: p.stat().st_size for p in store.WEIGHTS.rglob("*") if p.is_file()}
-    assert sum(sizes.values()) <= 120 * MIB
+    assert sum(sizes.values()) <= 280 * MIB
     assert max(sizes.values()) <= 48 * MIB
     stray = {p.relative_to(store.WEIGHTS).parts[0] for p in store.WEIGHTS.iterdir()} - set(STEMS)
     assert not stray, f"not a stem: {stray}"

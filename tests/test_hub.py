@@ -474,7 +474,7 @@ def test_a_damaged_download_is_a_checksum_error(hub, client, model, name):
 def test_a_small_file_is_checked_too_and_a_cut_body_is_asked_for_again(hub, client, model, name):
     hub.lfs = False
     fresh(model)
-    (model / "config.json").write_text(json.dumps({"model_type": "x", "salt": time.time_ns()}))
+    (model / "config.json").write_text(json.dumps({"model_type": "x", "salt": str(time.time_ns())}))
     store.write_manifest(model)
     client("push", model, name)
     hub.fault("GET /org/.*/resolve/.*/model.safetensors", cut=100, times=1)

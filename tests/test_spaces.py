@@ -212,10 +212,12 @@ def test_space_has_all_it_imports_and_nothing_else(built, stem):
 def test_modules_of_a_space_are_those_that_one_would_copy_by_hand(built):
     sources = {path.relative_to(built["ddpm"]).as_posix() for path in built["ddpm"].rglob("*.py")}
     assert sources == {
-        "app.py", "space.py", "apps/__init__.py", "apps/ddpm.py", "apps/kit/__init__.py", "apps/kit/hosts.py",
-        "apps/kit/pictures.py", "apps/kit/uploads.py", "apps/ui.py", "hub_models/__init__.py", "hub_models/card.py",
-        "hub_models/ddpm.py", "hub_models/device.py", "hub_models/diffusion.py",
-        "hub_models/pictures.py", "hub_models/store.py", "hub_models/upload.py",
+        "app.py", "apps/__init__.py", "apps/ddpm.py", "apps/kit/__init__.py", "apps/kit/answers.py",
+        "apps/kit/hosts.py", "apps/kit/pictures.py", "apps/kit/sizes.py", "apps/kit/uploads.py",
+        "apps/kit/visitors.py", "apps/ui.py", "hub_models/__init__.py", "hub_models/bounds.py",
+        "hub_models/building.py", "hub_models/card.py", "hub_models/ddpm.py", "hub_models/device.py",
+        "hub_models/diffusion.py", "hub_models/documents.py", "hub_models/pictures.py", "hub_models/secret_scan.py",
+        "hub_models/stock.py", "hub_models/store.py", "hub_models/texts.py", "hub_models/upload.py", "space.py",
     }  # fmt: skip
 
 

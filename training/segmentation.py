@@ -1,6 +1,7 @@
 """Semantic segmentation: a class for each pixel, by a Swin (UperNet), a ViT (DPT) or a U-Net, from scratch or fine-tuned.
 
     python -m training.segmentation --preset swin --output_dir runs/swin-scenes --mixed_precision bf16   # or dpt, unet
+    python -m training.segmentation --preset photo --output_dir runs/photo --mixed_precision bf16        # photographs
     python -m training.segmentation --preset street --output_dir runs/street --mixed_precision bf16      # CamVid
     python -m training.segmentation --preset finetune --dataset_name my_pictures --output_dir runs/mine \
         --pretrained_model_name_or_path swin-scenes     # your pictures and masks; or any segmenter of the Hub
@@ -118,14 +119,14 @@ PRESETS = {
     "dpt": dataclasses.replace(SCENES, backbone="dpt"),
     "unet": dataclasses.replace(SCENES, backbone="unet"),
     "street": dataclasses.replace(
-        SCENES, dataset_name="build/data/camvid", resolution=192, max_side_px=384, train_batch_size=16,
-        scale=(0.7, 2.0), random_flip=True, balance=0.3, max_train_steps=8000, validation_pictures=101,
-        object_ink=0.0, object_color=0.0, color_jitter=0.3,
+        SCENES, dataset_name="build/data/camvid", tower_name_or_path="photo", resolution=192, max_side_px=384,
+        train_batch_size=16, base_lr_scale=0.3, scale=(0.7, 2.0), random_flip=True, balance=0.3, max_train_steps=2000,
+        lr_warmup_steps=100, ema_decay=0.998, validation_pictures=101, object_ink=0.0, object_color=0.0, color_jitter=0.3,
     ),
     "photo": dataclasses.replace(
         SCENES, dataset_name="build/data/photo-scenes", tower_name_or_path="photo", resolution=192, max_side_px=256,
-        train_batch_size=16, base_lr_scale=0.3, scale=(0.7, 1.8), random_flip=True, balance=0.3, max_train_steps=4000,
-        validation_pictures=371, object_ink=0.0, object_color=0.0, color_jitter=0.3,
+        train_batch_size=16, base_lr_scale=0.3, scale=(0.7, 1.8), random_flip=True, balance=0.3, max_train_steps=2000,
+        lr_warmup_steps=100, ema_decay=0.998, validation_pictures=371, object_ink=0.0, object_color=0.0, color_jitter=0.3,
     ),
     "finetune": dataclasses.replace(
         SCENES, pretrained_model_name_or_path="swin-scenes", dataset_name="path/to/pictures/and/masks",
