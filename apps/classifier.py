@@ -21,7 +21,7 @@ from hub_models.classifier import Classifier
 from hub_models.store import CheckpointError
 
 STEM = "classifier"
-MODELS = ["vit", "swin"]
+MODELS = ["vit", "swin", "photo"]
 FAMILIES = {"VisionTransformer": "ViT", "SwinTransformer": "Swin"}  # what people call timm's classes
 EXAMPLES = Path(__file__).parent / "examples" / STEM
 
@@ -132,7 +132,11 @@ def build(models: dict[str, Classifier | CheckpointError]) -> gr.Blocks:
     examples = json.loads(index.read_text(encoding="utf-8")) if index.is_file() else []
 
     with ui.blocks("What do you see? · Vitrail") as page:
-        ui.heading("What do you see?", "A ViT and a Swin name what is in your picture. Then see where they looked.")
+        ui.heading(
+            "What do you see?",
+            "A ViT and a Swin, which have seen drawings only, and photo, which has seen photographs, name what is in your "
+            "picture. Then see where they looked.",
+        )
         if not ready:
             for name, error in models.items():
                 ui.degraded(name, error)

@@ -50,7 +50,7 @@ DEMOS = (
         segmentation,
         tuple(segmentation.MODELS),
         "What is where?",
-        "A Swin, a ViT and a U-Net name every pixel and say how sure they are. Compare them, or blank what they doubt.",
+        "Networks for drawings and for photographs name every pixel and say how sure they are. Blank what they doubt.",
     ),
     Demo(
         ddpm,
@@ -60,9 +60,9 @@ DEMOS = (
     ),
     Demo(
         classifier,
-        ("vit", "swin"),
+        tuple(classifier.MODELS),
         "What do you see?",
-        "A ViT and a Swin name what is in your picture, and show where they looked.",
+        "A ViT and a Swin name a drawing, a third network a photograph, and show where they looked.",
     ),
 )
 

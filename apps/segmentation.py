@@ -32,7 +32,7 @@ from hub_models.segmentation import Segmentation, Segmenter
 from hub_models.store import CheckpointError
 
 STEM = "segmentation"
-MODELS = ["swin-scenes", "dpt-scenes", "unet-scenes", "street"]
+MODELS = ["swin-scenes", "photo", "street", "dpt-scenes", "unet-scenes"]
 KINDS = {"swin": "UperNet on a Swin", "dpt": "DPT on a ViT", "unet": "U-Net", "segformer": "SegFormer"}
 EXAMPLES = Path(__file__).parent / "examples" / STEM
 
@@ -581,7 +581,9 @@ def build(models: dict[str, Segmenter | CheckpointError]) -> gr.Blocks:
     ready = {name: model for name, model in models.items() if not isinstance(model, Exception)}
     with ui.blocks("What is where? · Vitrail") as page:
         ui.heading(
-            "What is where?", "A Swin, a ViT and a U-Net name every pixel of your picture, and say how sure they are."
+            "What is where?",
+            "A Swin, a ViT and a U-Net name every pixel of your picture, and say how sure they are. The models of scenes have "
+            "seen drawings only: for a photograph choose photo, for one of a street street.",
         )
         for name, error in models.items():
             if name not in ready:
