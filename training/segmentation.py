@@ -426,15 +426,11 @@ def tally(served: contract.Segmenter, source, count: int | None = None) -> tuple
 
 
 def by_source(sources: list[str], confs: Iterable[np.ndarray]) -> dict[str, float]:
-    """{"SET/miou", "SET/pixel_accuracy"} of each set that pictures are from, from the confusion matrix of each picture."""
+    """{"SET/pixel_accuracy"} of each set that pictures are from, from the confusion matrix of each picture."""
     sets = {}
     for name, conf in zip(sources, confs, strict=True):
         sets[name] = sets.get(name, 0) + conf
-    return {
-        f"{name}/{key}": value
-        for name, conf in sorted(sets.items())
-        for key, value in (("miou", metrics.mean_iou(conf)), ("pixel_accuracy", float(np.trace(conf) / conf.sum())))
-    }
+    return {f"{name}/pixel_accuracy": float(np.trace(conf) / conf.sum()) for name, conf in sorted(sets.items())}
 
 
 def scores_of(conf: np.ndarray, table: np.ndarray, label_names: list[str]) -> dict[str, float]:
