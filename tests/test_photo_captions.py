@@ -270,14 +270,14 @@ def test_the_loss_of_drawn_captions_by_hand(served):
     trainee = captioning.Trainee(served.model, 0, maps=True).train()
     batch = {"pixels": torch.randn(2, 112, 4, 4), "row": torch.tensor([7, 2])}
     torch.manual_seed(3)
-    loss, told = self_critical.self_critical_loss(trainee, batch, served, Rising(), 3, 11)
+    loss, told = self_critical.self_critical_loss(trainee, batch, served, Rising(), 3, 11, 0.5)
     torch.manual_seed(3)
     states = hybrid.tower_from_maps(served.model.encoder, batch["pixels"]).last_hidden_state.repeat_interleave(3, 0)
-    rows = self_critical.drawn(served, states, 11)
+    rows = self_critical.drawn(served, states, 11, 0.5)
     gain, total = [-3, -1.5, 4.5, -1.5, -1.5, 3], 0.0
     for number, row in enumerate(rows):
         logits = contract.decode(served.model, states[number : number + 1], torch.tensor([row[:-1]])).logits[0]
-        log_p = logits.log_softmax(-1)
+        log_p = (logits / 0.5).log_softmax(-1)
         total = total + gain[number] * sum(log_p[at, token] for at, token in enumerate(row[1:]))
     torch.testing.assert_close(loss, -total / sum(len(row) - 1 for row in rows), atol=1e-5, rtol=1e-4)
     assert told["reward"] == pytest.approx(2)

@@ -95,6 +95,7 @@ class CaptioningConfig(TrainConfig):
     )
     captions_each: int = 1  # captions of a picture that are learnt at once, where there are views
     drawn_captions: int = 0  # captions drawn of each picture, to learn from their CIDEr-D instead; 0 = cross-entropy
+    draw_temperature: float = 0.5  # at which they are drawn
     unfreeze_step: int | None = (
         1000  # from this optimiser step on what of the tower isn't new learns, too; None = never
     )
@@ -128,6 +129,8 @@ class CaptioningConfig(TrainConfig):
             raise ValueError(
                 "--drawn_captions must be 2 or more, each is compared with the others; and it needs --cached_views"
             )
+        if not 0.05 <= self.draw_temperature <= 2:
+            raise ValueError(f"--draw_temperature must lie in [0.05, 2], got {self.draw_temperature}")
         if self.position_scale is not None and not 0 < self.position_scale < math.inf:
             raise ValueError(f"--position_scale must be more than 0, got {self.position_scale}")
 
@@ -156,7 +159,7 @@ PRESETS = {
     ),
     "photo": PHOTO,
     "photo-cider": dataclasses.replace(
-        PHOTO, pretrained_model_name_or_path="path/to/run/export", drawn_captions=5, max_length=22, learning_rate=5e-4,
+        PHOTO, pretrained_model_name_or_path="path/to/run/export", drawn_captions=5, max_length=22, learning_rate=1.5e-4,
         lr_warmup_steps=10, adam_weight_decay=0.0, ema_decay=0.97, max_train_steps=250, validation_steps=50,
     ),
     "tiny": dataclasses.replace(
@@ -534,7 +537,9 @@ def main(argv: list[str] | None = None) -> None:
 
     def loss_fn(model, batch):
         if rewards is not None:
-            return self_critical_loss(model, batch, served, rewards, cfg.drawn_captions, cfg.max_length - 1)
+            return self_critical_loss(
+                model, batch, served, rewards, cfg.drawn_captions, cfg.max_length - 1, cfg.draw_temperature
+            )
         if cfg.cached_views:
             return packed_loss(model, batch, served, cfg.label_smoothing)
         return training_loss(model, batch, served, cfg)
@@ -748,7 +753,7 @@ def describe(cfg: CaptioningConfig, train: Source, served: contract.Captioner, a
         credits = list(dict.fromkeys([*credits, *hybrid.inherited(STEM, base)]))
     elif cfg.tower_name_or_path:
         began = "its backbone trained before, the rest new"
-        credits.append(hybrid.origin(cfg.tower_name_or_path))
+        credits += hybrid.origin(cfg.tower_name_or_path)
     return {
         "stem": STEM,
         "name": "emoji" if emoji else "photo" if photo else Path(cfg.dataset_name).name,

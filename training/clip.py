@@ -690,7 +690,7 @@ def describe(cfg: CLIPConfig, train: Source, served: contract.CLIP, argv: list[s
     if base:
         credits = list(dict.fromkeys([*credits, *hybrid.inherited(STEM, base)]))
     elif cfg.tower_name_or_path:
-        credits.append(hybrid.origin(cfg.tower_name_or_path))
+        credits += hybrid.origin(cfg.tower_name_or_path)
     return {
         "stem": STEM,
         "name": "emoji" if emoji else "photo" if photo else "clip",

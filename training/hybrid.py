@@ -69,13 +69,15 @@ def statistics(folder: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:
     return tuple(config["mean"]), tuple(config["std"])
 
 
-def origin(name: str) -> str:
-    """What a backbone is, for the card of a model that began with it."""
+def origin(name: str) -> list[str]:
+    """Whose work a backbone is, and which it is, for the card of a model that began with it."""
     folder = tower_folder(name)
-    model = classifier.load(folder, device="cpu").model
-    terms = f", {model.pretrained_cfg['license']}" if model.pretrained_cfg.get("license") else ""
-    return (f"{model.pretrained_cfg['architecture']} of timm, the backbone, as in {'/'.join(folder.parts[-2:])}, weights "
-            f"{store.weights_sha256(folder)[:12]}{terms}")  # fmt: skip
+    kind = classifier.load(folder, device="cpu").model.pretrained_cfg["architecture"]
+    weights = store.weights_sha256(folder)[:12]
+    return [
+        *inherited("classifier", name),
+        f"the backbone: {'/'.join(folder.parts[-2:])}, {kind} of timm, weights {weights}",
+    ]
 
 
 def inherited(stem: str, base: str) -> list[str]:

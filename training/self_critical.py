@@ -46,7 +46,7 @@ def advantages(rewards: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
-def drawn(served: contract.Captioner, states: torch.Tensor, most: int) -> list[list[int]]:
+def drawn(served: contract.Captioner, states: torch.Tensor, most: int, temperature: float = 1.0) -> list[list[int]]:
     """A caption drawn for each row of states (B · K, S, C), from the global generator: its tokens, the start included and the
     end, if it came to one within `most` tokens."""
     ids, past = torch.full((len(states), 1), served.start_id, device=states.device), None
@@ -54,7 +54,7 @@ def drawn(served: contract.Captioner, states: torch.Tensor, most: int) -> list[l
     lengths = torch.ones(len(states), dtype=torch.int64, device=states.device)
     for _ in range(most):
         out = contract.decode(served.model, states, ids[:, -1:], past_key_values=past, use_cache=True)
-        past, probability = out.past_key_values, out.logits[:, -1].float().softmax(-1)
+        past, probability = out.past_key_values, (out.logits[:, -1].float() / temperature).softmax(-1)
         ids = torch.cat([ids, torch.multinomial(probability, 1)], 1)
         lengths += going
         going = going & (ids[:, -1] != served.end_id)
@@ -64,10 +64,18 @@ def drawn(served: contract.Captioner, states: torch.Tensor, most: int) -> list[l
 
 
 def self_critical_loss(
-    model: torch.nn.Module, batch: dict, served: contract.Captioner, rewards: Rewards, count: int, most: int
+    model: torch.nn.Module,
+    batch: dict,
+    served: contract.Captioner,
+    rewards: Rewards,
+    count: int,
+    most: int,
+    temperature: float = 1.0,
 ) -> tuple[torch.Tensor, dict]:
     """- advantage · log p of `count` captions drawn of each picture, mean over their tokens; and the mean reward.
 
+    p is that of the temperature, in drawing and in the loss: of a captioner that was trained with label smoothing, captions
+    drawn at 1 are so poor that the short ones win (docs/LOG.md).
     model: a `training.captioning.Trainee`. Nothing drops out, so that what is scored is what was drawn.
     batch: "pixels" as the model takes them, "row" (B,) the pictures' numbers.
     """
@@ -75,7 +83,7 @@ def self_critical_loss(
     device, said = batch["pixels"].device, []
 
     def draw(states: torch.Tensor) -> Packed:
-        said.extend(drawn(served, states.repeat_interleave(count, 0), most))
+        said.extend(drawn(served, states.repeat_interleave(count, 0), most, temperature))
         return Packed(*(part.to(device) for part in pack(said, count, served.pad_id)))
 
     out = model(batch["pixels"], draw)
@@ -85,7 +93,7 @@ def self_critical_loss(
     reward = torch.from_numpy(reward).float().to(device).view(-1, count)  # (B, K)
     with torch.autocast(device.type, enabled=False):
         packed, counted = out["drawn"], out["drawn"].wanted >= 0
-        log_p = out["logits"].float().log_softmax(-1).gather(-1, packed.wanted[counted][:, None])[:, 0]
+        log_p = (out["logits"].float() / temperature).log_softmax(-1).gather(-1, packed.wanted[counted][:, None])[:, 0]
         gain = advantages(reward).gather(1, packed.owner.clamp(min=0))[counted]  # of the caption that each token is of
         loss = -(gain * log_p).mean()
     told = {"reward": reward.mean(), "spread": reward.std(1).mean(), "tokens": counted.sum() / len(said)}
