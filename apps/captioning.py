@@ -28,7 +28,7 @@ from hub_models.clip import CLIP
 from hub_models.store import CheckpointError
 
 STEM = "captioning"
-MODELS = ["emoji"]
+MODELS = ["emoji", "photo"]
 RANKER = "clip="  # before the name of a dual encoder, among the names of models
 EXAMPLES = Path(__file__).parent / "examples" / STEM
 
@@ -481,7 +481,9 @@ def build(models: dict[str, Captioner | CLIP | CheckpointError]) -> gr.Blocks:
     eye = next((model for model in rankers.values() if not isinstance(model, Exception)), None)
     with ui.blocks("Put it into words · Vitrail") as page:
         ui.heading(
-            "Put it into words", "A decoder looks at the patches of your picture and says what it shows, word by word."
+            "Put it into words",
+            "A decoder looks at the patches of your picture and says what it shows, word by word: emoji has seen drawings "
+            "only, photo has seen photographs.",
         )
         for name, error in captioners.items():
             if name not in ready:

@@ -42,7 +42,7 @@ DEMOS = (
     ),
     Demo(
         captioning,
-        ("emoji",),
+        tuple(captioning.MODELS),
         "Put it into words",
         "A captioner writes what it sees. Press a word to see where it looked, or let CLIP judge lines of your own.",
     ),
