@@ -211,7 +211,7 @@ def test_models_are_named_captioners_first_and_a_ranker(folders):
     found = app.load_models([str(folders["blip"]), f"{app.RANKER}{folders['clip']}"])
     assert list(found) == [str(folders["blip"]), f"{app.RANKER}{folders['clip']}"]
     assert isinstance(list(found.values())[1], clip.CLIP)
-    assert list(app.load_models([f"{app.RANKER}{folders['clip']}"])) == ["emoji", f"{app.RANKER}{folders['clip']}"]
+    assert list(app.load_models([f"{app.RANKER}{folders['clip']}"])) == [*app.MODELS, f"{app.RANKER}{folders['clip']}"]
     missing = app.load_models(["no-such-variant", f"{app.RANKER}nor-this"])
     assert all(isinstance(error, CheckpointError) for error in missing.values())
 

@@ -223,7 +223,7 @@ def spoilt(folders, tmp_path, kind="swin", **keys):
         ({"palette": "red"}, "palette must be 3"),
         ({"temperature": 0}, "temperature must be a positive"),
         ({"temperature": "hot"}, "temperature must be a positive"),
-        ({"resolution_px": True}, "resolution_px must be a positive"),
+        ({"resolution_px": True}, "resolution_px is True, not a side from 1"),
         ({"pca": {"mean": []}}, "pca must have"),
         ({"risk_coverage": [1]}, "risk_coverage must have"),
     ],

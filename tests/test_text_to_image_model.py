@@ -484,7 +484,7 @@ def spoil(folder, what):
         ("pickle", "unet"),
         ("keys", "conv_in"),
         (("model_index.json", {"_class_name": "DDPMPipeline"}), "StableDiffusionPipeline"),
-        (("model_index.json", {"unet": ["os", "UNet2DConditionModel"]}), "not a class of diffusers"),
+        (("model_index.json", {"unet": ["os", "UNet2DConditionModel"]}), "use a checkpoint of a stock class"),
         (("unet/config.json", {"block_out_channels": [16, 64]}), "unet"),
         (("unet/config.json", {"sample_size": [8, 16]}), "square"),
         (("vae/config.json", {"latent_channels": 8}), "vae"),

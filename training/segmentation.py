@@ -381,7 +381,7 @@ def replace_class_layer(model: torch.nn.Module, label_names: list[str]) -> None:
 def slower_base(model: torch.nn.Module, cfg: SegmentationConfig) -> list[dict]:
     """The optimiser's groups; what isn't new learns slower by base_lr_scale: see there."""
     if cfg.tower_name_or_path:
-        base = {id(p) for p in model.backbone.parameters()}
+        base = {id(p) for p in getattr(model.backbone, "swin", model.backbone).parameters()}  # norms after it are new
     else:
         base = {id(p) for p in model.parameters()} - {id(p) for p in contract.class_layer(model).parameters()}
     groups = []
