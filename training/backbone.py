@@ -136,9 +136,12 @@ def describe(model: torch.nn.Module) -> dict:
     }  # fmt: skip
 
 
-if __name__ == "__main__":
+def main() -> None:
     cfg = tyro.cli(Config, description=__doc__, use_underscores=True)
     parameters = sum(p.numel() for p in convert(cfg).parameters())
-    print(
-        f"{cfg.output_dir}: {ARCHITECTURE}, {parameters:,} parameters, {', '.join(sorted(p.name for p in cfg.output_dir.iterdir()))}"
-    )
+    files = ", ".join(sorted(path.name for path in cfg.output_dir.iterdir()))
+    print(f"{cfg.output_dir}: {ARCHITECTURE}, {parameters:,} parameters, {files}")
+
+
+if __name__ == "__main__":
+    main()
