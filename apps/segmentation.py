@@ -583,7 +583,7 @@ def build(models: dict[str, Segmenter | CheckpointError]) -> gr.Blocks:
         ui.heading(
             "What is where?",
             "A Swin, a ViT and a U-Net name every pixel of your picture, and say how sure they are. The models of scenes have "
-            "seen drawings only: for a photograph choose photo, for one of a street street.",
+            "seen drawings only: for photographs there are photo and, on the road, street.",
         )
         for name, error in models.items():
             if name not in ready:
