@@ -22,13 +22,26 @@ from PIL import Image, ImageDraw
 
 from apps import ui
 from apps.kit import pictures, visitors
+from apps.kit.page import Page
 from hub_models import captioning, clip, texts
 from hub_models.captioning import Caption, Captioner, Evidence
 from hub_models.clip import CLIP
 from hub_models.store import CheckpointError
 
 STEM = "captioning"
-MODELS = ["emoji", "photo"]
+PAGE = Page(
+    stem="captioning",
+    title="Put it into words",
+    sentence="A decoder looks at the patches of your picture and says what it shows, word by word: emoji has seen drawings "
+    "only, photo has seen photographs.",
+    card="A captioner writes what it sees. Press a word to see where it looked, or let CLIP judge lines of your own.",
+    short="Captions, and where each word was looked up",
+    models=("emoji", "photo"),
+    gpu_seconds=10,  # its longest work, 200 lines to rank, measured at 0.6 s of one CPU thread
+    call="captioning_caption",
+    also=("clip",),
+)
+MODELS = list(PAGE.models)
 RANKER = "clip="  # before the name of a dual encoder, among the names of models
 EXAMPLES = Path(__file__).parent / "examples" / STEM
 
@@ -924,7 +937,7 @@ def shown_file(image: Image.Image) -> str:
 
 
 def main() -> None:
-    ui.run(STEM, __doc__.splitlines()[0], load_models, build, MODELS)
+    ui.run(PAGE, load_models, build)
 
 
 if __name__ == "__main__":

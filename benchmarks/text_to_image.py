@@ -148,7 +148,7 @@ def click(model) -> dict:
     from playwright.sync_api import sync_playwright
 
     from apps import text_to_image as app
-    from apps import ui
+    from apps.kit import launch
 
     program = shutil.which("chromium") or shutil.which("chromium-browser")
     if program is None:
@@ -156,7 +156,7 @@ def click(model) -> dict:
     demo = app.build({model.name: model})
     rows = []
     with closing(demo), sync_playwright() as playwright:
-        address = ui.launch(demo, block=False)
+        address = launch.launch(demo, block=False)
         browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
         for turn in range(CLICKS + 1):
             page = browser.new_page()
@@ -173,7 +173,7 @@ def click(model) -> dict:
         browser.close()
     middle = {key: float(np.median([row[key] for row in rows])) for key in ("first preview, s", "done, s")}
     return {"rows": rows, "median": middle,
-            "says": f"{app.PICTURES} pictures, {model.default_steps} steps: first preview after {middle['first preview, s']:.2f} s, "
+            "says": f"{app.page.PICTURES} pictures, {model.default_steps} steps: first preview after {middle['first preview, s']:.2f} s, "
                     f"done after {middle['done, s']:.2f} s (medians of {CLICKS})."}  # fmt: skip
 
 

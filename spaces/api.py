@@ -17,7 +17,7 @@ import re
 import sys
 import tempfile
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # as a script, it has its own folder there alone
@@ -76,8 +76,8 @@ def descriptions(function) -> dict[str, str]:
 
 def section(stem: str, info: dict, described: dict[str, dict[str, str]], model: str) -> str:
     """The part of the page on one app with this model, from its /info and {endpoint: {parameter: what it is}}."""
-    written = build.description(stem)[0]
-    parts = [f"## {written['title']}: `{stem}`", f"{written['short_description']}. `python -m apps.{stem}`"]
+    page = build.page_of(stem)
+    parts = [f"## {page.title}: `{stem}`", f"{page.short}. `python -m apps.{stem}`"]
     for path, endpoint in sorted(info["named_endpoints"].items()):
         name = path.removeprefix("/")
         parts += [f"### `{name}`", endpoint["description"]]
@@ -92,13 +92,11 @@ def section(stem: str, info: dict, described: dict[str, dict[str, str]], model: 
             for each in endpoint["returns"]
         ]
         parts.append(f"Returns: {', '.join(returns)}.")
-        vitrail = written["vitrail"]
-        chosen = vitrail.get("example", {}) if name == vitrail["call"] else {}
-        parts.append(example(name, endpoint["parameters"], chosen))
+        parts.append(example(name, endpoint["parameters"], page.example if name == page.call else {}))
     return "\n\n".join(parts)
 
 
-def example(name: str, parameters: list[dict], chosen: dict) -> str:
+def example(name: str, parameters: list[dict], chosen: Mapping) -> str:
     """The two ways to call an endpoint: the chosen arguments, and whatever else it needs."""
     python, sent, files = [], {}, False
     for parameter in parameters:
@@ -123,14 +121,14 @@ def example(name: str, parameters: list[dict], chosen: dict) -> str:
 
 def document(models: dict[str, str]) -> str:
     """docs/api.md of the pages of these models, {stem: name}; each is served for a moment and asked for its /info."""
-    from apps import ui
+    from apps.kit import launch
 
     parts = [INTRODUCTION.strip()]
     for stem, model in models.items():
         module = importlib.import_module(f"apps.{stem}")
         page = module.build(module.load_models([model]))
         with contextlib.redirect_stdout(io.StringIO()):
-            address = ui.launch(page, port=boot.free_port(), block=False).rstrip("/")
+            address = launch.launch(page, port=boot.free_port(), block=False).rstrip("/")
         try:
             with urllib.request.urlopen(f"{address}/gradio_api/info", timeout=60) as answer:
                 info = json.load(answer)

@@ -187,7 +187,7 @@ def check(stem: str, folder: Path, **how) -> str:
         titles = [open_page(address, path) for path in (["", *build.pages(stem)] if stem == build.GALLERY else [""])]
         check_models(address)
         asked = time.monotonic()
-        endpoint = build.description(stem)[0]["vitrail"]["call"]
+        endpoint = build.page_of(stem).call
         call(address, endpoint, example_picture(folder))
     return f"{stem}: up after {up:.1f} s, {' · '.join(titles)}; {endpoint} in {time.monotonic() - asked:.1f} s"
 

@@ -6,12 +6,13 @@
     python spaces/build.py ddpm --model runs/mine/export            # weights of your own, bundled
     python spaces/build.py gallery --push --repo_id org/name [--hardware zero-a10g] [--private]
 
-Written by hand is spaces/<stem>/README.md alone: front matter, text, and under the key `vitrail` what the Hub is not told:
-`gpu_seconds`, what a call may take on ZeroGPU, and `call`, the endpoint that stands for the page in tests and examples.
+Written by hand is spaces/<stem>/README.md alone: front matter and text. What the page says of itself (its title and in short
+what it is, its models, the seconds of GPU of a call) is the PAGE of its module.
 """
 
 import argparse
 import ast
+import importlib
 import re
 import shlex
 import shutil
@@ -28,6 +29,7 @@ from huggingface_hub import HfApi, SpaceHardware, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError
 from packaging.requirements import Requirement
 
+from apps.kit.page import Page
 from hub_models import card, store
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -51,9 +53,7 @@ class BuildError(RuntimeError):
 
 def stems() -> list[str]:
     """The Spaces that can be built: whatever has a README here and an app, sorted, the gallery last."""
-    found = [
-        path.parent.name for path in SPACES.glob(f"*/{README}") if (ROOT / "apps" / f"{path.parent.name}.py").is_file()
-    ]
+    found = [path.parent.name for path in SPACES.glob(f"*/{README}") if module_file(f"apps.{path.parent.name}")]
     return sorted(found, key=lambda stem: (stem == GALLERY, stem))
 
 
@@ -94,24 +94,27 @@ def first_party(entries: Iterable[str], root: Path = ROOT) -> dict[str, Path]:
     return dict(sorted(found.items()))
 
 
-def default_models(stem: str) -> list[str]:
-    """The bundled variants that a page opens with: in the order of the MODELS in its module, or else all of them."""
-    here = store.variants(stem)
-    for node in ast.parse((ROOT / "apps" / f"{stem}.py").read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "MODELS":
-            named = [name for name in ast.literal_eval(node.value) if name in here]
-            return named or here
-    return here
+def beside(path: Path) -> list[Path]:
+    """The styles and scripts that a module names and that lie beside it."""
+    names = {node.value for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+             if isinstance(node, ast.Constant) and isinstance(node.value, str)}  # fmt: skip
+    return sorted(
+        file for name in names if re.fullmatch(r"[\w-]+\.(css|js)", name) and (file := path.with_name(name)).is_file()
+    )
+
+
+def page_of(stem: str) -> Page:
+    """What a page says of itself."""
+    return importlib.import_module(f"apps.{stem}").PAGE
 
 
 def pages(stem: str) -> list[str]:
-    """The stems whose pages a Space has: itself, or all that the gallery imports."""
-    if stem != GALLERY:
-        return [stem]
-    known = {
-        name.removeprefix("apps.") for name in imports(ROOT / "apps" / f"{GALLERY}.py") if name.startswith("apps.")
-    }
-    return sorted(name for name in known if (SPACES / name / README).is_file())
+    """The stems whose pages a Space has: itself, or all that the gallery shows."""
+    return (
+        [stem]
+        if stem != GALLERY
+        else sorted(demo.PAGE.stem for demo in importlib.import_module(f"apps.{GALLERY}").DEMOS)
+    )
 
 
 def requirements() -> str:
@@ -173,11 +176,11 @@ def choose_weights(stem: str, chosen: Sequence[str] = ()) -> Weights:
         names[page].append(name)
     weights = Weights()
     for page, mine in names.items():
-        also = description(page)[0].get("vitrail", {}).get("also", [])  # stems whose weights its app loads besides
-        for other in also:
+        for other in page_of(page).also:
             for variant in store.variants(other):
                 _bundle(weights, other, store.bundled(other)[variant], variant)
-        weights.choices[page] = [_choose(weights, page, name) for name in mine or default_models(page)]
+        here = [name for name in page_of(page).models if name in store.variants(page)]
+        weights.choices[page] = [_choose(weights, page, name) for name in mine or here or store.variants(page)]
         if not weights.choices[page] and stem != GALLERY:
             raise BuildError(f"no weights of {page} are bundled yet: --model with a folder or org/repo@revision")
     return weights
@@ -255,13 +258,14 @@ def split(text: str) -> tuple[dict, str]:
 
 
 def description(stem: str) -> tuple[dict, str]:
-    """What was written by hand for a Space: front matter, with the key `vitrail` in it, and text."""
+    """What was written by hand for a Space: front matter and text."""
     return split((SPACES / stem / README).read_text(encoding="utf-8"))
 
 
 def front_matter(stem: str, weights: Weights, hardware: str | None = None) -> dict:
-    """The front matter of a built Space: what was written by hand, and what follows from the lock and the weights."""
-    front = {key: value for key, value in description(stem)[0].items() if key != "vitrail"}
+    """The front matter of a built Space: the page's, what was written by hand, and what follows from lock and weights."""
+    page = page_of(stem)
+    front = {"title": page.title, "short_description": page.short} | description(stem)[0]
     front |= {
         "sdk": "gradio",
         "sdk_version": locked_version("gradio"),
@@ -289,32 +293,30 @@ def front_matter(stem: str, weights: Weights, hardware: str | None = None) -> di
 
 # ---- the folder -------------------------------------------------------------------------------------------------------
 
-PAGE = '''"""{title}. {built_by} {stem}`; edit it there, not here."""
+SOURCE = '''"""{title}. {built_by} {stem}`; edit it there, not here."""
 
 import space  # first: on ZeroGPU its package stands in for CUDA from then on
-from apps import {stem}, ui
+from apps import {stem}
+from apps.kit import launch
 
 # Bundled, or from the Hub; the variables MODEL_REPO_ID and MODEL_REVISION of a Space put others in their place.
 models = {stem}.load_models(space.models({names!r}))
-demo = space.on_gpu({stem}.build(models), seconds={seconds})
+demo = space.on_gpu({stem}.build(models), seconds={stem}.PAGE.gpu_seconds)
 
 if __name__ == "__main__":
-    ui.launch(demo, models={flat}, mcp=space.HAS_MCP)
+    launch.launch(demo, models={flat}, mcp=space.HAS_MCP)
 '''
 
 
 def app_source(stem: str, weights: Weights) -> str:
     """The app.py of a Space: models at module level, as ZeroGPU wants them, and nowhere else."""
-    written = description(stem)[0]
     names = (
         weights.choices[stem]
         if stem != GALLERY
         else [f"{page}={n}" for page, mine in weights.choices.items() for n in mine]
     )
-    return PAGE.format(
-        title=written["title"], built_by=BUILT_BY, stem=stem, names=names, seconds=int(written["vitrail"]["gpu_seconds"]),
-        flat="models" if stem != GALLERY else f"{GALLERY}.flat(models)",
-    )  # fmt: skip
+    flat = "models" if stem != GALLERY else f"{GALLERY}.flat(models)"
+    return SOURCE.format(title=page_of(stem).title, built_by=BUILT_BY, stem=stem, names=names, flat=flat)
 
 
 def readme(stem: str, weights: Weights, hardware: str | None = None) -> str:
@@ -371,8 +373,9 @@ def build(stem: str, output: Path | None = None, models: Sequence[str] = (), har
     half = output.with_name(output.name + ".tmp")
     shutil.rmtree(half, ignore_errors=True)
     half.mkdir(parents=True)
-    for path in first_party([f"apps.{stem}", "apps.ui"]).values():
-        _copy(path, half / path.relative_to(ROOT))
+    for module in first_party([f"apps.{stem}", "apps.kit.launch"]).values():
+        for path in [module, *beside(module)]:
+            _copy(path, half / path.relative_to(ROOT))
     for page in pages(stem):
         for path in sorted((ROOT / "apps" / "examples" / page).rglob("*")):
             if path.is_file() and not path.name.startswith("."):

@@ -53,13 +53,13 @@ def serving():
 
     Closing fails if the process looked up or connected to anything but this machine meanwhile.
     """
-    from apps import ui
+    from apps.kit import launch
 
     running, before = [], len(LEFT)
 
     def start(demo) -> str:
         running.append(demo)
-        return ui.launch(demo, port=free_port(), block=False).rstrip("/")
+        return launch.launch(demo, port=free_port(), block=False).rstrip("/")
 
     yield start
     for demo in running:

@@ -16,10 +16,9 @@ from pathlib import Path
 
 import httpx
 import numpy as np
+from gradio.utils import get_upload_folder
 from PIL import Image
 from test_ui import BROKEN, REFUSED, noise, png_bytes
-
-from apps import ui
 
 HOSTILE_NAMES = ["../../../etc/x.png", "a" * 5000 + ".png", "a\x07\x1bb\u202e.png", "con.png/..", "x y&<b>.png"]
 SERVER_FILES = ["/etc/passwd", __file__, "../../etc/passwd"]
@@ -142,7 +141,7 @@ def check_hostile_name(address: str, name: str, endpoint: str, *rest) -> None:
         assert reply.status_code in (400, 413, 422)
         return
     [path] = reply.json()
-    assert ".." not in Path(path).parts and Path(path).parent.parent == Path(ui.gr.utils.get_upload_folder())
+    assert ".." not in Path(path).parts and Path(path).parent.parent == Path(get_upload_folder())
     assert call(address, endpoint, picture(path, name), *rest)[0] == "complete"
 
 

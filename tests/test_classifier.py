@@ -522,7 +522,8 @@ def tiny_ddpm(tmp_path_factory):
 
 
 ABSENT = {
-    demo.stem: {name: CheckpointError(f"{name} is missing: train it") for name in demo.models} for demo in gallery.DEMOS
+    demo.PAGE.stem: {name: CheckpointError(f"{name} is missing: train it") for name in demo.PAGE.models}
+    for demo in gallery.DEMOS
 }
 
 
@@ -537,10 +538,10 @@ def test_the_gallery_leads_to_every_demo(page, models, tiny_ddpm, serve):
 
     page.goto(url)
     for demo in gallery.DEMOS:
-        link = page.get_by_role("navigation", name="Demos").get_by_role("link", name=demo.title)
+        link = page.get_by_role("navigation", name="Demos").get_by_role("link", name=demo.PAGE.title)
         link.wait_for()
         link.click()
-        page.wait_for_url(f"{url}/{demo.stem}")
+        page.wait_for_url(f"{url}/{demo.PAGE.stem}")
         page.locator("h1").wait_for()
         page.get_by_role("link", name="Vitrail").click()
         page.get_by_role("navigation", name="Demos").wait_for()
@@ -553,7 +554,7 @@ def test_the_gallery_fits_a_phone_in_the_dark_and_its_side_panels_stay_offline(p
     url = serve(gallery.build(ABSENT | {"classifier": models}))
     page.set_viewport_size({"width": 390, "height": 844})
     page.emulate_media(color_scheme="dark")
-    for path in ("", *(f"/{demo.stem}" for demo in gallery.DEMOS)):
+    for path in ("", *(f"/{demo.PAGE.stem}" for demo in gallery.DEMOS)):
         page.goto(url + path)
         page.locator("h1").wait_for()
         page.wait_for_timeout(300)

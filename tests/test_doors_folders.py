@@ -21,7 +21,8 @@ import timm
 import torch
 from diffusers import DDPMScheduler, UNet2DModel
 
-from apps import gallery, ui
+from apps import gallery
+from apps.kit import launch
 from hub_models import ddpm, store
 from tests import tiny_models
 
@@ -396,7 +397,7 @@ def test_a_config_asks_for_more_than_there_is(folders, tmp_path, kind, file, pat
 def test_the_gallery_says_which_model_is_broken_and_serves_the_rest(folders, tmp_path):
     broken = Path(shutil.copytree(folders["timm"], tmp_path / "broken"))
     (broken / store.MANIFEST).write_text('{"files": {"config.json": []}}')
-    demos = tuple(demo for demo in gallery.DEMOS if demo.stem in ("classifier", "ddpm"))
+    demos = tuple(demo for demo in gallery.DEMOS if demo.PAGE.stem in ("classifier", "ddpm"))
     models = gallery.load_models(
         [f"classifier={broken}", f"classifier={folders['timm']}", f"ddpm={folders['ddpm']}"], demos
     )
@@ -414,4 +415,4 @@ def test_the_gallery_says_which_model_is_broken_and_serves_the_rest(folders, tmp
         assert "1 of 2 models could not be loaded" in home
     finally:
         app.close()
-    assert ui.model_line("broken", models["classifier"][str(broken)]).startswith("broken: not loaded.")
+    assert launch.model_line("broken", models["classifier"][str(broken)]).startswith("broken: not loaded.")

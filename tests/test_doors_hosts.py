@@ -13,7 +13,8 @@ import tiny_models
 from conftest import CHROMIUM_FLAGS, NO_CHROMIUM, free_port
 from gradio_client import Client
 
-from apps import gallery, ui
+from apps import gallery
+from apps.kit import launch
 
 ROUTES = [  # method, path, body: every kind of route that the page and programs use
     ("GET", "/", None),
@@ -35,14 +36,14 @@ ROUTES = [  # method, path, body: every kind of route that the page and programs
     ("OPTIONS", "/gradio_api/queue/join", None),
     ("GET", "/no/such/route", None),
 ]
-ABSENT = {demo.stem: {"gone": ui.CheckpointError("not here")} for demo in gallery.DEMOS}
+ABSENT = {demo.PAGE.stem: {"gone": launch.CheckpointError("not here")} for demo in gallery.DEMOS}
 
 
 @contextlib.contextmanager
 def launched(app, **options):
     port = free_port()
     try:
-        ui.launch(app, port=port, block=False, **options)
+        launch.launch(app, port=port, block=False, **options)
         yield port
     finally:
         app.close(verbose=False)
@@ -236,13 +237,13 @@ def test_a_name_that_is_none_is_said_at_the_start(wrong):
     with gr.Blocks() as page:
         pass
     with pytest.raises(SystemExit, match="--allowed_hosts .*demo.example.org"):
-        ui.launch(page, port=free_port(), block=False, allowed_hosts=[wrong])
+        launch.launch(page, port=free_port(), block=False, allowed_hosts=[wrong])
     with pytest.raises(SystemExit, match="--proxy"):
-        ui.launch(page, port=free_port(), block=False, proxy=["my-proxy"])
+        launch.launch(page, port=free_port(), block=False, proxy=["my-proxy"])
 
 
 def test_every_page_has_the_flags(monkeypatch, capsys):
-    for main, name in ((gallery.main, "gallery"), (gallery.DEMOS[0].module.main, "text_to_image")):
+    for main, name in ((gallery.main, "gallery"), (gallery.DEMOS[0].main, "text_to_image")):
         monkeypatch.setattr("sys.argv", [name, "--help"])
         with pytest.raises(SystemExit):
             main()

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from urllib.parse import quote
 
+import gradio as gr
 import httpx
 import pytest
 import tiny_models
@@ -18,12 +19,13 @@ from gradio.utils import get_upload_folder
 from hostile_pictures import call, picture, text_of, untouched_server, upload
 from PIL import Image, PngImagePlugin
 
-from apps import gallery, ui
+from apps import gallery
+from apps.kit import launch
 
 ONE_SENTENCE = "There is no such picture among the uploads. Upload the file itself; addresses are not fetched."
 SECRET = "a stranger on a beach"
 META = {"_type": "gradio.FileData"}
-EXAMPLE = next((Path(ui.__file__).parent / "examples" / "classifier").glob("*.png"))
+EXAMPLE = next((Path(gallery.__file__).parent / "examples" / "classifier").glob("*.png"))
 ENDPOINTS = {  # each with a picture first, and the rest of its arguments
     "text_to_image_settings": ("tiny",),
     "text_to_image_verify": (None, "tiny"),
@@ -49,7 +51,7 @@ def app(tmp_path_factory):
     for stem in ("segmentation", "text_to_image"):
         models[stem] = dict(zip(["tiny"], models[stem].values(), strict=True))
     app = gallery.build(models)
-    app.address = ui.launch(app, port=free_port(), block=False, mcp=True).rstrip("/")
+    app.address = launch.launch(app, port=free_port(), block=False, mcp=True).rstrip("/")
     yield app
     app.close(verbose=False)
 
@@ -96,7 +98,7 @@ def hostile_paths(private: Path, planted: Path) -> dict[str, str]:
         "folder among the uploads": str(planted / "folder.png"),
         "missing upload": str(planted / "missing.png"),
         "the uploads": uploads,
-        "the repository's": str(Path(ui.__file__).resolve()),
+        "the repository's": str(Path(gallery.__file__).resolve()),
         "a nul": f"{private}\0.png",
         "a surrogate": f"{uploads}/\ud800.png",
         "long": f"{uploads}/{'a' * 3000}.png",  # beyond 4,096 bytes any text for a file's name is refused, by its length
@@ -158,7 +160,7 @@ def test_by_every_input_of_every_event_of_every_page(app, private):
     with httpx.Client(base_url=app.address, timeout=20) as client:
         for index, event in app.fns.items():
             for at, block in enumerate(event.inputs if event.fn is not None else ()):
-                box = isinstance(block, ui.gr.Image)
+                box = isinstance(block, gr.Image)
                 data = [None] * len(event.inputs)
                 data[at] = {"path": str(private)} if box else {"value": [{"path": str(private), "meta": META}]}
                 if ONE_SENTENCE not in (said := queued(client, index, data)):
@@ -270,7 +272,7 @@ DECODE = """
 import importlib, importlib.util, sys, threading
 from test_ui import PeakMemory
 from pathlib import Path
-home = "apps.kit.pictures" if importlib.util.find_spec("apps.kit") else "apps.ui"
+home = "apps.kit.pictures"
 read_picture, start = importlib.import_module(home).read_picture, threading.Barrier(6)
 def read(path):
     start.wait()

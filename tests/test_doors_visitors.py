@@ -36,7 +36,6 @@ def named(tmp_path_factory):
 def address(named):
     """Of the gallery, where no more than KEPT sessions are kept."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("apps.ui.SESSIONS", KEPT, raising=False)
         if importlib.util.find_spec("apps.kit"):
             patch.setattr(kit("visitors"), "PERSONS", KEPT)
             patch.setattr(kit("visitors"), "CALLS", KEPT)

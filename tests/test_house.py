@@ -101,7 +101,7 @@ def test_rules_of_imports_hold():
     ("path", "source"),
     [
         ("hub_models/ddpm.py", "from training import metrics"),
-        ("hub_models/ddpm.py", "def f():\n    import apps.ui"),
+        ("hub_models/ddpm.py", "def f():\n    import apps.kit"),
         ("hub_models/ddpm.py", "from hub_models import classifier"),
         ("hub_models/ddpm.py", "from . import clip"),
         ("hub_models/clip/model.py", "from hub_models.ddpm import load"),
@@ -111,7 +111,7 @@ def test_rules_of_imports_hold():
         ("training/loop.py", "from training.ddpm import main"),
         ("training/data/sources.py", "from ..classifier import main"),
         ("apps/ddpm.py", "from apps.classifier import build"),
-        ("apps/ui.py", "from apps import ddpm"),
+        ("apps/kit/parts.py", "from apps import ddpm"),
         ("apps/ddpm.py", "from training.data.emoji import LABELS"),
         ("apps/ddpm.py", "import importlib\nimportlib.import_module('training.metrics')"),
     ],
@@ -129,8 +129,8 @@ def test_rules_see_each_kind_of_trespass(tmp_path, path, source):
         ("hub_models/clip/__init__.py", "from .model import load"),
         ("training/evaluate.py", "from training import ddpm, classifier"),
         ("training/ddpm.py", "from hub_models import classifier, ddpm\nfrom training import loop"),
-        ("apps/gallery.py", "from apps import ddpm, classifier, ui"),
-        ("apps/ddpm.py", "from apps import ui\nfrom hub_models import ddpm"),
+        ("apps/gallery.py", "from apps import ddpm, classifier\nfrom apps.kit import launch"),
+        ("apps/ddpm.py", "from apps.kit import parts\nfrom hub_models import ddpm"),
         ("tests/test_x.py", "from training import ddpm"),
     ],
 )
@@ -235,7 +235,7 @@ def test_base_install_is_enough_for_every_app():
     modules = [
         module_name(ROOT, p) for p in files(ROOT, ".py") if p.relative_to(ROOT).parts[0] in ("hub_models", "apps")
     ]
-    assert {"hub_models.store", "apps.ui"} <= set(modules)
+    assert {"hub_models.store", "apps.kit.launch"} <= set(modules)
     code = f"""
 import importlib, sys
 blocked = set({BASE_ONLY_BLOCKED!r})

@@ -41,8 +41,11 @@ from transformers import (
 )
 
 from apps import segmentation as app
-from apps import ui
-from apps.kit import pictures, visitors
+from apps.kit import page as kit_page
+from apps.kit import picture_page, pictures, values, visitors
+from apps.segmentation import desk, paint, words
+from apps.segmentation.desk import Desk
+from apps.segmentation.paint import Seen
 from hub_models import segmentation, store
 from hub_models.store import CheckpointError
 
@@ -98,16 +101,20 @@ def photo(tmp_path_factory) -> Path:
     return path
 
 
+def at_desk(models) -> Desk:
+    return Desk(models, app.PAGE)
+
+
 @pytest.fixture(scope="module")
-def seen(models, photo) -> app.Seen:
-    return app.see(app.Recent(), models["swin"], str(photo))
+def seen(models, photo) -> Seen:
+    return at_desk(models).see(str(photo), "swin")
 
 
 @pytest.fixture
 def example(tmp_path, monkeypatch, photo) -> Path:
     """A folder of one example with its truth, in the place of the page's own."""
-    folder = tmp_path / "examples"
-    folder.mkdir()
+    folder = tmp_path / "examples" / app.PAGE.stem
+    folder.mkdir(parents=True)
     (folder / "one.png").write_bytes(photo.read_bytes())
     mask = np.zeros((44, 60), np.uint8)
     mask[:, 20:40], mask[:, 40:] = 2, 255
@@ -115,7 +122,7 @@ def example(tmp_path, monkeypatch, photo) -> Path:
     names = [LABELS[k] for k in (0, 2, 1)]  # not in the order of the models
     row = {"file": "one.png", "mask": "one-mask.png", "name": "one", "credit": "Somebody, CC0", "label_names": names}
     (folder / "index.json").write_text(json.dumps([row]))
-    monkeypatch.setattr(app, "EXAMPLES", folder)
+    monkeypatch.setattr(kit_page, "EXAMPLES", folder.parent)
     return folder
 
 
@@ -135,85 +142,88 @@ def quarters() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
 
 def test_painting_mixes_each_class_colour_at_the_opacity():
     base, ids, confidence, palette = quarters()
-    out = app.paint(base, ids, confidence, palette, opacity=40)
+    out = paint.paint(base, ids, confidence, palette, opacity=40)
     assert out[10, 5].tolist() == [140, 60, 60] and out[10, 30].tolist() == [60, 60, 160]
     assert out[10, 19].tolist() == [164, 36, 36], "an edge is painted at 1.6 of the opacity"
-    assert np.array_equal(app.paint(base, ids, confidence, palette, opacity=0), base)
-    half = app.paint(base, ids, confidence, palette, opacity=100, hidden=[0])
+    assert np.array_equal(paint.paint(base, ids, confidence, palette, opacity=0), base)
+    half = paint.paint(base, ids, confidence, palette, opacity=100, hidden=[0])
     assert np.array_equal(half[:, :20], base[:, :20]) and (half[:, 20:] == palette[1]).all()
 
 
 def test_what_is_less_sure_than_asked_is_blanked_and_nothing_else():
     base, ids, confidence, palette = quarters()
-    sure, unsure = (app.paint(base, ids, confidence, palette, below=below) for below in (0, 50))
+    sure, unsure = (paint.paint(base, ids, confidence, palette, below=below) for below in (0, 50))
     assert np.array_equal(sure[:20], unsure[:20])
     assert len(np.unique(unsure[20:].reshape(-1, 3), axis=0)) == 2 and unsure[20:].min() > 180, "two stripes, no class"
     edge = np.full((4, 4), 0.5, np.float32)
-    whole = app.paint(base[:4, :4], ids[:4, :4], edge, palette, below=50)
-    assert np.array_equal(whole, app.paint(base[:4, :4], ids[:4, :4], edge, palette)), "as sure as asked is sure enough"
+    whole = paint.paint(base[:4, :4], ids[:4, :4], edge, palette, below=50)
+    assert np.array_equal(whole, paint.paint(base[:4, :4], ids[:4, :4], edge, palette)), (
+        "as sure as asked is sure enough"
+    )
 
 
 def test_bands_and_255_leave_no_trace(monkeypatch):
     rng = np.random.default_rng(0)
     base, ids = rng.integers(0, 255, (50, 30, 3), np.uint8), rng.integers(0, 3, (50, 30)).astype(np.uint8)
     confidence, palette = rng.random((50, 30)).astype(np.float32), rng.integers(0, 255, (3, 3), np.uint8)
-    whole = app.paint(base, ids, confidence, palette, below=30)
-    monkeypatch.setattr(app, "BAND", 7)
-    assert np.array_equal(whole, app.paint(base, ids, confidence, palette, below=30))
-    assert np.array_equal(app.paint(base, np.full_like(ids, 255), None, palette, opacity=100), base)
+    whole = paint.paint(base, ids, confidence, palette, below=30)
+    monkeypatch.setattr(paint, "BAND", 7)
+    assert np.array_equal(whole, paint.paint(base, ids, confidence, palette, below=30))
+    assert np.array_equal(paint.paint(base, np.full_like(ids, 255), None, palette, opacity=100), base)
 
 
 def test_the_table_is_counted_from_the_pixels(seen, models):
-    rows, result = app.table(seen), seen.result
+    rows, result = words.table(seen), seen.result
     assert sum(row[1] for row in rows) == pytest.approx(100, abs=0.05)
     assert [row[1] for row in rows] == sorted((row[1] for row in rows), reverse=True) and len(rows) > 1
     for label, area, confidence in rows:
         mine = result.ids == LABELS.index(label)
         assert area == pytest.approx(100 * mine.mean(), abs=0.006)
         assert confidence == pytest.approx(100 * result.confidence[mine].mean(), abs=0.06)
-    said = app.report(models["swin"], seen, 40)
+    said = words.report(models["swin"], seen, 40)
     assert said["known_percent"] == pytest.approx(100 * (result.confidence >= 0.4).mean(), abs=0.01)
     assert [each["label"] for each in said["classes"]] == [row[0] for row in rows] and json.dumps(said)
 
 
 def test_names_of_classes_are_text_and_no_html(seen):
-    every = app.Seen(seen.picture, segmentation.Segmentation(
+    every = Seen(seen.picture, segmentation.Segmentation(
         np.arange(6, dtype=np.uint8)[None], np.ones((1, 6), np.float32), np.ones((6, 1, 6), np.float16), LABELS,
         seen.result.palette), 0.1)  # fmt: skip
-    legend = app.legend_html(every, ["face"])
-    assert "plant &lt;b&gt;" in app.table_html(every) and "<b>" not in app.table_html(every)
+    legend = words.legend_html(every, ["face"])
+    assert "plant &lt;b&gt;" in words.table_html(every) and "<b>" not in words.table_html(every)
     assert "plant &lt;b&gt;" in legend and "<b>" not in legend and legend.count('aria-pressed="false"') == 1
 
 
 def test_the_curve_is_read_between_its_points_and_absent_where_none_was_measured(seen, models):
-    assert app.risk_at(CURVE, 0.75) == pytest.approx(0.06)
-    assert app.risk_at({"coverage": [1.0, 0.5], "risk": [0.1, 0.02]}, 0.75) == pytest.approx(0.06)
+    assert words.risk_at(CURVE, 0.75) == pytest.approx(0.06)
+    assert words.risk_at({"coverage": [1.0, 0.5], "risk": [0.1, 0.02]}, 0.75) == pytest.approx(0.06)
     middling = float(100 * np.median(seen.result.confidence))
     known = seen.known(middling)
-    said = app.curve_html(models["swin"], seen, middling)
-    assert 0.4 < known < 0.6 and f"{app.risk_at(CURVE, known):.1%} of the surest {known:.0%}" in said
-    assert "Nothing is left" in app.curve_html(models["swin"], seen, 100)
+    said = words.curve_html(models["swin"], seen, middling)
+    assert 0.4 < known < 0.6 and f"{words.risk_at(CURVE, known):.1%} of the surest {known:.0%}" in said
+    assert "Nothing is left" in words.curve_html(models["swin"], seen, 100)
 
     class Plain:
         risk_coverage = None
 
-    assert "without a measured" in app.curve_html(Plain, seen, 50)
+    assert "without a measured" in words.curve_html(Plain, seen, 50)
 
 
 def test_recent_results_are_kept_as_far_as_they_fit(models, photo, tmp_path, monkeypatch):
     other = tmp_path / "other.png"
     noise((60, 44)).save(other)
-    recent = app.Recent()
-    first = app.see(recent, models["swin"], str(photo))
-    assert app.see(recent, models["swin"], str(photo)) is first
-    assert app.see(recent, models["unet"], str(photo)) is not first
+    at = at_desk(models)
+    recent = at.recent
+    first = at.see(str(photo), "swin")
+    assert at.see(str(photo), "swin") is first
+    assert at.see(str(photo), "unet") is not first
     recent.limit = 2 * first.nbytes + 1
-    app.see(recent, models["swin"], str(photo))  # the most recent of the two
-    app.see(recent, models["swin"], str(other))
-    assert len(recent._kept) == 2 and app.see(recent, models["swin"], str(photo)) is first
-    monkeypatch.setattr(app, "DEADLINE_SECONDS", -1)
-    with pytest.raises(ui.InputError, match="Out of time after"):
-        app.see(app.Recent(), models["swin"], write_large(tmp_path))
+    at.see(str(photo), "swin")  # the most recent of the two
+    at.see(str(other), "swin")
+    assert len(recent._kept) == 2 and at.see(str(photo), "swin") is first
+    monkeypatch.setattr(desk, "DEADLINE_SECONDS", -1)
+    with pytest.raises(values.InputError, match="Out of time after"):
+        at_desk(models).see(write_large(tmp_path), "swin")
 
 
 def write_large(folder: Path) -> str:
@@ -230,19 +240,19 @@ def test_work_that_nobody_waits_for_stops_at_the_next_tiles(models, tmp_path):
             time.sleep(0.1)
             on_tile(done, total)
 
-        return app.see(app.Recent(), models["swin"], path, slowly)
+        return at_desk(models).see(path, "swin", slowly)
 
-    [*steps, last] = app.watched(work, stop)
-    assert isinstance(last, app.Seen) and [done for done, _ in steps] == tiles and len(steps) > 2
+    [*steps, last] = desk.watched(work, stop)
+    assert isinstance(last, Seen) and [done for done, _ in steps] == tiles and len(steps) > 2
     tiles.clear()
-    running = app.watched(work, stop)
+    running = desk.watched(work, stop)
     next(running)
     stop.set()
-    with pytest.raises(app.Stopped):
+    with pytest.raises(desk.Stopped):
         list(running)
     assert len(tiles) < len(steps)
     tiles.clear()
-    running = app.watched(work, stop := threading.Event())
+    running = desk.watched(work, stop := threading.Event())
     next(running)
     running.close()  # as gradio does when the page is gone
     count = len(tiles)
@@ -251,22 +261,22 @@ def test_work_that_nobody_waits_for_stops_at_the_next_tiles(models, tmp_path):
 
 
 def test_the_truth_of_an_example_is_known_by_its_content(example, models, photo, tmp_path):
-    masks = {app.content(example / "one.png"): json.loads((example / "index.json").read_text())[0]}
-    truth = app.truth_of(str(photo), masks, LABELS)
+    at = at_desk(models)
+    truth = at.truth(str(photo), LABELS)
     assert np.unique(truth.ids[:, :20]).tolist() == [0] and np.unique(truth.ids[:, 20:40]).tolist() == [1]
     assert (truth.ids[:, 40:] == 255).all()
-    assert app.truth_of(str(photo), masks, ["sky", "road"]) is None
+    assert at.truth(str(photo), ["sky", "road"]) is None
     noise().save(tmp_path / "one.png")
-    assert app.truth_of(str(tmp_path / "one.png"), masks, LABELS) is None
+    assert at.truth(str(tmp_path / "one.png"), LABELS) is None
     result = models["swin"].predict(pictures.read_picture(str(photo)))
     right = (result.ids == truth.ids)[:, :40].mean()
-    (_, _), said = app.compared(app.Recent(), models, masks, str(photo), "swin", app.TRUTH)
+    (_, _), said = at.compared(str(photo), "swin", desk.TRUTH)
     assert f"{right:.1%} of the pixels are right" in said
 
 
 def test_files_are_named_after_models_without_their_folders():
-    assert app.file_stem("swin-scenes") == "swin-scenes" and app.file_stem("/a/b c/../x\n/") == "x"
-    assert app.file_stem("org/repo@main") == "repo-main" and app.file_stem("../..") == "model"
+    assert picture_page.file_stem("swin-scenes") == "swin-scenes" and picture_page.file_stem("/a/b c/../x\n/") == "x"
+    assert picture_page.file_stem("org/repo@main") == "repo-main" and picture_page.file_stem("../..") == "model"
 
 
 # ---- models that are not ours, or broken ------------------------------------------------------------------------------
@@ -317,7 +327,7 @@ def test_the_api_gives_the_ids_that_predict_gives(address, models, photo):
     assert event == "complete" and mask["orig_name"] == "swin-mask.png" and np.array_equal(fetched(mask), result.ids)
     with Image.open(io.BytesIO(httpx.get(mask["url"]).content)) as image:
         assert image.mode == "P" and image.getpalette()[: 3 * len(LABELS)] == models["swin"].palette.ravel().tolist()
-    expected = app.paint(np.asarray(pictures.read_picture(str(photo))), result.ids, result.confidence, result.palette, opacity=65,
+    expected = paint.paint(np.asarray(pictures.read_picture(str(photo))), result.ids, result.confidence, result.palette, opacity=65,
                          below=30, hidden=[0])  # fmt: skip
     assert np.array_equal(fetched(painted), expected)
     assert said["model"] == "swin" and said["width"] == 60 and said["height"] == 44
@@ -507,7 +517,7 @@ def test_a_person_divides_a_photograph_and_takes_the_mask(page, address, models,
     said = json.loads((tmp_path / "unet.json").read_text())
     assert said["model"] == "unet" and said["confidence_asked"] == 60
 
-    rows = app.table(app.see(app.Recent(), models["unet"], str(photo)))
+    rows = words.table(at_desk(models).see(str(photo), "unet"))
     assert cells(page, 0) == [row[0] for row in rows] and cells(page, 1) == [f"{row[1]:.2f}" for row in rows]
     for heading, column, expected in (
         ("Class", 0, sorted(row[0] for row in rows)),
@@ -518,7 +528,7 @@ def test_a_person_divides_a_photograph_and_takes_the_mask(page, address, models,
         assert cells(page, column) == expected
 
     both = (models[name].predict(pictures.read_picture(str(photo))).ids for name in ("swin", "unet"))
-    page.get_by_text(f"They agree on {app.agreement(*both):.1%} of the pixels").wait_for()
+    page.get_by_text(f"They agree on {desk.agreement(*both):.1%} of the pixels").wait_for()
     assert page.locator("#segmentation-slider img").count() == 2
     page.get_by_text("16 features each").wait_for()
 
@@ -550,7 +560,7 @@ def test_an_example_shows_its_truth_and_one_model_is_enough(page, serve, models,
 def test_without_examples_a_bad_picture_says_why_and_leaves_no_old_answer(
     page, serve, models, photo, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(app, "EXAMPLES", tmp_path / "absent")
+    monkeypatch.setattr(kit_page, "EXAMPLES", tmp_path / "absent")
     (tmp_path / "page.png").write_bytes(b"<html>404</html>")
     page.goto(serve(app.build({"swin": models["swin"]})))
     page.set_input_files("#segmentation-picture input[type=file]", photo)

@@ -202,6 +202,11 @@ def test_space_has_all_it_imports_and_nothing_else(built, stem):
             named = {name for each in build.imports(path, folder) for name in (each, each.rpartition(".")[0])}
             waiting += [found for name in named if name and (found := build.module_file(name, folder))]
     assert {path.relative_to(folder).as_posix() for path in reached} == sources, "a module that nothing imports"
+    named = {
+        file.relative_to(ROOT) for name in sources if (ROOT / name).is_file() for file in build.beside(ROOT / name)
+    }
+    carried = {path.relative_to(folder) for suffix in ("css", "js") for path in folder.rglob(f"*.{suffix}")}
+    assert carried == named and Path("apps/kit/theme.css") in named, "styles and scripts"
     assert not (folder / "spaces").exists(), "it would answer ZeroGPU's import"
     assert not [path for path in folder.rglob("*") if path.is_symlink() or path.name.startswith(".")]
     app = ast.parse((folder / "app.py").read_text())
@@ -213,8 +218,10 @@ def test_modules_of_a_space_are_those_that_one_would_copy_by_hand(built):
     sources = {path.relative_to(built["ddpm"]).as_posix() for path in built["ddpm"].rglob("*.py")}
     assert sources == {
         "app.py", "apps/__init__.py", "apps/ddpm.py", "apps/kit/__init__.py", "apps/kit/answers.py",
-        "apps/kit/hosts.py", "apps/kit/pictures.py", "apps/kit/sizes.py", "apps/kit/uploads.py",
-        "apps/kit/visitors.py", "apps/ui.py", "hub_models/__init__.py", "hub_models/bounds.py",
+        "apps/kit/drawing_page.py", "apps/kit/hosts.py", "apps/kit/launch.py", "apps/kit/page.py",
+        "apps/kit/parts.py", "apps/kit/pictures.py", "apps/kit/session.py", "apps/kit/sizes.py",
+        "apps/kit/uploads.py", "apps/kit/values.py", "apps/kit/visitors.py", "apps/kit/wires.py", "apps/ui.py",
+        "hub_models/__init__.py", "hub_models/bounds.py",
         "hub_models/building.py", "hub_models/card.py", "hub_models/ddpm.py", "hub_models/device.py",
         "hub_models/diffusion.py", "hub_models/documents.py", "hub_models/pictures.py", "hub_models/secret_scan.py",
         "hub_models/stock.py", "hub_models/store.py", "hub_models/texts.py", "hub_models/upload.py", "space.py",
@@ -292,15 +299,14 @@ def test_front_matter_is_complete_and_passes_the_lint(built, stem):
     assert front["sdk"] == "gradio" and front["sdk_version"] == gr.__version__ and front["app_file"] == "app.py"
     assert re.search(r"^python_version: ['\"]3\.12['\"]$", text, re.MULTILINE), "bare, YAML would read a number"
     assert {"title", "emoji", "tags", "license", "suggested_hardware", "startup_duration_timeout"} <= set(front)
-    assert len(front["short_description"]) <= 60 and "vitrail" not in front
+    assert len(front["short_description"]) <= 60
     assert ("models" in front) == ("preload_from_hub" in front) == (stem == PULLED)
 
 
 def test_every_hand_written_readme_makes_a_front_matter():
-    """Those of pages whose app is not here yet, too."""
     for path in sorted((ROOT / "spaces").glob("*/README.md")):
-        written = build.split(path.read_text())[0]["vitrail"]
-        assert int(written["gpu_seconds"]) > 0 and re.fullmatch(r"[a-z_]+", written["call"])
+        page = build.page_of(path.parent.name)
+        assert page.stem == path.parent.name and page.gpu_seconds > 0 and re.fullmatch(r"[a-z_]+", page.call)
         front = build.front_matter(path.parent.name, build.Weights(licenses={"mit"}))
         assert card.lint(f"---\n{yaml.safe_dump(front, allow_unicode=True)}---\n", "space") == []
 
@@ -338,7 +344,7 @@ def test_every_page_is_up_elsewhere_with_its_models(built, running):
 @pytest.mark.parametrize("stem", STEMS)
 def test_every_page_answers_the_client(built, running, stem, tmp_path):
     address = running.get(stem) or running[build.GALLERY]
-    asked = build.description(stem)[0]["vitrail"]["call"]
+    asked = build.page_of(stem).call
     boot.call(address, asked, boot.example_picture(built[stem]))
 
 
@@ -396,7 +402,7 @@ def test_on_zero_gpu_models_run_in_decorated_handlers_alone(built, running):
     called = []
     gallery = running[build.GALLERY]
     drawn = boot.call(gallery, "text_to_image_draw", None, picture=None)[0][0]["image"]
-    called.append(("text_to_image_draw", build.description(build.GALLERY)[0]["vitrail"]["gpu_seconds"]))
+    called.append(("text_to_image_draw", build.page_of(build.GALLERY).gpu_seconds))
     special = {"text_to_image_verify": {"picture": gradio_client.handle_file(drawn), "start": None}}
     for stem in (build.GALLERY, PULLED):
         client = gradio_client.Client(running[stem], verbose=False, analytics_enabled=False)
@@ -404,7 +410,7 @@ def test_on_zero_gpu_models_run_in_decorated_handlers_alone(built, running):
             name = path[1:]
             if name not in WITHOUT_MODEL:
                 boot.call(running[stem], name, boot.example_picture(built[stem]), **special.get(name, {}))
-                called.append((name, build.description(stem)[0]["vitrail"]["gpu_seconds"]))
+                called.append((name, build.page_of(stem).gpu_seconds))
     seen = log.read_text().splitlines()[before:]
     assert sorted(seen) == sorted(f"{name} {seconds}" for name, seconds in called)
     assert len(called) >= 8
@@ -605,10 +611,11 @@ def mcp_session(address: str, work):
 
 def test_mcp_client_lists_the_endpoints_and_calls_one():
 
-    from apps import classifier, gallery, ui
+    from apps import classifier, gallery
+    from apps.kit import launch
 
     app = gallery.build(gallery.load_models(["classifier=vit"]))
-    address = ui.launch(app, port=boot.free_port(), block=False, mcp=True).rstrip("/")
+    address = launch.launch(app, port=boot.free_port(), block=False, mcp=True).rstrip("/")
     picture = Image.open(ROOT / "apps" / "examples" / "classifier" / "10-doughnut-fluent.png").convert("RGB")
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")
@@ -645,19 +652,19 @@ def test_spaces_serve_mcp_by_themselves(running):
 
 @pytest.mark.parametrize("words", [["--mcp"], []])
 def test_flag_turns_mcp_on(monkeypatch, words):
-    from apps import ui
+    from apps.kit import launch
 
     told = {}
-    monkeypatch.setattr(ui, "launch", lambda demo, **options: told.update(options))
+    monkeypatch.setattr(launch, "launch", lambda demo, **options: told.update(options))
     monkeypatch.setattr(sys, "argv", ["apps.x", *words])
-    ui.run("x", "A page.", lambda names: dict.fromkeys(names), lambda models: None, ["a"])
+    launch.run(build.page_of("ddpm"), lambda names: dict.fromkeys(names), lambda models: None)
     assert told["mcp"] == bool(words)
 
 
 def test_without_the_package_the_flag_says_what_to_install(monkeypatch):
-    from apps import ui
+    from apps.kit import launch
 
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "mcp" else found(name, *rest))
     with pytest.raises(SystemExit, match="pip install"):
-        ui.launch(gr.Blocks(), mcp=True)
+        launch.launch(gr.Blocks(), mcp=True)

@@ -13,8 +13,8 @@ from gradio_client.exceptions import AppError
 from PIL import Image
 
 from apps import text_to_image as app
-from apps import ui
-from apps.kit import pictures
+from apps.kit import pictures, values
+from apps.text_to_image import desk, words
 from hub_models import store, text_to_image
 
 GOOD = {
@@ -47,10 +47,10 @@ def foreign(tmp_path_factory):
 def drawn(model, tmp_path_factory):
     """A PNG of the order GOOD, as it is downloaded."""
     path = tmp_path_factory.mktemp("drawn") / "apple.png"
-    return save(app.check_order(model, **GOOD), path)
+    return save(desk.check_order(model, **GOOD), path)
 
 
-def save(order: app.Order, path, upto: int | None = None):
+def save(order: desk.Order, path, upto: int | None = None):
     for step in order.steps():
         if step.index + 1 == upto:
             break
@@ -301,26 +301,26 @@ def test_the_api_draws_reads_and_verifies(serve, model, tmp_path):
     ],
 )
 def test_a_parameter_out_of_its_range_is_an_error_that_says_so(model, change, words):
-    with pytest.raises((ui.InputError, pictures.PictureError), match=words):
-        app.check_order(model, **(GOOD | change))
+    with pytest.raises((values.InputError, pictures.PictureError), match=words):
+        desk.check_order(model, **(GOOD | change))
 
 
 def test_strength_counts_only_with_a_picture(model, drawn):
-    app.check_order(model, **(GOOD | {"strength": None}))
-    with pytest.raises(ui.InputError, match="Strength must be"):
-        app.check_order(model, **(GOOD | {"strength": 0, "picture": str(drawn)}))
+    desk.check_order(model, **(GOOD | {"strength": None}))
+    with pytest.raises(values.InputError, match="Strength must be"):
+        desk.check_order(model, **(GOOD | {"strength": 0, "picture": str(drawn)}))
 
 
 @pytest.mark.parametrize(
     ("seed", "used"), [("-2", 2**63 - 2), (str(2**70 + 5), 5), (" 12 ", 12), (7.0, 7), (str(2**63 - 1), 2**63 - 1)]
 )
 def test_seeds_are_reduced_and_keep_their_digits(model, seed, used):
-    order = app.check_order(model, **(GOOD | {"seed": seed, "count": 2}))
+    order = desk.check_order(model, **(GOOD | {"seed": seed, "count": 2}))
     assert order.seeds == [used, (used + 1) % 2**63]
 
 
 def test_an_empty_seed_is_a_fresh_one(model):
-    assert len({app.check_order(model, **(GOOD | {"seed": seed})).seeds[0] for seed in ("", None, "-1", "")}) > 1
+    assert len({desk.check_order(model, **(GOOD | {"seed": seed})).seeds[0] for seed in ("", None, "-1", "")}) > 1
 
 
 @pytest.mark.parametrize(
@@ -335,28 +335,28 @@ def test_an_empty_seed_is_a_fresh_one(model):
     ],
 )
 def test_prompts_are_normalised_and_drawn(model, prompt, sent):
-    order = app.check_order(model, **(GOOD | {"prompt": prompt, "steps": 1}))
+    order = desk.check_order(model, **(GOOD | {"prompt": prompt, "steps": 1}))
     assert order.prompt == sent
     assert ("No prompt" in " ".join(order.notices())) == (sent == "")
     assert len(order.pngs(next(order.steps()))) == 1
 
 
 def test_what_is_cut_is_said(model):
-    order = app.check_order(model, **(GOOD | {"prompt": "a red apple and a green house and a blue flag"}))
+    order = desk.check_order(model, **(GOOD | {"prompt": "a red apple and a green house and a blue flag"}))
     [notice] = order.notices()
     assert "leaves out “" in notice and notice.endswith("blue flag”.")
-    shown = app.sent_html(model, order.prompt, "any style", "")
+    shown = words.sent_html(model, order.prompt, "any style", "")
     cut = re.search("“(.*)”", notice)[1]
     assert f"<del>{cut}</del>" in shown and "The prompt is cut" in shown
 
 
 def test_styles_are_added_and_taken_off_again(model):
     for prompt in ("a red apple", "", "apple, noto style"):
-        for style in app.style_choices(model):
-            sent = app.with_style(prompt, style)
-            again = app.with_style(*app.without_style(sent, model.styles))
+        for style in desk.style_choices(model):
+            sent = desk.with_style(prompt, style)
+            again = desk.with_style(*desk.without_style(sent, model.styles))
             assert again == sent
-    assert app.with_style("a cat", "noto") == "a cat, noto style" and app.without_style("a cat", ["noto"]) == (
+    assert desk.with_style("a cat", "noto") == "a cat, noto style" and desk.without_style("a cat", ["noto"]) == (
         "a cat",
         "any style",
     )
@@ -364,16 +364,16 @@ def test_styles_are_added_and_taken_off_again(model):
 
 def test_words_of_others_are_text_in_the_page_and_never_markup(model, drawn, tmp_path):
     nasty = "<img src=x onerror=alert(1)>"
-    order = app.check_order(model, **(GOOD | {"prompt": nasty, "steps": 1}))
+    order = desk.check_order(model, **(GOOD | {"prompt": nasty, "steps": 1}))
     (step,) = order.steps()
     pages = [
-        app.sheet_html([b"png"], order),
-        app.sent_html(model, nasty, "any style", ""),
-        app.sent_html(model, "", nasty, ""),
+        words.sheet_html([b"png"], order),
+        words.sent_html(model, nasty, "any style", ""),
+        words.sent_html(model, "", nasty, ""),
     ]
     fields = {"prompt": nasty, "model": nasty, "device": nasty, "sampler": nasty, "weights_sha256": nasty}
-    found = app.read(altered(drawn, tmp_path / "x.png", receipt=fields), {"tiny": model}, "tiny")
-    pages += [app.restored_html(found), app.preview_html(step, order.seeds)]
+    found = desk.read(altered(drawn, tmp_path / "x.png", receipt=fields), {"tiny": model}, "tiny")
+    pages += [words.restored_html(found), words.preview_html(step, order.seeds)]
     assert not [page for page in pages if "<img src=x" in page]
 
 
@@ -381,8 +381,8 @@ def test_words_of_others_are_text_in_the_page_and_never_markup(model, drawn, tmp
 
 
 def judged(path, model, start=None):
-    found = app.read(path, {"tiny": model}, "tiny")
-    return app.verify(found, model, str(path), start), found
+    found = desk.read(path, {"tiny": model}, "tiny")
+    return desk.verify(found, model, str(path), start), found
 
 
 def test_verify_names_each_altered_field(model, drawn, tmp_path):
@@ -395,43 +395,45 @@ def test_verify_names_each_altered_field(model, drawn, tmp_path):
         verdict, found = judged(path, model)
         assert name in verdict.fields
         assert verdict.state == ("identical" if name in ("device", "weights_sha256") else "different"), name
-        page = app.verdict_html(verdict, found)
-        assert f"Altered since it was drawn: {app.FIELDS.get(name, name)}." in page and "verdict bad" in page
+        page = words.verdict_html(verdict, found)
+        assert f"Altered since it was drawn: {words.FIELDS.get(name, name)}." in page and "verdict bad" in page
     verdict, found = judged(altered(drawn, tmp_path / "altered.png", pixel=(255, 0, 255)), model)
     assert verdict.state == "different" and "picture" in verdict.fields
-    assert "Altered since it was drawn: the pixels." in app.verdict_html(verdict, found)
+    assert "Altered since it was drawn: the pixels." in words.verdict_html(verdict, found)
 
 
 def test_a_stopped_picture_says_so_and_is_drawn_again_as_far(model, tmp_path):
-    path = save(app.check_order(model, **(GOOD | {"steps": 12})), tmp_path / "stopped.png", upto=5)
+    path = save(desk.check_order(model, **(GOOD | {"steps": 12})), tmp_path / "stopped.png", upto=5)
     assert json.loads(pictures.read_png_text(path)["vitrail"])["steps_done"] == 5
-    assert app.read(path, {"tiny": model}, "tiny").settings["num_inference_steps"] == 12
+    assert desk.read(path, {"tiny": model}, "tiny").settings["num_inference_steps"] == 12
     verdict, found = judged(path, model)
-    assert (verdict.state, verdict.fields) == ("identical", ()) and "Stopped after" in app.verdict_html(verdict, found)
+    assert (verdict.state, verdict.fields) == ("identical", ()) and "Stopped after" in words.verdict_html(
+        verdict, found
+    )
     verdict, found = judged(altered(path, tmp_path / "x.png", receipt={"steps_done": 3}), model)
     assert (verdict.state, verdict.fields) == ("different", ("steps_done",))
-    assert "Altered since it was drawn: steps done." in app.verdict_html(verdict, found)
+    assert "Altered since it was drawn: steps done." in words.verdict_html(verdict, found)
 
 
 def test_stop_and_the_deadline_reach_a_verification(model, drawn):
-    found, stop = app.read(drawn, {"tiny": model}, "tiny"), threading.Event()
-    assert app.verify(found, model, str(drawn), None, app.watch(stop, 60)).state == "identical"
+    found, stop = desk.read(drawn, {"tiny": model}, "tiny"), threading.Event()
+    assert desk.verify(found, model, str(drawn), None, desk.watch(stop, 60)).state == "identical"
     with pytest.raises(text_to_image.ReceiptError, match=r"out of time \(0 s\) after 1 of 4 steps"):
-        app.verify(found, model, str(drawn), None, app.watch(stop, 0))
+        desk.verify(found, model, str(drawn), None, desk.watch(stop, 0))
     stop.set()
     with pytest.raises(text_to_image.ReceiptError, match="stopped after 1 of 4 steps"):
-        app.verify(found, model, str(drawn), None, app.watch(stop, 60))
+        desk.verify(found, model, str(drawn), None, desk.watch(stop, 60))
 
 
 def test_a_picture_drawn_from_another_wants_that_one(model, drawn, tmp_path):
     start = tmp_path / "start.png"
     Image.new("RGB", (40, 20), (200, 30, 30)).save(start)
-    path = save(app.check_order(model, **(GOOD | {"picture": str(start), "strength": 0.5})), tmp_path / "from.png")
+    path = save(desk.check_order(model, **(GOOD | {"picture": str(start), "strength": 0.5})), tmp_path / "from.png")
     with pytest.raises(text_to_image.ReceiptError, match="drawn from another"):
         judged(path, model)
     assert judged(path, model, str(start))[0].state == "identical"
     assert "image_sha256" in judged(path, model, str(drawn))[0].fields
-    assert any("start picture" in problem for problem in app.read(path, {"tiny": model}, "tiny").problems)
+    assert any("start picture" in problem for problem in desk.read(path, {"tiny": model}, "tiny").problems)
 
 
 def test_other_programs_text_restores_and_verifies_too(model, drawn, tmp_path):
@@ -439,12 +441,12 @@ def test_other_programs_text_restores_and_verifies_too(model, drawn, tmp_path):
     verdict, found = judged(altered(drawn, tmp_path / "a.png", text={"parameters": text}), model)
     assert verdict.state == "identical" and verdict.fields == () and found.settings["seed"] == 3
     theirs = "a cat\nNegative prompt: dog\nSteps: 20, Sampler: Euler a, CFG scale: 7, Seed: 5, Size: 512x512, Model hash: abcdef0123"
-    found = app.read(altered(drawn, tmp_path / "b.png", text={"parameters": theirs}), {"tiny": model}, "tiny")
+    found = desk.read(altered(drawn, tmp_path / "b.png", text={"parameters": theirs}), {"tiny": model}, "tiny")
     assert found.settings["prompt"] == "a cat" and found.settings["num_inference_steps"] == 20 and not found.here
     said = " ".join(found.problems)
     assert "does not say sampler" in said and "abcdef0123" in said and "not loaded here" in said
     with pytest.raises(text_to_image.ReceiptError, match="not loaded here"):
-        app.verify(found, model, str(tmp_path / "b.png"), None)
+        desk.verify(found, model, str(tmp_path / "b.png"), None)
 
 
 @pytest.mark.parametrize(
@@ -460,7 +462,7 @@ def test_other_programs_text_restores_and_verifies_too(model, drawn, tmp_path):
 )
 def test_no_or_a_broken_receipt_is_said_in_words(model, drawn, tmp_path, text, words):
     with pytest.raises(text_to_image.ReceiptError, match=words):
-        app.read(altered(drawn, tmp_path / "x.png", text=text), {"tiny": model}, "tiny")
+        desk.read(altered(drawn, tmp_path / "x.png", text=text), {"tiny": model}, "tiny")
 
 
 @pytest.mark.parametrize(
@@ -471,11 +473,11 @@ def test_no_or_a_broken_receipt_is_said_in_words(model, drawn, tmp_path, text, w
 )  # fmt: skip
 def test_a_receipt_with_nonsense_in_a_field_restores_the_rest(model, drawn, tmp_path, change):
     path = altered(drawn, tmp_path / "x.png", receipt=change)
-    found = app.read(path, {"tiny": model}, "tiny")
+    found = desk.read(path, {"tiny": model}, "tiny")
     [(name, _)] = change.items()
     assert name not in found.settings and len(found.settings) >= 5 and found.problems
     with pytest.raises(text_to_image.ReceiptError):
-        app.verify(found, model, str(path), None)
+        desk.verify(found, model, str(path), None)
 
 
 @pytest.mark.parametrize("size", [5, None, {}, [1, 2]])

@@ -13,7 +13,8 @@ import torch
 from conftest import free_port
 from diffusers import DDPMScheduler, UNet2DModel
 
-from apps import gallery, ui
+from apps import gallery
+from apps.kit import launch
 from hub_models import captioning, clip, ddpm, segmentation, text_to_image
 from hub_models.store import CheckpointError
 
@@ -54,7 +55,7 @@ def running(named: dict[str, dict], *, mcp: bool = False) -> Iterator[str]:
     """The address of the gallery over these models."""
     app = gallery.build(named)
     try:
-        yield ui.launch(app, port=free_port(), block=False, mcp=mcp).rstrip("/")
+        yield launch.launch(app, port=free_port(), block=False, mcp=mcp).rstrip("/")
     finally:
         app.close(verbose=False)
 

@@ -1,0 +1,12 @@
+// gradio's example buttons hold a picture and no text: give screen readers and pointers their names once they are there.
+(names) => {
+  const name = () => {
+    const buttons = document.querySelectorAll(".v-examples .gallery-item");
+    buttons.forEach((button, i) => { button.setAttribute("aria-label", names[i]); button.title = names[i]; });
+    return buttons.length > 0;
+  };
+  if (!name()) {
+    const watch = new MutationObserver(() => { if (name()) watch.disconnect(); });
+    watch.observe(document.body, { childList: true, subtree: true });
+  }
+}

@@ -1,0 +1,37 @@
+"""What is said of a page outside of it: `PAGE` in each page's module, read by the gallery, the Spaces and docs/api.md."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from apps.kit import uploads
+
+EXAMPLES = uploads.EXAMPLES
+
+
+@dataclass(frozen=True, kw_only=True)
+class Page:
+    """A page, for all who name it."""
+
+    stem: str
+    title: str
+    sentence: str  # under the title
+    card: str  # what its card in the gallery says instead
+    short: str  # at most 60 characters: the Space's short description
+    models: tuple[str, ...]  # the bundled variants that it opens with
+    gpu_seconds: int  # what a call may take on ZeroGPU
+    call: str  # the endpoint that stands for the page in checks
+    example: Mapping = field(default_factory=dict)  # its arguments in docs/api.md
+    also: tuple[str, ...] = ()  # stems whose weights it loads besides
+
+    @property
+    def folder(self) -> Path:
+        """Its example pictures, those on its card (card*.png) and their index.json."""
+        return EXAMPLES / self.stem
+
+    @property
+    def examples(self) -> list[dict]:
+        """The rows of the examples' index: file, name, credit and more; [] where there is none."""
+        index = self.folder / "index.json"
+        return json.loads(index.read_text(encoding="utf-8")) if index.is_file() else []

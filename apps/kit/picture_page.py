@@ -1,0 +1,68 @@
+"""A page that a picture goes into: its box beside the examples, the answer that it asks for, and files that come out."""
+
+import io
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import gradio as gr
+from PIL import Image
+
+from apps.kit import answers, parts, pictures, wires
+from apps.kit.page import Page
+from apps.kit.session import StopFlags
+from apps.kit.wires import AT_ONCE, wire
+
+SAVE = Path(__file__).with_name("save.js")
+
+
+def picture_box(page: Page, demo: gr.Blocks, examples: str, *, height: int, **said) -> gr.Image:
+    """The box for a visitor's picture over the page's examples, under these words; said: as parts.examples."""
+    box = pictures.picture_input("Your picture", height=height, elem_id=f"{page.stem}-picture")
+    parts.examples(page, demo, box, examples, **said)
+    return box
+
+
+def answered(triggers, fresh: Callable, *, page: Page, flags: StopFlags, answer: Callable, emptied: Callable, box: gr.Image,
+             inputs: Sequence, shown: Sequence, **how):  # fmt: skip
+    """The event that ends an answer: what triggers it ends the one before, which nobody waits for any more.
+
+    fresh(path) says at once that it is asked for, answer(request, *inputs) answers under the session's flag, and
+    emptied(*inputs) leaves no old answer where there is none; each gives {component: value} of `shown`.
+    """
+
+    def begin(path, request: gr.Request):
+        flags.set(request.session_hash)
+        flags.arm(request.session_hash)
+        return fresh(path)
+
+    begun = wire(triggers, begin, box, shown, **AT_ONCE)
+    seen = wire(begun.then, answer, inputs, shown, **wires.quiet(page.stem) | how)
+    wire(seen.failure, emptied, inputs, shown, **AT_ONCE)
+    return seen
+
+
+def saves(page: Page, button: gr.Button, make: Callable, inputs: Sequence) -> None:
+    """Has the button make a file, whose path make(*inputs) gives, and the browser save it."""
+    file = gr.DownloadButton("File", visible=False)
+    made = button.click(make, inputs, file, **wires.quiet(page.stem))
+    made.success(None, file, js=SAVE.read_text(encoding="utf-8"))
+
+
+# ---- pictures as files ------------------------------------------------------------------------------------------------
+
+
+def encoded(image: Image.Image, format: str = "JPEG") -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format, **({"quality": 92, "subsampling": 0} if format == "JPEG" else {}))
+    return buffer.getvalue()
+
+
+def shown_file(image: Image.Image, name: str) -> str:
+    """The path of a picture for the page to show."""
+    return answers.cached_file(encoded(image), f"{file_stem(name)}.jpg")
+
+
+def file_stem(name: str) -> str:
+    """A file's name out of a model's, which may be a path or a Hub id."""
+    return re.sub(r"[^A-Za-z0-9.-]+", "-", name.rstrip("/").rpartition("/")[2]).strip("-.")[:60] or "model"

@@ -1,0 +1,93 @@
+"""Checks of what comes in as a parameter: each gives the value, or a sentence that names what can be asked for."""
+
+import html
+import math
+import re
+import secrets
+
+import gradio as gr
+
+
+class InputError(gr.Error):
+    """A parameter that cannot be used, with the values that can. Is a ValueError."""
+
+    def __init__(self, message: str):
+        super().__init__(message, title="Input", print_exception=False)
+
+
+def as_sent(*components: gr.components.Component) -> None:
+    """Have the components' values reach the handler as they were sent, for `number` and the like to judge.
+
+    gradio's own checks end in an error without a reason for most of what isn't of their type.
+    """
+    for component in components:
+        component.preprocess = lambda payload: payload
+
+
+def number(value, name: str, low: float, high: float, *, integer: bool = False) -> float | int:
+    """The value, if it is a finite number in [low, high] (and whole, for `integer`).
+
+    Raises:
+        InputError: anything else; names the range.
+    """
+    kind = "a whole number" if integer else "a number"
+    wanted = f"{name} must be {kind} from {low:g} to {high:g}"
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise InputError(f"{wanted}.")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise InputError(f"{wanted}, not {value}.")
+    if integer and value != int(value):
+        raise InputError(f"{wanted}, not {value:g}.")
+    if not low <= value <= high:
+        raise InputError(f"{wanted}, not {str(value)[:20]}.")
+    return int(value) if integer else float(value)
+
+
+def percent(value, name: str) -> float:
+    """The value, if it is a number in [0, 100]. Raises InputError as `number`."""
+    return number(value, f"{name}, in percent,", 0, 100)
+
+
+def seed(value) -> int:
+    """The seed to use, in [0, 2**63): a fresh one for None and -1, else the value reduced modulo 2**63.
+
+    Show the returned one: it is what draws the same picture again.
+
+    Raises:
+        InputError: not a whole number.
+    """
+    if value is None or (value == -1 and not isinstance(value, bool)):
+        return secrets.randbelow(2**31)
+    whole = isinstance(value, int) or (isinstance(value, float) and math.isfinite(value) and value == int(value))
+    if isinstance(value, bool) or not whole:
+        raise InputError("Seed must be a whole number, or -1 for a fresh one.")
+    return int(value) % 2**63
+
+
+def typed_seed(value) -> int:
+    """`seed` of a number or of its text: a field of text keeps the digits that a browser's numbers round.
+
+    Raises:
+        InputError: not a whole number.
+    """
+    if isinstance(value, str):
+        text = value.strip()
+        value = int(text) if re.fullmatch(r"[+-]?[0-9]{1,40}", text) else None if not text else value
+    return seed(value)
+
+
+def choice(value, name: str, options) -> str:
+    """The value, if it is one of the options.
+
+    Raises:
+        InputError: anything else; names the options.
+    """
+    options = [str(option) for option in options]
+    if isinstance(value, str) and value in options:
+        return value
+    raise InputError(f"{name} must be one of: {', '.join(map(html.escape, options))}.")
+
+
+def chosen(models: dict, name):
+    """The model of this name. Raises InputError, which names those there are."""
+    return models[choice(name, "Model", models)]

@@ -1,0 +1,79 @@
+"""How events are wired: handlers return {component: value}, and what runs a model takes turns under the page's stem."""
+
+import functools
+import inspect
+from collections.abc import Callable, Sequence
+
+import gradio as gr
+
+from apps.kit.session import StopFlags
+
+HIDDEN = {"show_progress": "hidden", "api_visibility": "private"}  # of events that are the page's own
+AT_ONCE = {"queue": False} | HIDDEN  # of those that run no model
+
+
+def turns(stem: str) -> dict:
+    """Of all that runs a model of the page, for people and for programs: one at a time, and on ZeroGPU on the GPU."""
+    return {"concurrency_id": stem, "concurrency_limit": 1}
+
+
+def quiet(stem: str) -> dict:
+    """Of the page's own events that run a model."""
+    return turns(stem) | HIDDEN
+
+
+def latest(stem: str) -> dict:
+    """The same for sliders and fields: of those that come meanwhile the last alone is looked at."""
+    return {"trigger_mode": "always_last"} | quiet(stem)
+
+
+def wire(trigger, handler: Callable, inputs=None, outputs=None, **how):
+    """The event that runs the handler, at once upon any trigger: `box.change`, `begun.then`, or a list of the former.
+
+    The handler returns or yields {component: value} of some of the outputs; the others stay as they are.
+    """
+    listed = [outputs] if isinstance(outputs, gr.components.Component) else list(outputs or ())
+    start = functools.partial(gr.on, trigger) if isinstance(trigger, list) else trigger
+    return start(_by_place(handler, listed), inputs, listed, **how)
+
+
+def _by_place(handler: Callable, outputs: Sequence):
+    """The handler, with values in the order of the outputs: components cannot travel to the process of a GPU."""
+
+    def placed(said: dict | None):
+        if not outputs:
+            return None
+        said = said or {}
+        assert set(said) <= set(outputs), f"{handler.__name__} answers for what it was not wired to"
+        values = [said.get(component, gr.skip()) for component in outputs]
+        return values if len(outputs) > 1 else values[0]
+
+    if inspect.isgeneratorfunction(handler):
+
+        @functools.wraps(handler)
+        def stream(*arguments):
+            for said in handler(*arguments):
+                yield placed(said)
+
+        return stream
+
+    @functools.wraps(handler)
+    def call(*arguments):
+        return placed(handler(*arguments))
+
+    return call
+
+
+def endpoint(stem: str, function: Callable, inputs, outputs, **how) -> None:
+    """The function as an endpoint for programs under its own name, with the docstring and the parameters that it has."""
+    gr.Button(visible=False).click(function, inputs, outputs, api_name=function.__name__, **(how or turns(stem)))
+
+
+def halting(demo: gr.Blocks, flags: StopFlags) -> Callable:
+    """Has a closed tab set the flag of its session; gives the handler that does, for a Stop button too."""
+
+    def halt(request: gr.Request):
+        flags.set(request.session_hash)
+
+    demo.unload(halt)
+    return halt

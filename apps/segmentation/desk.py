@@ -1,0 +1,299 @@
+"""What the page computes, for people and for programs: a model's view of a picture, two views compared, and files of both.
+
+Opacity and confidence are percentages. Letters: H × W pixels of a picture.
+"""
+
+import contextvars
+import hashlib
+import json
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from apps.kit import answers, launch, pictures, uploads, values, visitors
+from apps.kit.page import Page
+from apps.kit.picture_page import encoded, file_stem, shown_file
+from apps.kit.session import Recent, StopFlags
+from apps.segmentation import words
+from apps.segmentation.paint import OPACITY, Seen, full_overlay, overlay, paint, shown_picture, shown_size
+from hub_models import segmentation
+from hub_models.segmentation import Segmenter
+from hub_models.store import CheckpointError
+
+COMPARED_OPACITY = 80
+TOP_K = 5
+BACKGROUND = "background"  # left unpainted until its legend is pressed
+PICTURE, TRUTH = "the picture", "the truth"  # what a model can be compared with, beside other models
+RECENT_BYTES = 600_000_000
+DEADLINE_SECONDS = 300
+
+
+def load_models(names: Sequence[str]) -> dict[str, Segmenter | CheckpointError]:
+    """Each named model, or the error in its place."""
+    return launch.load_each(segmentation.load, names)
+
+
+class Stopped(Exception):
+    """The work has no one left who waits for it."""
+
+
+class Look(NamedTuple):
+    """What is asked of the page: a picture's file, a model, how it is painted, and a pixel (x, y), if any."""
+
+    path: str | None
+    name: str
+    opacity: float = OPACITY
+    below: float = 0
+    hidden: Sequence[str] = ()
+    x: int | None = None
+    y: int | None = None
+
+
+@dataclass(frozen=True)
+class Truth:
+    """The classes of an example, known because it was painted or labelled."""
+
+    ids: np.ndarray  # (H, W) uint8; 255 is not known
+    label_names: list[str]
+
+
+def content(path: str | Path) -> str:
+    """The hash of an upload's or an example's bytes. Raises PictureError as pictures.read_picture."""
+    with uploads.open_file(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def agreement(one: np.ndarray, other: np.ndarray) -> float:
+    """The share of pixels with the same id in both (H, W), where neither is 255."""
+    counted = (one != 255) & (other != 255)
+    return float((one == other)[counted].mean()) if counted.any() else 0.0
+
+
+def watched(work: Callable[[Callable], Seen], stop: threading.Event) -> Iterator[tuple[int, int] | Seen]:
+    """(tiles done, of how many) as `work(on_tile)` goes on in a thread of its own, and then its result.
+
+    Raises Stopped once `stop` is set, and what work raises. Closing the iterator stops the work.
+    """
+    events: queue.SimpleQueue = queue.SimpleQueue()
+
+    def on_tile(done, total):
+        if stop.is_set():
+            raise Stopped
+        events.put((done, total))
+
+    def run():
+        try:
+            events.put(work(on_tile))
+        except BaseException as error:
+            events.put(error)
+
+    here = contextvars.copy_context()  # in which `visitors.left` knows whose work it is
+    thread = threading.Thread(target=here.run, args=(run,), daemon=True)
+    thread.start()
+    try:
+        while not isinstance(event := events.get(), Seen):
+            if isinstance(event, BaseException):
+                raise event
+            yield event
+    finally:
+        if thread.is_alive():
+            stop.set()
+            thread.join()
+    yield event
+
+
+class Desk:
+    """The models that are loaded, the examples whose truth is known, and the last results."""
+
+    def __init__(self, models: Mapping[str, Segmenter], page: Page):
+        self.models, self.page, self.flags = models, page, StopFlags()
+        self.recent = Recent(RECENT_BYTES, lambda seen: seen.nbytes)
+        self.first = next(iter(models.values()))
+        self.masks = {content(page.folder / row["file"]): row for row in page.examples if row.get("mask")}
+
+    @property
+    def others(self) -> list[str]:
+        """What a model can be compared with, beside other models."""
+        return [PICTURE, TRUTH] if self.masks else [PICTURE]
+
+    def model(self, name) -> Segmenter:
+        return values.chosen(self.models, name)
+
+    def see(self, path: str | None, name, on_tile: Callable[[int, int], None] | None = None) -> Seen:
+        """What the model makes of the picture in the file, from the recent ones where it is there.
+
+        Paths of uploads name their content, so that equal ones are equal pictures.
+        Raises PictureError as pictures.read_picture, InputError where it takes longer than DEADLINE_SECONDS.
+        """
+        model = self.model(name)
+        key = (model.name, model.weights_sha256, path)
+        if path and (seen := self.recent.get(key)):
+            return seen
+        picture, started, left = pictures.read_picture(path), time.perf_counter(), visitors.left()
+
+        def after_tile(done: int, total: int) -> None:
+            if left():
+                raise Stopped
+            if done < total and time.perf_counter() - started > DEADLINE_SECONDS:
+                raise values.InputError(f"Out of time after {done} of {total} tiles: use a smaller picture.")
+            if on_tile:
+                on_tile(done, total)
+
+        result = model.predict(picture, on_tile=after_tile)
+        return self.recent.keep(key, Seen(picture, result, time.perf_counter() - started))
+
+    def watched(self, look: Look, stop: threading.Event) -> Iterator[tuple[int, int] | Seen]:
+        """`see` with its tiles, as the function `watched` gives them."""
+        return watched(lambda on_tile: self.see(look.path, look.name, on_tile), stop)
+
+    def pixel(self, seen: Seen, look: Look) -> tuple[int, int] | None:
+        """The pixel asked for, None where none is. Raises InputError outside of the picture."""
+        if look.x is None or look.y is None:
+            return None
+        width, height = seen.picture.size
+        x = values.number(look.x, "x", 0, width - 1, integer=True)
+        return x, values.number(look.y, "y", 0, height - 1, integer=True)
+
+    def top(self, seen: Seen, look: Look) -> dict[str, float] | None:
+        """The most probable classes of the pixel asked for, best first; None where none is."""
+        pixel = self.pixel(seen, look)
+        return dict(seen.result.top(*pixel, TOP_K)) if pixel else None
+
+    def painted(self, seen: Seen, look: Look) -> str:
+        """The path of the picture under its classes, as the page shows it."""
+        opacity, below = values.percent(look.opacity, "Opacity"), values.percent(look.below, "Confidence")
+        image = overlay(seen, opacity, below, look.hidden, pixel=self.pixel(seen, look))
+        return shown_file(image, f"{look.name}-overlay")
+
+    # Files to keep
+
+    def mask_file(self, *look) -> str:
+        path, name, *_ = look
+        data = encoded(self.see(path, name).result.indexed_png(), "PNG")
+        return answers.cached_file(data, f"{file_stem(name)}-mask.png")
+
+    def overlay_file(self, *look) -> str:
+        look = Look(*look)
+        opacity, below = values.percent(look.opacity, "Opacity"), values.percent(look.below, "Confidence")
+        data = encoded(full_overlay(self.see(look.path, look.name), opacity, below, look.hidden), "PNG")
+        return answers.cached_file(data, f"{file_stem(look.name)}-overlay.png")
+
+    def json_file(self, *look) -> str:
+        look = Look(*look)
+        below = values.percent(look.below, "Confidence")
+        said = words.report(self.model(look.name), self.see(look.path, look.name), below)
+        return answers.cached_file(
+            json.dumps(said, indent=1, ensure_ascii=False).encode(), f"{file_stem(look.name)}.json"
+        )
+
+    # Two views, and features
+
+    def truth(self, path: str, label_names: Sequence[str]) -> Truth | None:
+        """The truth of the example that this file is a copy of, in the ids of these labels; None where that isn't known."""
+        row = self.masks.get(content(path))
+        if row is None:
+            return None
+        with Image.open(self.page.folder / row["mask"]) as mask:
+            ids = np.asarray(mask).astype(np.uint8)
+        names, known = row["label_names"], {name: k for k, name in enumerate(label_names)}
+        if not set(names) <= set(known):
+            return None
+        to_ours = np.full(256, 255, np.uint8)
+        to_ours[: len(names)] = [known[name] for name in names]
+        return Truth(to_ours[ids], list(label_names))
+
+    def compared(self, path: str | None, left: str, right: str) -> tuple[tuple[str, str], str]:
+        """The paths of both views of the picture at the size of the page, and a sentence on how far they agree."""
+        picture = pictures.read_picture(path)
+        named = [name for name in (left, right) if name in self.models]
+        first = self.models[named[0]] if named else self.first
+        views, ids, labels = [], [], []
+        for side, name in zip("lr", (left, right), strict=True):
+            divided = None
+            if name == TRUTH:
+                divided, palette = self.truth(path, first.label_names), first.palette
+            elif name != PICTURE:
+                seen = self.see(path, name)
+                divided, palette = Truth(seen.result.ids, self.models[name].label_names), self.models[name].palette
+            view = shown_picture(picture)
+            if divided is not None:
+                ids.append(divided.ids)
+                labels.append(divided.label_names)
+                shown = Image.fromarray(divided.ids).resize(shown_size(picture.size), Image.Resampling.NEAREST)
+                hidden = [k for k, label in enumerate(divided.label_names) if label == BACKGROUND]
+                view = paint(view, np.asarray(shown), None, palette, opacity=COMPARED_OPACITY, hidden=hidden)
+            views.append(shown_file(Image.fromarray(view), f"{side}-view"))
+        said = f"Left: {left}. Right: {right}."
+        if TRUTH in (left, right) and len(ids) < 2:
+            said += " The truth is known of some of the examples alone, and for models of the same classes."
+        elif len(ids) == 2 and left != right:
+            if labels[0] != labels[1]:
+                said += " They were trained to tell different classes apart."
+            elif TRUTH in (left, right):
+                said += f" {agreement(*ids):.1%} of the pixels are right."
+            else:
+                said += f" They agree on {agreement(*ids):.1%} of the pixels."
+        return tuple(views), said
+
+    # For programs
+
+    def segmentation_predict(self, picture, model, opacity, confidence):
+        """Every pixel's class: the mask as an indexed PNG, the overlay, and each class's area and confidence.
+
+        Parameters:
+            picture: a picture file
+            model: the name of a loaded model
+            opacity: of the overlay, 0 to 100 percent
+            confidence: pixels less sure than so many percent are blanked in the overlay, 0 to 100
+        """
+        look = Look(picture, model, opacity, confidence, [BACKGROUND])
+        chosen, painted = self.model(model), self.overlay_file(*look)
+        return self.mask_file(*look), painted, words.report(chosen, self.see(picture, model), float(confidence))
+
+    def segmentation_pixel(self, picture, model, x, y):
+        """The most probable classes of one pixel, best first.
+
+        Parameters:
+            picture: a picture file
+            model: the name of a loaded model
+            x: from the left, 0 to width - 1
+            y: from the top, 0 to height - 1
+        """
+        seen = self.see(picture, model)
+        width, height = seen.picture.size
+        x, y = values.number(x, "x", 0, width - 1, integer=True), values.number(y, "y", 0, height - 1, integer=True)
+        top = seen.result.top(x, y, TOP_K)
+        return {"x": x, "y": y, "top": [{"label": label, "probability": round(p, 6)} for label, p in top]}
+
+    def segmentation_compare(self, picture, left, right):
+        """The picture under two models' classes, at the same size, and how far the two agree.
+
+        Parameters:
+            picture: a picture file
+            left: the name of a loaded model, "the picture", or, for examples, "the truth"
+            right: the same
+        """
+        options = [*self.models, *self.others]
+        return self.compared(picture, values.choice(left, "Left", options), values.choice(right, "Right", options))
+
+    def segmentation_features(self, picture, model):
+        """The model's features of the picture as colours, in a basis that is the same for every picture.
+
+        Parameters:
+            picture: a picture file
+            model: the name of a loaded model
+        """
+        model, picture = self.model(model), pictures.read_picture(picture)
+        features = model.features(picture)
+        rows, columns, width = features.values.shape
+        if features.colours is None:
+            return None, f"{model.name} comes without a basis to colour its {width} features by."
+        image = Image.fromarray(features.colours).resize(shown_size(picture.size), Image.Resampling.NEAREST)
+        return image, f"{model.name}: {columns} × {rows} cells of {width} features each, as three colours."

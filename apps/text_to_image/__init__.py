@@ -1,0 +1,12 @@
+"""Write a prompt and watch a latent diffusion model draw it; every PNG carries what draws it again: the page `text_to_image`.
+
+    python -m apps.text_to_image [--model emoji --model FOLDER --model org/repo] [--port 7860]
+
+Any folder or Hub repo of a Stable-Diffusion-type pipeline can be served. What is computed is in desk, HTML in words, layout
+and events in page.
+"""
+
+from apps.text_to_image.desk import load_models
+from apps.text_to_image.page import PAGE, build, main
+
+__all__ = ["PAGE", "build", "load_models", "main"]
