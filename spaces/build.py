@@ -6,8 +6,8 @@
     python spaces/build.py ddpm --model runs/mine/export            # weights of your own, bundled
     python spaces/build.py gallery --push --repo_id org/name [--hardware zero-a10g] [--private]
 
-Written by hand is spaces/<stem>/README.md alone: front matter and text. What the page says of itself (its title and in short
-what it is, its models, the seconds of GPU of a call) is the PAGE of its module.
+Written by hand is spaces/<stem>/README.md alone: front matter and text. What the page says of itself (its title, what it
+is in short, its models, the seconds of GPU of a call) is the PAGE of its module.
 """
 
 import argparse
@@ -48,7 +48,7 @@ class BuildError(RuntimeError):
     """One sentence: why there is no Space, and what to do."""
 
 
-# ---- what an app is made of -------------------------------------------------------------------------------------------
+# ---- what an app is made of ------------------------------------------------------------------------------------------
 
 
 def stems() -> list[str]:
@@ -96,11 +96,9 @@ def first_party(entries: Iterable[str], root: Path = ROOT) -> dict[str, Path]:
 
 def beside(path: Path) -> list[Path]:
     """The styles and scripts that a module names and that lie beside it."""
-    names = {node.value for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-             if isinstance(node, ast.Constant) and isinstance(node.value, str)}  # fmt: skip
-    return sorted(
-        file for name in names if re.fullmatch(r"[\w-]+\.(css|js)", name) and (file := path.with_name(name)).is_file()
-    )
+    constants = [node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)]
+    names = {text for text in constants if isinstance(text, str) and re.fullmatch(r"[\w-]+\.(css|js)", text)}
+    return sorted(file for name in names if (file := path.with_name(name)).is_file())
 
 
 def page_of(stem: str) -> Page:
@@ -110,11 +108,9 @@ def page_of(stem: str) -> Page:
 
 def pages(stem: str) -> list[str]:
     """The stems whose pages a Space has: itself, or all that the gallery shows."""
-    return (
-        [stem]
-        if stem != GALLERY
-        else sorted(demo.PAGE.stem for demo in importlib.import_module(f"apps.{GALLERY}").DEMOS)
-    )
+    if stem != GALLERY:
+        return [stem]
+    return sorted(demo.PAGE.stem for demo in importlib.import_module(f"apps.{GALLERY}").DEMOS)
 
 
 def requirements() -> str:
@@ -145,7 +141,7 @@ def _normal(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-# ---- models: bundled, or pulled by the Space ----------------------------------------------------------------------------
+# ---- models: bundled, or pulled by the Space -------------------------------------------------------------------------
 
 
 @dataclass
@@ -163,16 +159,17 @@ class Weights:
 def choose_weights(stem: str, chosen: Sequence[str] = ()) -> Weights:
     """The weights of a Space: those chosen, each as NAME or STEM=NAME, and the bundled ones of pages without a choice.
 
-    A name is a bundled variant, a folder, or org/repo[@revision], which is checked, pinned to its commit and pulled by the
-    Space. Raises BuildError; store.CheckpointError for a model that is not sound.
+    A name is a bundled variant, a folder, or org/repo[@revision], which is checked, pinned to its commit and pulled by
+    the Space. Raises BuildError; store.CheckpointError for a model that is not sound.
     """
     names: dict[str, list[str]] = {page: [] for page in pages(stem)}
     for choice in chosen:
         page, _, name = choice.rpartition("=")
         page = page or (stem if stem != GALLERY else "")
         if page not in names or not name:
-            raise BuildError(f"--model {choice}: write {'STEM=MODEL, where STEM is one of ' if stem == GALLERY else ''}"
-                             f"{', '.join(names) if stem == GALLERY else 'a variant, a folder or org/repo@revision'}")  # fmt: skip
+            every = f"STEM=MODEL, where STEM is one of {', '.join(names)}"
+            wanted = every if stem == GALLERY else "a variant, a folder or org/repo@revision"
+            raise BuildError(f"--model {choice}: write {wanted}")
         names[page].append(name)
     weights = Weights()
     for page, mine in names.items():
@@ -244,7 +241,7 @@ def space_license(licenses: Iterable[str]) -> str:
     return "other"
 
 
-# ---- front matter -----------------------------------------------------------------------------------------------------
+# ---- front matter ----------------------------------------------------------------------------------------------------
 
 NEEDED = ("title", "emoji", "colorFrom", "colorTo", "sdk", "sdk_version", "python_version", "app_file", "license",
           "short_description")  # fmt: skip
@@ -263,7 +260,7 @@ def description(stem: str) -> tuple[dict, str]:
 
 
 def front_matter(stem: str, weights: Weights, hardware: str | None = None) -> dict:
-    """The front matter of a built Space: the page's, what was written by hand, and what follows from lock and weights."""
+    """The front matter of a built Space: the page's, what was written by hand, what follows from lock and weights."""
     page = page_of(stem)
     front = {"title": page.title, "short_description": page.short} | description(stem)[0]
     front |= {
@@ -291,7 +288,7 @@ def front_matter(stem: str, weights: Weights, hardware: str | None = None) -> di
     return front
 
 
-# ---- the folder -------------------------------------------------------------------------------------------------------
+# ---- the folder ------------------------------------------------------------------------------------------------------
 
 SOURCE = '''"""{title}. {built_by} {stem}`; edit it there, not here."""
 
@@ -336,8 +333,8 @@ def readme(stem: str, weights: Weights, hardware: str | None = None) -> str:
     parts += [
         "## Another model",
         "Duplicate this Space and set the variable `MODEL_REPO_ID` to your model"
-        f"{'s, each after its page' if stem == GALLERY else ''} (`{example.removeprefix(f'{stem}=')}`), and `MODEL_REVISION` "
-        "to a commit of it. A private model needs the secret `HF_TOKEN`.",
+        f"{'s, each after its page' if stem == GALLERY else ''} (`{example.removeprefix(f'{stem}=')}`), and "
+        "`MODEL_REVISION` to a commit of it. A private model needs the secret `HF_TOKEN`.",
     ]
     if weights.private:
         parts.append(
@@ -402,14 +399,14 @@ def _copy(source: Path, target: Path) -> None:
     shutil.copyfile(source, target)
 
 
-# ---- to the Hub ---------------------------------------------------------------------------------------------------------
+# ---- to the Hub ------------------------------------------------------------------------------------------------------
 
 REFUSALS = {
     401: "the Hub does not know you: `hf auth login`, or set HF_TOKEN to a token that may write",
-    402: "the Hub wants a paid account for this: a free one may host two ZeroGPU Spaces and no Gradio Space on a CPU. Free one "
-    "of the two, build `gallery` (all pages in one Space) with --hardware zero-a10g, or subscribe to PRO",
-    403: "your token may not create a Space there: take a token that may write to {owner}, or another --repo_id; on a free "
-    "account ZeroGPU is limited to two Spaces",
+    402: "the Hub wants a paid account for this: a free one may host two ZeroGPU Spaces and no Gradio Space on a CPU. Free "
+    "one of the two, build `gallery` (all pages in one Space) with --hardware zero-a10g, or subscribe to PRO",
+    403: "your token may not create a Space there: take a token that may write to {owner}, or another --repo_id; on a "
+    "free account ZeroGPU is limited to two Spaces",
 }
 
 

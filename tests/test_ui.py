@@ -1,11 +1,16 @@
 """The one picture intake and the checks of parameters, called directly. tests/test_classifier.py sends the same over HTTP."""
 
+import inspect
 import io
 import math
+import pickle
+import re
 import struct
 import sys
+import threading
 import warnings
 import zlib
+from dataclasses import dataclass
 from pathlib import Path
 
 import gradio as gr
@@ -13,7 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from apps.kit import launch, parts, pictures, values
+from apps.kit import drawing_page, launch, parts, pictures, values, wires
 
 RED, GREEN = (220, 30, 40), (20, 200, 60)
 
@@ -313,3 +318,58 @@ def test_the_theme_asks_for_no_font_file():
 def test_facts_of_somebodys_file_can_be_sent():
     text = parts.facts({"prompt": "\ud83c<b>"})
     assert text.encode() and "&lt;b&gt;" in text
+
+
+# ---- events -------------------------------------------------------------------------------------------------------------
+
+
+def test_handlers_answer_by_component_and_what_they_leave_out_stays():
+    with gr.Blocks() as demo:
+        name, share, button = gr.Textbox(), gr.Number(), gr.Button()
+
+        def regular(text):
+            return {share: 2} if text else {}
+
+        def stream(request: gr.Request, text):
+            yield {name: text}
+            yield {share: 1, name: gr.update(visible=False)}
+
+        wires.wire(button.click, regular, name, [name, share])
+        wires.wire([button.click, name.submit], stream, name, [name, share])
+        wires.wire(button.click, regular, name, share)
+        wires.wire(button.click, lambda: {button: 1}, None, [name])
+    first, second, alone, astray = (demo.fns[k].fn for k in range(4))
+    skip = gr.skip()
+    assert first("a") == [skip, 2] and first("") == [skip, skip] and alone("a") == 2 and alone("") == skip
+    assert list(second(None, "a")) == [["a", skip], [gr.update(visible=False), 1]]
+    assert inspect.isgeneratorfunction(second) and len(demo.fns[1].targets) == 2
+    assert pickle.dumps(first("a")), "it travels to the process of a GPU, where components cannot"
+    with pytest.raises(AssertionError, match="was not wired to"):
+        astray()
+
+
+@dataclass
+class Step:
+    index: int
+    total: int
+
+
+def test_a_drawing_shows_some_of_its_steps_and_says_how_it_ended():
+    steps, flag = [Step(k, 40) for k in range(40)], threading.Event()
+    drawing = drawing_page.Drawing(iter_of(steps), flag, previews=5)
+    assert [step.index for step in drawing.shown()] == [0, 10, 20, 29, 39]
+    assert re.fullmatch(r"Done: 40 steps in \d\.\d s", drawing.outcome()) and "Step 40 of 40, t = 3, 0" in drawing.line(
+        ", t = 3"
+    )
+    drawing = drawing_page.Drawing(iter_of(steps), flag, previews=5)
+    for step in drawing.shown():
+        if step.index == 10:
+            flag.set()
+    assert drawing.outcome().startswith("Stopped after 11 of 40 steps in")
+    late = drawing_page.Drawing(iter_of(steps), threading.Event(), previews=5, seconds=0)
+    assert len(list(late.shown())) == 1
+    assert late.outcome().startswith("Out of time (0 s: ask for fewer steps or pictures) after 1 of 40 steps")
+
+
+def iter_of(steps):
+    yield from steps

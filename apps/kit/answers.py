@@ -38,7 +38,7 @@ def save_base64(base64_encoding: str, cache_dir: str, file_name: str | None = No
 
 
 def place(path: Path, data: bytes) -> str:
-    """The absolute path, with the data in it. The path's folder is named after the data: a file that is there is whole."""
+    """The absolute path, with the data in it. Its folder is named after the data: a file that is there is whole."""
     path.parent.mkdir(exist_ok=True, parents=True)
     path = path.resolve()
     try:

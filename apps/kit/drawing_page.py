@@ -1,6 +1,6 @@
 """A page that draws to an order: it is watched as it forms on a sheet, stopped, and called by programs.
 
-An order has `steps()`, whose steps have `index` and `total`, and `seeds`, of which the first is shown.
+An order has `steps()`, and each of these `index` and `total`.
 """
 
 import time
@@ -26,7 +26,7 @@ def columns(count: int) -> int:
 
 
 class Drawing:
-    """A drawing under way: `shown` gives the steps that are worth a message to the page, `step` is the last one done."""
+    """A drawing under way: `shown` gives the steps that are worth a message to the page, `step` is the last done."""
 
     def __init__(self, steps: Iterator, stop, *, previews: int, seconds: float = DEADLINE_SECONDS):
         self.steps, self.stop, self.previews, self.seconds = steps, stop, previews, seconds
@@ -53,11 +53,8 @@ class Drawing:
         """A sentence, without its stop, on how it ended: "Done: 20 steps in 3.1 s"."""
         done, total, seconds = self.step.index + 1, self.step.total, time.monotonic() - self.started
         late = f"Out of time ({self.seconds:g} s: ask for fewer steps or pictures)"
-        said = (
-            f"Done: {done} steps"
-            if done == total
-            else f"{'Stopped' if self.stop.is_set() else late} after {done} of {total} steps"
-        )
+        cause = "Stopped" if self.stop.is_set() else late
+        said = f"Done: {done} steps" if done == total else f"{cause} after {done} of {total} steps"
         return f"{said} in {seconds:.1f} s"
 
 
@@ -73,7 +70,7 @@ def whole(order, flags: StopFlags, session: str | None):
 
 def stoppable(page: Page, demo: gr.Blocks, flags: StopFlags, draw: gr.Button, stop: gr.Button, line: gr.HTML,
               stream: Callable, inputs: Sequence, outputs: Sequence, *, busy: Sequence = ()):  # fmt: skip
-    """The event that ends a drawing: `draw` starts the generator stream(request, *inputs), `stop` or a closed tab its flag.
+    """The event that ends a drawing: `draw` starts stream(request, *inputs), `stop` or a closed tab sets its flag.
 
     line: its status; busy: download buttons that wait until there is something new in them.
     """

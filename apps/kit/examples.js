@@ -1,4 +1,4 @@
-// gradio's example buttons hold a picture and no text: give screen readers and pointers their names once they are there.
+// gradio's example buttons hold a picture and no text: name them for screen readers and pointers once they are there.
 (names) => {
   const name = () => {
     const buttons = document.querySelectorAll(".v-examples .gallery-item");

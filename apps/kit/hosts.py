@@ -1,8 +1,8 @@
 """Under which names an app is served, and whose pages may talk to it: the door that a foreign name finds shut.
 
-A page on a name of an attacker's that points to this machine (DNS rebinding) has the browser send that name as Host, and a
-page on another site, or on another port of this machine, sends its own as Origin. Both are refused, for HTTP and WebSocket,
-whatever the route. What a proxy says (X-Forwarded-…) counts only where that proxy was named.
+A page on a name of an attacker's that points to this machine (DNS rebinding) has the browser send that name as Host,
+and a page on another site, or on another port of this machine, sends its own as Origin. Both are refused, for HTTP and
+WebSocket, whatever the route. What a proxy says (X-Forwarded-…) counts only where that proxy was named.
 """
 
 import argparse
@@ -32,8 +32,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     """--allowed_hosts and --proxy, for the command line of a page."""
     parser.add_argument(
         "--allowed_hosts", nargs="+", default=[], metavar="NAME",
-        help="names under which others reach the app, as demo.example.org or *.example.org; this machine's own are always "
-             f"served (or {ALLOWED})",
+        help="names under which others reach the app, as demo.example.org or *.example.org; this machine's own are "
+             f"always served (or {ALLOWED})",
     )  # fmt: skip
     parser.add_argument(
         "--proxy", nargs="+", default=[], metavar="ADDRESS",
@@ -120,7 +120,8 @@ def _allowed_name(text: str) -> str:
     match = AUTHORITY.fullmatch(name.removeprefix("*."))
     if not match or match[2] or (name.startswith("*.") and "." not in name[2:]):
         raise SystemExit(
-            f"--allowed_hosts {text}: write the name alone, without https:// and port, as demo.example.org or *.example.org"
+            f"--allowed_hosts {text}: write the name alone, without https:// and port, as demo.example.org or "
+            "*.example.org"
         )
     return name
 
@@ -175,7 +176,8 @@ class HostCheck:
         for host in [*hosts, *forwarded]:
             match = AUTHORITY.fullmatch(host.strip().lower())
             if not match or match[1] not in self.served:
-                return f"This app is not served as {_shown(host)}: start it with --allowed_hosts and that name, or set {ALLOWED}."
+                how = f"start it with --allowed_hosts and that name, or set {ALLOWED}"
+                return f"This app is not served as {_shown(host)}: {how}."
             asked.append((match[1], match[2]))
         name, port = asked[1] if forwarded else asked[0]
         schemes = [value.strip() for value in _values(scope, b"x-forwarded-proto") if proxied]

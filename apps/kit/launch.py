@@ -49,9 +49,9 @@ def theme() -> gr.Theme:
 
 
 # A window of four panes, in the page itself: no file to fetch.
-HEAD = """<link rel="icon" href="data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 8 8'%3E%3Crect
- width='8' height='8' rx='1.6' fill='%231c1917'/%3E%3Cpath fill='%230d9488' d='M1 1h2.7v2.7H1z'/%3E%3Cpath fill='%23f59e0b'
- d='M4.3 1H7v2.7H4.3z'/%3E%3Cpath fill='%23dc2626' d='M1 4.3h2.7V7H1z'/%3E%3Cpath fill='%232563eb'
+HEAD = """<link rel="icon" href="data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 8 8'%3E
+%3Crect width='8' height='8' rx='1.6' fill='%231c1917'/%3E%3Cpath fill='%230d9488' d='M1 1h2.7v2.7H1z'/%3E%3Cpath fill='
+%23f59e0b' d='M4.3 1H7v2.7H4.3z'/%3E%3Cpath fill='%23dc2626' d='M1 4.3h2.7V7H1z'/%3E%3Cpath fill='%232563eb'
  d='M4.3 4.3H7V7H4.3z'/%3E%3C/svg%3E">""".replace("\n", "")
 
 
@@ -118,8 +118,9 @@ def launch(
 ) -> str:
     """The address of the running app; prints device, models and address, then waits for ctrl-c unless `block` is False.
 
-    One prediction at a time, visitors taking turns, and a share of the queue for each (`visitors`); no analytics, no share
-    link, no run history, no server-side rendering, uploads up to MAX_UPLOAD (then 413), exception texts stay in the server's log.
+    One prediction at a time, visitors taking turns, and a share of the queue for each (`visitors`); no analytics, no
+    share link, no run history, no server-side rendering, uploads up to MAX_UPLOAD (then 413), and the texts of
+    exceptions stay in the server's log.
     mcp: the public endpoints are MCP tools too, by gradio's own server. Raises SystemExit where its package is missing.
     allowed_hosts, proxy: as apps.kit.hosts has them. Files: as apps.kit.uploads has it.
     """

@@ -1,4 +1,4 @@
-"""What is said of a page outside of it: `PAGE` in each page's module, read by the gallery, the Spaces and docs/api.md."""
+"""What is said of a page outside of it: the PAGE of its module, read by the gallery, the Spaces and docs/api.md."""
 
 import json
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""The parts that pages are made of: heads, cards, facts, status lines, examples; and HTML with its own style and script."""
+"""The parts that pages are made of: heads, facts, status lines, examples, and HTML with a style of its own."""
 
 import contextlib
 import functools
@@ -60,7 +60,7 @@ def model_choice(names: Sequence[str], **options) -> gr.Radio:
 
 
 def examples(page: Page, demo: gr.Blocks, box: gr.Image, label: str, *, names=None, credits: str = "") -> None:
-    """The example pictures as buttons that say what they show, and the credits of their makers; nothing without examples.
+    """The example pictures as buttons that say what they show, and the credits of their makers; nothing without any.
 
     names, credits: those of the index's rows where they aren't given.
     """

@@ -1,4 +1,4 @@
-"""A page that a picture goes into: its box beside the examples, the answer that it asks for, and files that come out."""
+"""A page that a picture goes into: its box over the examples, the answer that it asks for, and files that come out."""
 
 import io
 import re
@@ -23,8 +23,8 @@ def picture_box(page: Page, demo: gr.Blocks, examples: str, *, height: int, **sa
     return box
 
 
-def answered(triggers, fresh: Callable, *, page: Page, flags: StopFlags, answer: Callable, emptied: Callable, box: gr.Image,
-             inputs: Sequence, shown: Sequence, **how):  # fmt: skip
+def answered(triggers, fresh: Callable, *, page: Page, flags: StopFlags, answer: Callable, emptied: Callable,
+             box: gr.Image, inputs: Sequence, shown: Sequence, **how):  # fmt: skip
     """The event that ends an answer: what triggers it ends the one before, which nobody waits for any more.
 
     fresh(path) says at once that it is asked for, answer(request, *inputs) answers under the session's flag, and
@@ -49,7 +49,7 @@ def saves(page: Page, button: gr.Button, make: Callable, inputs: Sequence) -> No
     made.success(None, file, js=SAVE.read_text(encoding="utf-8"))
 
 
-# ---- pictures as files ------------------------------------------------------------------------------------------------
+# ---- pictures as files -----------------------------------------------------------------------------------------------
 
 
 def encoded(image: Image.Image, format: str = "JPEG") -> bytes:

@@ -55,7 +55,7 @@ decoding = Decoding(MAX_PIXELS, seconds=60)
 def read_picture(path: str | None, *, ground: tuple[int, int, int] = (255, 255, 255)) -> Image.Image:
     """The picture in the file as RGB: upright, first frame, transparency laid on `ground`, no metadata.
 
-    The size is checked on the header, before a pixel is decoded; of all pictures together, MAX_PIXELS are decoded at once.
+    The size is checked on the header, before a pixel is decoded; of all together, MAX_PIXELS are decoded at once.
 
     Raises:
         PictureError: nothing chosen, not a plain file, not a readable image, an SVG, above MAX_PIXELS or MAX_ASPECT.
@@ -130,11 +130,13 @@ def _read_png(path: str | None, taken: Callable):
 def _check_size(name: str, width_px: int, height_px: int) -> None:
     if width_px * height_px > MAX_PIXELS:
         raise PictureError(
-            f"{name} is too large: {width_px} × {height_px} pixels, at most {MAX_PIXELS // 10**6} megapixels. Scale it down."
+            f"{name} is too large: {width_px} × {height_px} pixels, at most {MAX_PIXELS // 10**6} megapixels. "
+            "Scale it down."
         )
     if max(width_px, height_px) > MAX_ASPECT * min(width_px, height_px):
         raise PictureError(
-            f"{name} is too narrow: {width_px} × {height_px} pixels, one side at most {MAX_ASPECT} times the other. Crop it."
+            f"{name} is too narrow: {width_px} × {height_px} pixels, one side at most {MAX_ASPECT} times the other. "
+            "Crop it."
         )
 
 
@@ -152,7 +154,7 @@ def _flatten(image: Image.Image, ground: tuple[int, int, int]) -> Image.Image:
 
 
 def _grey(image: Image.Image) -> Image.Image:
-    """A 16-bit, 32-bit or float grey picture in 8 bits, scaled by its kind; in bands, so that it takes little more room."""
+    """A 16-bit, 32-bit or float grey picture in 8 bits, scaled by its kind; in bands, for little more room."""
     values = np.asarray(image)  # (H, W)
     bands = [
         slice(y, y + max(1, BAND_PX // image.width)) for y in range(0, image.height, max(1, BAND_PX // image.width))
@@ -209,7 +211,7 @@ def picture_output(label: str, *, height: int | str = 320, **options) -> gr.Imag
 
 
 def png_with_text(image: Image.Image, text: dict[str, str]) -> Image.Image:
-    """A copy of the picture that carries `text` as PNG text once saved: gr.Image(format="png") writes it, webp drops it."""
+    """A copy of the picture that carries `text` as PNG text once saved: gr.Image(format="png") writes it."""
     copy = image.copy()
     copy.info = {str(key): str(value) for key, value in text.items()}
     return copy

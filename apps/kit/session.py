@@ -1,4 +1,4 @@
-"""What a page remembers of its visitors: their last results, and whether the work that they asked for is still wanted."""
+"""What a page remembers of its visitors: their last results, and whether the work they asked for is still wanted."""
 
 import contextlib
 import threading
@@ -12,7 +12,7 @@ SESSIONS_WITH_FLAGS = 1000  # of which a flag is kept: those that stop waiting w
 
 
 class Recent:
-    """The last results, as many as fit into `limit` by their `size`, one at least: sliders and clicks come back to them."""
+    """The last results, as many as fit into `limit` by their `size`, one at least: sliders come back to them."""
 
     def __init__(self, limit: int, size: Callable = lambda result: 1):
         self.limit, self.size = limit, size
@@ -78,7 +78,7 @@ class Watch:
         self._started, self._left = time.monotonic(), visitors.left()
 
     def over(self) -> str | None:
-        """ "stopped" once the flag is set or nobody waits, "out of time (300 s)" when it is, None as long as it goes on."""
+        """Why it is not ("stopped", also where nobody waits, or "out of time (300 s)"), None as long as it is."""
         if self.stop.is_set() or self._left():
             return "stopped"
         late = time.monotonic() - self._started > self.seconds

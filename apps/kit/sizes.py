@@ -49,7 +49,7 @@ class SizeGate:
 
 
 def checked(process_api: Callable) -> Callable:
-    """`Blocks.process_api`, which every call comes to: the queue's, direct ones and MCP's. Raises gr.Error beyond a limit."""
+    """`Blocks.process_api`, which every call comes to, by queue, directly or MCP. Raises gr.Error beyond a limit."""
 
     async def process(*, block_fn, inputs, iterator=None, event_data=None, **options):
         if iterator is None:

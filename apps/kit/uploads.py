@@ -1,8 +1,8 @@
-"""Which files a visitor can have opened: what was uploaded to gradio's folder, and our own examples. Nothing else, by any way.
+"""Which files a visitor can have opened: what was uploaded to gradio's folder, and our own examples. Nothing else.
 
-gradio looks only at objects that carry its own `meta`, fetches addresses that stand in them, and its MCP server would send
-itself a file that an argument names. So whatever comes in is looked at here first, and every refusal is the same sentence:
-it does not say whether there is such a file. A path outside of the two folders is not even looked up.
+gradio looks only at objects that carry its own `meta`, fetches addresses that stand in them, and its MCP server would
+send itself a file that an argument names. So whatever comes in is looked at here first, and every refusal is the same
+sentence: it does not say whether there is such a file. A path outside of the two folders is not even looked up.
 """
 
 import os
@@ -57,7 +57,7 @@ def _inside(path: str, folder: str) -> bool:
 
 
 def open_file(path) -> BinaryIO:
-    """The file open for reading if it is a plain one, never a link, a device or a pipe; whose it is, `guard` has looked at.
+    """The file open for reading if it is a plain one, never a link, a device or a pipe; `guard` has seen whose it is.
 
     Raises PictureError with the one sentence for all else.
     """
@@ -73,7 +73,7 @@ def open_file(path) -> BinaryIO:
     raise PictureError(REFUSED)
 
 
-# ---- what comes in ----------------------------------------------------------------------------------------------------
+# ---- what comes in ---------------------------------------------------------------------------------------------------
 
 
 def accepted(value) -> dict | None:

@@ -1,7 +1,8 @@
 """A share of the server for each visitor: places in the queue, turns, sessions; and no work that nobody waits for.
 
-A visitor is an address, since all else about a request is free to choose. A session that a page has open, by the connection
-that it holds to say so, is a person's; all others are calls of programs, and each of those may bring a name of its own.
+A visitor is an address, since all else about a request is free to choose. A session that a page has open, by the
+connection that it holds to say so, is a person's; all others are calls of programs, and each of those may bring a name
+of its own.
 """
 
 import asyncio
@@ -41,7 +42,7 @@ ENOUGH = "You have {share} requests waiting or running here, which is a visitor'
 NOBODY = "Stopped, since nobody waits for it."
 
 
-# ---- who asks ---------------------------------------------------------------------------------------------------------
+# ---- who asks --------------------------------------------------------------------------------------------------------
 
 
 def address(scope: Scope) -> str:
@@ -159,7 +160,7 @@ class Doorkeeper:
             yield scope
 
 
-# ---- the queue --------------------------------------------------------------------------------------------------------
+# ---- the queue -------------------------------------------------------------------------------------------------------
 
 
 class Messages(OrderedDict):
@@ -275,20 +276,20 @@ class SharedQueue(queueing.Queue):
 
 
 def left() -> Callable[[], bool]:
-    """A function that says whether nobody waits any more for the work that is under way in this thread: for each step."""
+    """A function that says whether nobody waits any more for the work under way in this thread: for each step."""
     blocks, event_id = LocalContext.blocks.get(None), LocalContext.event_id.get(None)
     queue = getattr(blocks, "_queue", None)
     event = queue.event_ids_to_events.get(event_id) if queue is not None and event_id else None
     return lambda: event is not None and (not event.alive or getattr(event, "cancelled", False))
 
 
-# ---- sessions ---------------------------------------------------------------------------------------------------------
+# ---- sessions --------------------------------------------------------------------------------------------------------
 
 
 class Sessions(StateHolder):
     """gradio's sessions, people's apart from those of calls: however many calls come, they push out each other alone.
 
-    Of people's the one that goes is of the visitor who has most: one whose page is closed, or else the one unused longest.
+    Of people's the one that goes is of the visitor who has most: one whose page is closed, or the one unused longest.
     """
 
     def __init__(self, presence: Presence):
@@ -316,7 +317,7 @@ class Sessions(StateHolder):
         return next((name for name, connections in theirs if not connections), theirs[0][0])
 
 
-# ---- into gradio ------------------------------------------------------------------------------------------------------
+# ---- into gradio -----------------------------------------------------------------------------------------------------
 
 
 def admit(demo: gr.Blocks) -> dict:

@@ -65,7 +65,7 @@ def _by_place(handler: Callable, outputs: Sequence):
 
 
 def endpoint(stem: str, function: Callable, inputs, outputs, **how) -> None:
-    """The function as an endpoint for programs under its own name, with the docstring and the parameters that it has."""
+    """The function as an endpoint for programs under its own name, with its docstring and its parameters."""
     gr.Button(visible=False).click(function, inputs, outputs, api_name=function.__name__, **(how or turns(stem)))
 
 

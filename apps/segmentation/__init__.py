@@ -2,8 +2,8 @@
 
     python -m apps.segmentation [--model swin-scenes --model org/segformer] [--port 7860]
 
-Any checkpoint of `AutoModelForSemanticSegmentation` or of segmentation_models_pytorch can be served. What is computed is in
-desk, a result in seen, its pixels in paint, its HTML in words, layout and events in page.
+Any checkpoint of `AutoModelForSemanticSegmentation` or of segmentation_models_pytorch can be served.
+desk computes, paint has a picture's classes and their pixels, words the HTML, page the layout and the events.
 """
 
 from apps.segmentation.desk import load_models

@@ -1,4 +1,4 @@
-"""What the page computes, for people and for programs: a model's view of a picture, two views compared, and files of both.
+"""What the page computes, for people and for programs: a model's view of a picture, two views compared, and files.
 
 Opacity and confidence are percentages. Letters: H × W pixels of a picture.
 """
@@ -196,7 +196,7 @@ class Desk:
     # Two views, and features
 
     def truth(self, path: str, label_names: Sequence[str]) -> Truth | None:
-        """The truth of the example that this file is a copy of, in the ids of these labels; None where that isn't known."""
+        """The truth of the example that this file is a copy of, in the ids of these labels; None where not known."""
         row = self.masks.get(content(path))
         if row is None:
             return None

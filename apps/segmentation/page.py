@@ -19,8 +19,8 @@ HERE = Path(__file__).parent
 PAGE = Page(
     stem="segmentation",
     title="What is where?",
-    sentence="A Swin, a ViT and a U-Net name every pixel of your picture, and say how sure they are. The models of scenes have "
-    "seen drawings only: for photographs there are photo and, on the road, street.",
+    sentence="A Swin, a ViT and a U-Net name every pixel of your picture, and say how sure they are. The models of "
+    "scenes have seen drawings only: for photographs there are photo and, on the road, street.",
     card="Networks for drawings and for photographs name every pixel and say how sure they are. Blank what they doubt.",
     short="Every pixel named by a Swin, a ViT and a U-Net",
     models=("swin-scenes", "photo", "street", "dpt-scenes", "unet-scenes"),
@@ -42,7 +42,7 @@ def build(models: dict[str, Segmenter | CheckpointError]) -> gr.Blocks:
     return demo
 
 
-# ---- what stands where ------------------------------------------------------------------------------------------------
+# ---- what stands where -----------------------------------------------------------------------------------------------
 
 
 def _main_part(demo: gr.Blocks, desk: Desk) -> tuple[SimpleNamespace, SimpleNamespace]:
@@ -105,7 +105,7 @@ def _table_card(desk: Desk, shown: SimpleNamespace) -> None:
     shown.facts = gr.HTML(words.card(desk.first), padding=False)
 
 
-# ---- what happens when ------------------------------------------------------------------------------------------------
+# ---- what happens when -----------------------------------------------------------------------------------------------
 
 
 def _answer_events(demo: gr.Blocks, desk: Desk, asked: SimpleNamespace, shown: SimpleNamespace):
@@ -236,7 +236,8 @@ def _views_part(desk: Desk, asked: SimpleNamespace, seen) -> None:
         with gr.Column(min_width=320, elem_classes="v-card"):
             parts.subheading(
                 "What it decides from",
-                "Three principal components of the features before the last layer. Equal colours are equal in all pictures.",
+                "Three principal components of the features before the last layer. "
+                "Equal colours are equal in all pictures.",
             )
             name = gr.Dropdown(names, value=names[0], label="Model", min_width=130)
             colours = pictures.picture_output("Features", height=380, elem_id="segmentation-features")

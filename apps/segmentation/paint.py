@@ -74,9 +74,9 @@ def paint(
 ) -> np.ndarray:
     """The picture (H, W, 3) uint8 under its classes' colours at `opacity` percent, outlined a little stronger.
 
-    Pixels whose confidence (H, W) is under `below` percent are blanked by stripes; hidden ids and those without a colour
-    in the palette (K, 3) stay as they are. All (H, W) arrays are read in bands, so that a large picture takes little more
-    memory than itself.
+    Pixels whose confidence (H, W) is under `below` percent are blanked by stripes; hidden ids and those without a
+    colour in the palette (K, 3) stay as they are. All (H, W) arrays are read in bands, so that a large picture takes
+    little more memory than itself.
     """
     strength = np.zeros(256, np.float32)
     strength[: len(palette)] = opacity / 100

@@ -1,4 +1,4 @@
-"""What is said of a divided picture: table, report, legend, and the curve of how often such a model is wrong, as HTML."""
+"""What is said of a divided picture, as HTML: table, report, legend, and how often such a model is wrong."""
 
 import html
 from collections.abc import Collection, Mapping, Sequence
@@ -29,8 +29,9 @@ def table_html(seen: Seen | None) -> str:
         f'<tr><th scope="row">{html.escape(label)}</th><td>{area:.2f}</td><td>{confidence:.1f}</td></tr>'
         for label, area, confidence in (table(seen) if seen else ())
     )
+    rows = f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody>"
     name = "Classes in the picture: share of the area, mean confidence"
-    return f'<div class="table"><table aria-label="{name}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    return f'<div class="table"><table aria-label="{name}">{rows}</table></div>'
 
 
 def report(model: Segmenter, seen: Seen, below: float) -> dict:
@@ -71,9 +72,10 @@ def legend_html(seen: Seen | None, hidden: Collection[str]) -> str:
     for each in seen.shares[:LEGEND_ENTRIES]:
         label, colour = html.escape(each.label), "rgb({},{},{})".format(*seen.result.palette[each.index].tolist())
         on = each.label not in hidden
+        pressed, does = str(on).lower(), "Hide" if on else "Show"
         buttons.append(
-            f'<button type="button" data-label="{label}" aria-pressed="{str(on).lower()}" title="{"Hide" if on else "Show"} '
-            f'{label}"><i style="background:{colour}"></i>{label}</button>'
+            f'<button type="button" data-label="{label}" aria-pressed="{pressed}" title="{does} {label}">'
+            f'<i style="background:{colour}"></i>{label}</button>'
         )
     more = len(seen.shares) - LEGEND_ENTRIES
     rest = f"<span>and {more} more in the table</span>" if more > 0 else ""
@@ -87,7 +89,7 @@ def risk_at(curve: Mapping[str, Sequence[float]], coverage: float) -> float:
 
 
 def curve_html(model: Segmenter, seen: Seen | None, below: float) -> str:
-    """The measured risk-coverage curve, with a mark where this picture stands once pixels under `below` percent are left out."""
+    """The measured risk-coverage curve, and where this picture stands once pixels under `below` percent are out."""
     known = None if seen is None else seen.known(below)
     said = "" if known is None else f"At {below:g} % and above: {known:.0%} of this picture. "
     curve = model.risk_coverage
@@ -106,7 +108,8 @@ def curve_html(model: Segmenter, seen: Seen | None, below: float) -> str:
     mark = ""
     if known:
         x, y = at(known, risk_at(curve, known)).split(",")
-        mark = f'<line class="mark" x1="{x}" x2="{x}" y1="{top}" y2="{top + height}"/><circle class="mark" cx="{x}" cy="{y}" r="4.5"/>'
+        mark = f'<line class="mark" x1="{x}" x2="{x}" y1="{top}" y2="{top + height}"/>'
+        mark += f'<circle class="mark" cx="{x}" cy="{y}" r="4.5"/>'
         said += f"When measured, {risk_at(curve, known):.1%} of the surest {known:.0%} of pixels were wrong."
     elif known is not None:
         said += "Nothing is left."
@@ -116,14 +119,14 @@ def curve_html(model: Segmenter, seen: Seen | None, below: float) -> str:
         f'<text x="{left + width * share}" y="{top + height + 15}" text-anchor="{anchor}">{share:.0%}</text>'
         for share, anchor in ((0, "start"), (0.5, "middle"), (1, "end"))
     )
-    axes += "".join(
-        f'<text x="{left - 5}" y="{top + height * (1 - share) + 4}" text-anchor="end">{share * highest:.{digits}%}</text>'
-        f'<line class="grid" x1="{left}" x2="{left + width}" y1="{top + height * (1 - share)}" y2="{top + height * (1 - share)}"/>'
-        for share in (0, 0.5, 1)
-        for digits in (0 if highest > 0.06 else 1,)
-    )
+    digits = 0 if highest > 0.06 else 1
+    for share in (0, 0.5, 1):
+        y = top + height * (1 - share)
+        axes += f'<text x="{left - 5}" y="{y + 4}" text-anchor="end">{share * highest:.{digits}%}</text>'
+        axes += f'<line class="grid" x1="{left}" x2="{left + width}" y1="{y}" y2="{y}"/>'
+    name = "Risk-coverage curve: wrong pixels over share of pixels answered"
     return (
         f'<div class="curve"><strong>Wrong pixels by share answered</strong>'
-        f'<svg viewBox="0 0 262 132" role="img" aria-label="Risk-coverage curve: wrong pixels over share of pixels answered">'
+        f'<svg viewBox="0 0 262 132" role="img" aria-label="{name}">'
         f'{axes}<polygon points="{area}"/><polyline points="{line}"/>{mark}</svg><p>{html.escape(said)}</p></div>'
     )

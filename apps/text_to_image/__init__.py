@@ -1,9 +1,9 @@
-"""Write a prompt and watch a latent diffusion model draw it; every PNG carries what draws it again: the page `text_to_image`.
+"""Write a prompt and watch a latent diffusion model draw it; every PNG carries what draws it again.
 
     python -m apps.text_to_image [--model emoji --model FOLDER --model org/repo] [--port 7860]
 
-Any folder or Hub repo of a Stable-Diffusion-type pipeline can be served. What is computed is in desk, HTML in words, layout
-and events in page.
+Any folder or Hub repo of a Stable-Diffusion-type pipeline can be served. desk computes, words has the HTML, page the
+layout and the events.
 """
 
 from apps.text_to_image.desk import load_models

@@ -28,7 +28,7 @@ def load_models(names: list[str]) -> dict[str, TextToImage | store.CheckpointErr
     return launch.load_each(text_to_image.load, names)
 
 
-# ---- what to draw, checked --------------------------------------------------------------------------------------------
+# ---- what to draw, checked -------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Order:
 
 
 def check_text(value, name: str) -> str:
-    """The text without what nobody sees in it. Raises values.InputError for what isn't text, and above MAX_CHARACTERS."""
+    """The text without what nobody sees in it. Raises InputError for what isn't text, and above MAX_CHARACTERS."""
     if value is None:
         return ""
     if not isinstance(value, str):
@@ -150,7 +150,7 @@ def notices(model: TextToImage, prompt: str, negative: str) -> list[str]:
     return said
 
 
-# ---- receipts ---------------------------------------------------------------------------------------------------------
+# ---- receipts --------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -180,8 +180,8 @@ def read(path: str | None, models: dict[str, TextToImage], chosen: str) -> Found
     if not here:
         sha = receipt.get("weights_sha256") or receipt.get("model_hash") or "unknown"
         problems.append(
-            f"It was drawn by the weights {str(sha)[:12]} of model {str(receipt.get('model') or 'unknown')[:60]}, which are "
-            "not loaded here: start the page with that --model to draw the same picture."
+            f"It was drawn by the weights {str(sha)[:12]} of model {str(receipt.get('model') or 'unknown')[:60]}, "
+            "which are not loaded here: start the page with that --model to draw the same picture."
         )
     if "strength" in receipt:
         problems.append(
@@ -277,7 +277,8 @@ class Desk:
         self, prompt, negative_prompt, count, seed, steps, guidance, sampler, picture=None, strength=None, model=None,
         request: gr.Request = None,
     ):  # fmt: skip
-        """Draw pictures. Returns one PNG a picture, a receipt in its text; the receipts; and notices, as of a cut prompt.
+        """Draw pictures. Returns one PNG a picture, a receipt in its text; the receipts; and notices, as of a cut
+        prompt.
 
         Parameters:
             prompt: up to 2,000 characters; empty leaves all to the model

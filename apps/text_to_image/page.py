@@ -54,18 +54,18 @@ def build(models: dict[str, TextToImage | CheckpointError]) -> gr.Blocks:
     return demo
 
 
-# ---- an order, and its drawing ----------------------------------------------------------------------------------------
+# ---- an order, and its drawing ---------------------------------------------------------------------------------------
 
 
 def _draw_part(demo: gr.Blocks, desk: Desk) -> SimpleNamespace:
-    """The form: the fields that say what to draw, `order` those of check_order, `own` those that depend on the model."""
+    """The fields that say what to draw: `order` those of check_order, `own` those that depend on the model."""
     form, own = SimpleNamespace(), own_settings(desk.first, {})
     names = list(desk.models)
     form.model_name = gr.Radio(names, value=names[0], label="Model", visible=len(names) > 1)
     with gr.Row(equal_height=True):
         form.prompt = gr.Textbox(
-            "", label="Prompt", show_label=False, container=False, placeholder="What shall it draw?", max_lines=4, scale=8,
-            min_width=260, elem_id="text-to-image-prompt",
+            "", label="Prompt", show_label=False, container=False, placeholder="What shall it draw?", max_lines=4,
+            scale=8, min_width=260, elem_id="text-to-image-prompt",
         )  # fmt: skip
         draw = gr.Button("Draw", variant="primary", scale=1, min_width=110, elem_id="text-to-image-draw")
         stop = gr.Button("Stop", variant="stop", scale=1, min_width=90, interactive=False)
@@ -77,8 +77,8 @@ def _draw_part(demo: gr.Blocks, desk: Desk) -> SimpleNamespace:
             sheet, line = _sheet_column(form.prompt)
         with gr.Column(scale=4, min_width=280):
             _settings_column(form, own)
-    form.order = [form.prompt, form.negative, form.count, form.seed, form.steps, form.guidance, form.sampler, form.picture,
-                  form.strength]  # fmt: skip
+    form.order = [form.prompt, form.negative, form.count, form.seed, form.steps, form.guidance, form.sampler]
+    form.order += [form.picture, form.strength]
     form.own = [form.style, form.steps, form.guidance, form.sampler]
     _draw_events(demo, desk, form, (draw, stop, line, sheet))
     texts = [form.model_name, form.prompt, form.style, form.negative]
@@ -154,7 +154,7 @@ def _draw_events(demo: gr.Blocks, desk: Desk, form: SimpleNamespace, around: tup
     endpoint(PAGE.stem, desk.text_to_image_draw, [*form.order, form.model_name], [gallery, receipts, said])
 
 
-# ---- a PNG that was drawn, and its receipt ----------------------------------------------------------------------------
+# ---- a PNG that was drawn, and its receipt ---------------------------------------------------------------------------
 
 
 def _restore_part(demo: gr.Blocks, desk: Desk, form: SimpleNamespace) -> None:

@@ -1,4 +1,4 @@
-"""What the page says of orders and receipts, and the sheet of what is drawn, as HTML. Letters: B pictures, h × w latent pixels."""
+"""What the page says of orders and receipts, and its sheet, as HTML. Letters: B pictures, h × w latent pixels."""
 
 import base64
 import html
@@ -26,7 +26,10 @@ FIELDS = {
 }
 VERDICTS = {
     "identical": ("Identical", "Drawn again, every pixel came out the same."),
-    "within 1/255": ("Within 1/255", "Drawn again, no pixel is off by more than 1 of 255: the same picture, rounded otherwise."),
+    "within 1/255": (
+        "Within 1/255",
+        "Drawn again, no pixel is off by more than 1 of 255: the same picture, rounded otherwise.",
+    ),
     "different": ("Different", "Drawn again, another picture comes out."),
 }  # fmt: skip
 
@@ -80,7 +83,7 @@ def data_url(png: bytes) -> str:
 
 
 def preview_html(step: Step, seeds: list[int]) -> str:
-    """The sheet of a drawing under way, from its latents' colours (B, h, w, 3); the browser draws them large and smooth."""
+    """The sheet of a drawing under way, from its latents' colours (B, h, w, 3), which the browser draws large."""
     tiles = []
     for k, seed in enumerate(seeds):
         picture = '<div class="pending"></div>'
