@@ -43,7 +43,8 @@ from transformers import (
 from apps import segmentation as app
 from apps import ui
 from apps.kit import pictures, visitors
-from hub_models import segmentation, store
+from hub_models import segmentation
+from hub_models.publish import halves, packing
 from hub_models.store import CheckpointError
 
 LABELS = ["background", "face", "person", "animal", "plant <b>", "food"]
@@ -72,8 +73,8 @@ def save_tiny(folder: Path, kind: str) -> Path:
     segmentation.class_layer(model).weight.data.mul_(40)  # a fresh one is nearly indifferent
     processor = SegformerImageProcessor(size={"height": SIDE_PX, "width": SIDE_PX})
     segmentation.save_folder(folder, segmentation.Segmenter(model, processor, LABELS, name=kind, own=own))
-    store.to_half(folder)
-    store.write_manifest(folder)
+    halves.to_half(folder)
+    packing.write_manifest(folder)
     return folder
 
 
