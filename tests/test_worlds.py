@@ -31,8 +31,8 @@ def noise(seed: int) -> Image.Image:
 @pytest.fixture(scope="module")
 def two() -> dict[str, World]:
     return {
-        "drawings": making.reference((drawing(n) for n in range(60)), "drawings"),
-        "noise": making.reference((noise(n) for n in range(60)), "pictures of noise"),
+        "drawings": making.reference((drawing(n) for n in range(120)), "drawings"),
+        "noise": making.reference((noise(n) for n in range(120)), "pictures of noise"),
     }
 
 

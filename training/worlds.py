@@ -17,10 +17,11 @@ from PIL import Image
 from sklearn.mixture import GaussianMixture
 
 from hub_models import store, worlds
+from hub_models.publish import packing
 from training.data.masks import SCENES, MaskSource, PaintedSource, open_masks
 from training.data.sources import Source, open_source
 
-PARTS = 16  # of the mixture
+PARTS = 32  # of the mixture, at most: one for a hundred pictures
 LEAST = 0.05  # deviation of a number within a part: histograms of a few pictures look too sure
 PICTURES = 2000
 KEPT_BACK = 5  # every fifth is for the threshold
@@ -34,7 +35,7 @@ def reference(pictures: Iterable[Image.Image], kind: str, *, seed: int = 0) -> w
         raise ValueError(f"a world needs two pictures at least, got {len(numbers)}")
     back = np.arange(len(numbers)) % KEPT_BACK == KEPT_BACK - 1
     fitted = numbers[~back]
-    parts = max(1, min(PARTS, len(fitted) // 20))
+    parts = max(1, min(PARTS, len(fitted) // 100))
     mixture = GaussianMixture(parts, covariance_type="diag", reg_covar=LEAST**2, random_state=seed).fit(fitted)
     world = worlds.World(kind, mixture.weights_, mixture.means_, np.sqrt(mixture.covariances_), 0.0)
     threshold = float(
@@ -68,7 +69,7 @@ def put(folder: Path, world: worlds.World) -> None:
     content = json.loads(path.read_text(encoding="utf-8")) | {worlds.KEY: world.to_json()}
     path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     if (folder / store.MANIFEST).is_file():
-        store.write_manifest(folder)
+        packing.write_manifest(folder)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
