@@ -77,11 +77,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("folder", type=Path, nargs="+", help="folders of weights that were trained on these pictures")
     parser.add_argument("--dataset_name", required=True, help="as --dataset_name of the training scripts")
     parser.add_argument("--painted", type=float, default=0.0, help="share of painted scenes among them, in [0, 1]")
+    parser.add_argument("--pictures", type=int, default=PICTURES, help="how many are looked at (default: %(default)s)")
     parser.add_argument("--kind", required=True, help='what they are, in the plural: "photographs"')
     args = parser.parse_args(argv)
     if not 0 <= args.painted <= 1:
         parser.error(f"--painted is a share in [0, 1], got {args.painted}")
-    world = reference(pictures_of(args.dataset_name, "train", painted=args.painted), args.kind)
+    world = reference(pictures_of(args.dataset_name, "train", args.pictures, painted=args.painted), args.kind)
     for folder in args.folder:
         put(folder, world)
         print(f"{folder}: a world of {args.kind}, {len(world.weights)} parts, threshold {world.threshold:.1f}")
