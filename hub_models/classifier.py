@@ -24,6 +24,7 @@ from hub_models.device import default_device
 from hub_models.documents import read_object
 from hub_models.pictures import frame
 from hub_models.store import CheckpointError
+from hub_models.worlds import World, world_of
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,8 @@ class Occlusion:
 
 class Classifier:
     """A timm model with its labels and its pre-processing. Build it with `load`."""
+
+    world: World | None = None  # of the pictures that it was trained on, where its folder has it
 
     def __init__(self, model: torch.nn.Module, label_names: Sequence[str], *, name: str, weights_sha256: str):
         data = resolve_model_data_config(model)
@@ -179,8 +182,10 @@ def load(name: str = "swin", device: str | torch.device | None = None) -> Classi
     folder = store.resolve("classifier", name)
     with store.opening(folder):
         model, names = _open(folder)
-        sha256 = store.weights_sha256(folder)
-    return Classifier(model.to(device or default_device()), names, name=str(name), weights_sha256=sha256)
+        sha256, world = store.weights_sha256(folder), world_of(folder)
+    served = Classifier(model.to(device or default_device()), names, name=str(name), weights_sha256=sha256)
+    served.world = world
+    return served
 
 
 def _open(folder: Path) -> tuple[torch.nn.Module, list[str]]:

@@ -21,6 +21,7 @@ from hub_models.device import default_device
 from hub_models.documents import read_object
 from hub_models.pictures import frame, on_white
 from hub_models.store import CheckpointError
+from hub_models.worlds import World, world_of
 
 MODELS = {"vision-text-dual-encoder": VisionTextDualEncoderModel, "clip": CLIPModel}
 BATCH = 128  # pictures or texts that are embedded at once
@@ -31,6 +32,8 @@ FRAMED = "framed"  # another
 
 class CLIP:
     """A loaded dual encoder. Made by `load`, or from parts that are being trained."""
+
+    world: World | None = None  # of the pictures that it was trained on, where its folder has it
 
     def __init__(
         self,
@@ -141,6 +144,7 @@ def load(name: str = "emoji", device: str | torch.device | None = None) -> CLIP:
     folder = store.resolve("clip", name)
     with store.opening(folder):
         served = _open(folder, str(name))
+        served.world = world_of(folder)
     served.model.to(device or default_device())
     return served
 

@@ -346,7 +346,7 @@ def save_folder(
     guidance_scale: float,
     ground: Sequence[int] = (255, 255, 255),
 ) -> None:
-    """Write the folder that `load` reads, weights in the precision they have (`store.to_half` halves them).
+    """Write the folder that `load` reads, weights in the precision they have (`publish.halves` makes them fp16).
 
     Raises ValueError where labels and embedding disagree.
     """

@@ -32,6 +32,7 @@ from hub_models import building, pretrained, store
 from hub_models.device import default_device
 from hub_models.documents import read_object
 from hub_models.store import CheckpointError
+from hub_models.worlds import World, world_of
 
 PROCESSOR = "preprocessor_config.json"
 OWN_KEYS = ("label_names", "palette", "temperature", "resolution_px", "max_side_px", "pca", "risk_coverage")
@@ -106,6 +107,8 @@ class FeatureMap:
 
 class Segmenter:
     """A segmenter with its classes and its pre-processing. Built by `load`, or from parts that are being trained."""
+
+    world: World | None = None  # of the pictures that it was trained on, where its folder has it
 
     def __init__(
         self,
@@ -364,6 +367,7 @@ def load(name: str = "swin-scenes", device: str | torch.device | None = None) ->
     folder = store.resolve("segmentation", name)
     with store.opening(folder):
         served = _open(folder, str(name))
+        served.world = world_of(folder)
     served.model.to(device or default_device())
     return served
 

@@ -30,7 +30,8 @@ from huggingface_hub.errors import EntryNotFoundError
 from packaging.requirements import Requirement
 
 from apps.kit.page import Page
-from hub_models import card, store
+from hub_models import store
+from hub_models.publish import lint, packing, upload
 
 ROOT = Path(__file__).resolve().parent.parent
 SPACES = ROOT / "spaces"
@@ -211,7 +212,7 @@ def _choose(weights: Weights, stem: str, name: str) -> str:
 
 def _bundle(weights: Weights, stem: str, folder: Path, variant: str) -> str:
     whole = store.whole_of(folder)
-    store.without_links(whole)  # before its card is read
+    packing.without_links(whole)  # before its card is read
     path = f"{store.PARTS[stem][0] if whole != folder else stem}/{variant}"
     if path not in weights.bundled:
         readme = whole / README
@@ -342,7 +343,7 @@ def readme(stem: str, weights: Weights, hardware: str | None = None) -> str:
         )
     text = "\n\n".join(part for part in parts if part) + "\n"
     problems = [f"{key} is missing" for key in NEEDED if key not in split(text)[0]]
-    if problems := problems + card.lint(text, "space"):
+    if problems := problems + lint.lint(text, "space"):
         raise BuildError(f"the Hub would refuse README.md of {stem}: " + "; ".join(problems))
     return text
 
@@ -380,7 +381,7 @@ def build(stem: str, output: Path | None = None, models: Sequence[str] = (), har
     for name, folder in weights.bundled.items():
         store.verify(folder)
         target = half / "hub_models" / "weights" / name
-        for file in store.without_links(folder):
+        for file in packing.without_links(folder):
             _copy(folder / file, target / file)
         store.verify(target)  # what was copied, not what was looked at
     _copy(SPACES / SPACE, half / SPACE)
@@ -413,19 +414,21 @@ REFUSALS = {
 def push(folder: Path, repo_id: str, *, hardware: str | None = None, private: bool = False, harmless=()) -> str:
     """Create the Space where it is not there yet, upload a built folder in one commit, and return its address.
 
-    Raises store.PushError, which says what a refusal (401, 402, 403) means; no token is in it.
+    Raises packing.PushError, which says what a refusal (401, 402, 403) means; no token is in it.
     """
     again = f"python spaces/build.py {folder.name} --push --repo_id {repo_id}" + " --private" * private
     again += "".join(f" --harmless {shlex.quote(place)}" for place in harmless)
     wanted = {"space_hardware": hardware} if hardware else {}
     try:
-        return store.push(folder, repo_id, private=private, repo_type="space", again=again, harmless=harmless, **wanted)
-    except store.PushError as error:
+        return upload.push(
+            folder, repo_id, private=private, repo_type="space", again=again, harmless=harmless, **wanted
+        )
+    except packing.PushError as error:
         status = getattr(getattr(error.__cause__, "response", None), "status_code", None)
         if status not in REFUSALS:
             raise
         meaning = REFUSALS[status].format(owner=repo_id.split("/")[0])
-        raise store.PushError(f"{repo_id} was refused ({status}): {meaning}. {error}") from error
+        raise packing.PushError(f"{repo_id} was refused ({status}): {meaning}. {error}") from error
 
 
 def main(argv: Sequence[str] | None = None) -> None:

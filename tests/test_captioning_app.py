@@ -36,8 +36,9 @@ from apps.captioning.desk import Desk
 from apps.captioning.paint import Looked
 from apps.captioning.words import Said
 from apps.kit import pictures, values, visitors
-from hub_models import captioning, clip, store
+from hub_models import captioning, clip
 from hub_models.captioning import Caption, Evidence
+from hub_models.publish import halves, packing
 from hub_models.store import CheckpointError
 
 KINDS = ["swin-bert", "vit-gpt2", "blip"]
@@ -58,8 +59,8 @@ HOW = {
 def folders(tmp_path_factory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("captioners")
     made = {kind: tiny_models.captioner(root / kind, kind) for kind in KINDS}
-    store.to_half(made["swin-bert"])
-    store.write_manifest(made["swin-bert"])
+    halves.to_half(made["swin-bert"])
+    packing.write_manifest(made["swin-bert"])
     return made | {"clip": tiny_models.dual_encoder(root / "clip")}
 
 

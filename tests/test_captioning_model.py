@@ -22,6 +22,7 @@ from transformers import (
 from hub_models import captioning, store
 from hub_models.captioning.parts import attended, attention_shown, decode
 from hub_models.pictures import frame
+from hub_models.publish import halves
 from hub_models.store import CheckpointError
 
 KINDS = ["swin-bert", "vit-gpt2", "blip"]
@@ -31,7 +32,7 @@ KINDS = ["swin-bert", "vit-gpt2", "blip"]
 def folders(tmp_path_factory) -> dict:
     root = tmp_path_factory.mktemp("captioners")
     made = {kind: tiny_models.captioner(root / kind, kind) for kind in KINDS}
-    store.to_half(made["swin-bert"])
+    halves.to_half(made["swin-bert"])
     return made
 
 

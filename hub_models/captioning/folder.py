@@ -12,6 +12,7 @@ from hub_models.captioning.parts import decoder_of
 from hub_models.device import default_device
 from hub_models.documents import read_object
 from hub_models.store import CheckpointError
+from hub_models.worlds import world_of
 
 MODELS = {"vision-encoder-decoder": VisionEncoderDecoderModel, "blip": BlipForConditionalGeneration}
 PROCESSOR = "preprocessor_config.json"
@@ -25,6 +26,7 @@ def load(name: str = "emoji", device: str | torch.device | None = None) -> Capti
     folder = store.resolve("captioning", name)
     with store.opening(folder):
         served = _open(folder, str(name))
+        served.world = world_of(folder)
     served.model.to(device or default_device())
     return served
 

@@ -32,6 +32,7 @@ from hub_models.captioning.parts import (
     token_log_probs,
 )
 from hub_models.pictures import frame, on_white
+from hub_models.worlds import World
 
 BATCH = 32  # pictures that are seen at once
 COVERED_BATCH = 8  # pictures with something covered, of which somebody waits for each
@@ -68,6 +69,8 @@ class Evidence:
 
 class Captioner:
     """A captioner with its words and its pre-processing. Made by `load`, or from parts that are being trained."""
+
+    world: World | None = None  # of the pictures that it was trained on, where its folder has it
 
     def __init__(
         self,

@@ -110,7 +110,7 @@ def _mismatch(pipe: StableDiffusionPipeline) -> str | None:
 
 
 def save_folder(folder: Path | str, pipe: StableDiffusionPipeline, **extra) -> None:
-    """Write the folder that `load` reads, weights in the precision they have (`store.to_half` halves them).
+    """Write the folder that `load` reads, weights in the precision they have (`publish.halves` makes them fp16).
 
     extra: what preprocessor_config.json holds, keys of EXTRA; ValueError for others.
     """

@@ -1,0 +1,92 @@
+"""The world of a model: which pictures it was trained on, as a density that its folder carries (hub_models/worlds.py).
+
+    python -m training.worlds runs/mine/export --dataset_name my_pictures --kind "pictures of my garden"
+    python -m training.worlds hub_models/weights/captioning/emoji --dataset_name emoji --painted 0.5 --kind drawings
+
+2,000 of the training pictures are enough; a fifth of them is kept back for the threshold. The mixture is scikit-learn's, by
+expectation maximisation (Dempster, Laird and Rubin 1977). How often held-out pictures come home: docs/LOG.md.
+"""
+
+import argparse
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from sklearn.mixture import GaussianMixture
+
+from hub_models import store, worlds
+from hub_models.publish import packing
+from training.data.masks import SCENES, MaskSource, PaintedSource, open_masks
+from training.data.sources import Source, open_source
+
+PARTS = 32  # of the mixture, at most: one for a hundred pictures
+LEAST = 0.05  # deviation of a number within a part: histograms of a few pictures look too sure
+PICTURES = 2000
+KEPT_BACK = 5  # every fifth is for the threshold
+OUTSIDE = 0.01  # share of a world's own pictures that lie below its threshold
+
+
+def reference(pictures: Iterable[Image.Image], kind: str, *, seed: int = 0) -> worlds.World:
+    """The world of training pictures of one kind, named in the plural. Raises ValueError for fewer than two."""
+    numbers = np.stack([worlds.numbers_of(picture) for picture in pictures])  # (N, D)
+    if len(numbers) < 2:
+        raise ValueError(f"a world needs two pictures at least, got {len(numbers)}")
+    back = np.arange(len(numbers)) % KEPT_BACK == KEPT_BACK - 1
+    fitted = numbers[~back]
+    parts = max(1, min(PARTS, len(fitted) // 100))
+    mixture = GaussianMixture(parts, covariance_type="diag", reg_covar=LEAST**2, random_state=seed).fit(fitted)
+    world = worlds.World(kind, mixture.weights_, mixture.means_, np.sqrt(mixture.covariances_), 0.0)
+    threshold = float(
+        np.quantile([world.log_density(row) for row in (numbers[back] if back.any() else fitted)], OUTSIDE)
+    )
+    return worlds.World(kind, world.weights, world.means, world.deviations, threshold)
+
+
+def some_of(source: Source | PaintedSource | MaskSource, count: int = PICTURES) -> Iterator[Image.Image]:
+    """At most `count` pictures of a source, evenly spread over it."""
+    length = len(source)
+    for at in range(min(length, count)):
+        yield source.picture(at * length // min(length, count))
+
+
+def pictures_of(dataset_name: str, split: str, count: int = PICTURES, *, painted: float = 0.0) -> Iterator[Image.Image]:
+    """Pictures of one split of a data set, with masks or without, and painted scenes to the share `painted` in [0, 1]."""
+    scenes = round(painted * count)
+    if scenes:
+        yield from some_of(open_masks("scenes", split=split, limit=scenes), scenes)
+    if scenes < count:
+        masked = dataset_name in SCENES or Path(dataset_name, "id2label.json").is_file()
+        yield from some_of((open_masks if masked else open_source)(dataset_name, split=split), count - scenes)
+
+
+def put(folder: Path, world: worlds.World) -> None:
+    """Write a world into a folder of weights, which has a config; its manifest is written anew."""
+    path = worlds.place_of(folder)
+    if path is None:
+        raise store.CheckpointError(f"{folder} has no {' and no '.join(worlds.FILES)}: it is no folder of weights")
+    content = json.loads(path.read_text(encoding="utf-8")) | {worlds.KEY: world.to_json()}
+    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    if (folder / store.MANIFEST).is_file():
+        packing.write_manifest(folder)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="training.worlds", description=__doc__.split("\n")[0])
+    parser.add_argument("folder", type=Path, nargs="+", help="folders of weights that were trained on these pictures")
+    parser.add_argument("--dataset_name", required=True, help="as --dataset_name of the training scripts")
+    parser.add_argument("--painted", type=float, default=0.0, help="share of painted scenes among them, in [0, 1]")
+    parser.add_argument("--pictures", type=int, default=PICTURES, help="how many are looked at (default: %(default)s)")
+    parser.add_argument("--kind", required=True, help='what they are, in the plural: "photographs"')
+    args = parser.parse_args(argv)
+    if not 0 <= args.painted <= 1:
+        parser.error(f"--painted is a share in [0, 1], got {args.painted}")
+    world = reference(pictures_of(args.dataset_name, "train", args.pictures, painted=args.painted), args.kind)
+    for folder in args.folder:
+        put(folder, world)
+        print(f"{folder}: a world of {args.kind}, {len(world.weights)} parts, threshold {world.threshold:.1f}")
+
+
+if __name__ == "__main__":
+    main()
