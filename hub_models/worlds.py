@@ -49,13 +49,13 @@ class World:
         return float(np.logaddexp.reduce(parts) - 0.5 * len(numbers) * math.log(2 * math.pi))
 
     def to_json(self) -> dict:
-        """As it stands in a config. `from_json` reads it."""
+        """As it stands in a config, a row of numbers as a line of text. `from_json` reads it."""
         return {
             "kind": self.kind,
             "threshold": round(self.threshold, 3),
             "weights": [max(round(float(w), 5), 1e-5) for w in self.weights],
-            "means": [[round(float(v), 4) for v in row] for row in self.means],
-            "deviations": [[round(float(v), 4) for v in row] for row in self.deviations],
+            "means": [_line(row) for row in self.means],
+            "deviations": [_line(row) for row in self.deviations],
         }
 
 
@@ -109,6 +109,14 @@ def _roots(values: np.ndarray, edges: tuple[float, ...]) -> np.ndarray:
     return np.sqrt(np.histogram(values, edges)[0] / values.size)
 
 
+def _line(row: np.ndarray) -> str:
+    return " ".join(f"{value:.4g}" for value in row)
+
+
+def _rows(lines: object) -> np.ndarray:
+    return np.array([[float(word) for word in line.split()] for line in lines], np.float64)
+
+
 def world_of(folder: Path) -> World | None:
     """The world that the weights in a folder come with; None where they have none.
 
@@ -134,8 +142,9 @@ def from_json(stated: object, path: Path) -> World:
         raise broken
     try:
         kind, threshold = stated["kind"], float(stated["threshold"])
-        weights, means, deviations = (np.array(stated[key], np.float64) for key in ("weights", "means", "deviations"))
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        weights = np.array(stated["weights"], np.float64)
+        means, deviations = _rows(stated["means"]), _rows(stated["deviations"])
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise broken from error
     in_form = (
         isinstance(kind, str)

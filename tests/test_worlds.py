@@ -106,8 +106,10 @@ def test_a_world_survives_its_config_and_the_manifest_follows(two, tmp_path):
         ("weights", []),
         ("weights", [0.0] * 3),
         ("weights", "many"),
-        ("means", [[0.0]]),
-        ("deviations", [[0.0] * D] * 3),
+        ("means", ["0.0"]),
+        ("means", [[0.0] * D]),
+        ("means", ["nan " * D]),
+        ("deviations", ["0 " * D] * 3),
         ("deviations", {"a": 1}),
     ],
 )

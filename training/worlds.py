@@ -66,8 +66,10 @@ def put(folder: Path, world: worlds.World) -> None:
     path = worlds.place_of(folder)
     if path is None:
         raise store.CheckpointError(f"{folder} has no {' and no '.join(worlds.FILES)}: it is no folder of weights")
-    content = json.loads(path.read_text(encoding="utf-8")) | {worlds.KEY: world.to_json()}
-    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    text = path.read_text(encoding="utf-8")
+    indent = 2 if text.startswith('{\n  "') else 1  # as it is: libraries differ
+    content = json.dumps(json.loads(text) | {worlds.KEY: world.to_json()}, indent=indent, ensure_ascii=False)
+    path.write_text(content + "\n", encoding="utf-8")
     if (folder / store.MANIFEST).is_file():
         packing.write_manifest(folder)
 

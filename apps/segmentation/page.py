@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import gradio as gr
 
-from apps.kit import launch, parts, picture_page, pictures, values, wires
+from apps.kit import homes, launch, parts, picture_page, pictures, values, wires
 from apps.kit.page import Page
 from apps.kit.parts import WAITING, status
 from apps.kit.wires import endpoint, wire
@@ -75,6 +75,7 @@ def _overlay_card(desk: Desk, asked: SimpleNamespace, shown: SimpleNamespace) ->
     files = HERE / "legend.css", HERE / "legend.js"
     shown.legend = parts.styled(words.legend_html(None, ()), *files, padding=False, elem_id="segmentation-legend")
     shown.status = gr.HTML(status(WAITING), padding=False, elem_id="segmentation-status")
+    shown.home = homes.line(PAGE)
     with gr.Row():
         names = "Mask PNG", "Overlay PNG", "JSON"
         shown.files = [gr.Button(name, size="sm", min_width=90, interactive=False) for name in names]
@@ -160,8 +161,14 @@ def _answer_events(demo: gr.Blocks, desk: Desk, asked: SimpleNamespace, shown: S
         *shown.files,
     ]
     how = dict(page=PAGE, flags=desk.flags, answer=segment, emptied=emptied, box=asked.box, inputs=asked.look)
-    seen = picture_page.answered(asked.box.change, fresh_picture, shown=[*outputs, asked.x, asked.y], **how)
-    picture_page.answered(asked.model_name.input, fresh_model, shown=outputs, **how)
+    home = desk.models, asked.box, asked.model_name, shown.home
+    picked, switched = homes.chosen(*home)
+    seen = picture_page.answered(picked, fresh_picture, shown=[*outputs, asked.x, asked.y], **how)
+    again = [
+        picture_page.answered(trigger, fresh_model, shown=outputs, **how)
+        for trigger in (asked.model_name.input, switched)
+    ]
+    homes.said(*home, [event.success for event in (seen, *again)])
     wires.halting(demo, desk.flags)
     for button, make in zip(shown.files, (desk.mask_file, desk.overlay_file, desk.json_file), strict=True):
         picture_page.saves(PAGE, button, make, asked.colours)

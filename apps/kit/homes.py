@@ -1,0 +1,91 @@
+"""Which of a page's models a picture is for: chosen with a fresh picture, said beside the answer, one press away."""
+
+import html
+from collections.abc import Mapping
+from types import SimpleNamespace
+
+import gradio as gr
+
+from apps.kit import pictures, values
+from apps.kit.page import Page
+from apps.kit.uploads import PictureError
+from apps.kit.wires import AT_ONCE, wire
+from hub_models.worlds import Home, home
+
+
+def fact(path: str, name: str, models: Mapping) -> dict | None:
+    """What a program is told: what the model has seen, and whether the picture belongs elsewhere; None without worlds.
+
+    seen: the kind of the model's training pictures. best: the loaded model whose training pictures are most like it.
+    outside: whether it is unlike those of all models. Raises PictureError as pictures.read_picture.
+    """
+    found, mine = _home(path, models), values.chosen(models, name).world
+    if found.best is None or mine is None:
+        return None
+    return {"seen": mine.kind, "best": found.best, "outside": found.outside}
+
+
+def sentence(found: Home, name: str, models: Mapping) -> str:
+    """What a visitor is told of a picture that is not for the model; "" where it is."""
+    mine = values.chosen(models, name).world
+    if found.best is None or mine is None:
+        return ""
+    best = models[found.best].world
+    if best.kind != mine.kind:
+        return f"This looks more like {best.kind} than like {mine.kind}, and {name} has seen {mine.kind} only."
+    if found.outside:
+        return f"This looks unlike the {mine.kind} that {name} has seen: do not rely on the answer."
+    return ""
+
+
+def _home(path: str, models: Mapping) -> Home:
+    return home(pictures.read_picture(path), {name: model.world for name, model in models.items()})
+
+
+def line(page: Page) -> SimpleNamespace:
+    """Where it is said, over the button that switches to the model that the picture is for."""
+    said = gr.HTML("", padding=False, visible=False, elem_id=f"{page.stem}-home", elem_classes="v-home")
+    switch = gr.Button("Try", size="sm", visible=False, elem_id=f"{page.stem}-try")
+    return SimpleNamespace(said=said, switch=switch, chosen=gr.State(False))
+
+
+def chosen(models: Mapping, box: gr.Image, model_name: gr.Radio, part: SimpleNamespace):
+    """The events after which to answer: a fresh picture, whose model has been chosen, unless the visitor chose one; and
+    a press of the button. What is chosen once is kept until that button is pressed."""
+
+    def pick(path, name, kept):
+        if not path or kept:
+            return {}
+        try:
+            best = _home(path, models).best
+        except PictureError:
+            return {}  # whoever answers says why
+        return {} if best is None or _alike(models, best, name) else {model_name: best}
+
+    def switch(path):
+        return {model_name: _home(path, models).best, part.chosen: False} if path else {}
+
+    wire(model_name.input, lambda: {part.chosen: True}, None, part.chosen, **AT_ONCE)
+    picked = wire(box.change, pick, [box, model_name, part.chosen], model_name, **AT_ONCE)
+    switched = wire(part.switch.click, switch, box, [model_name, part.chosen], **AT_ONCE)
+    return picked.then, switched.then
+
+
+def said(models: Mapping, box: gr.Image, model_name: gr.Radio, part: SimpleNamespace, events: list) -> None:
+    """After these events, which end an answer, say whether the picture is for the model that gave it."""
+
+    def say(path, name):
+        found = _home(path, models) if path else Home(None, False)
+        text = sentence(found, name, models)
+        other = bool(text) and not _alike(models, found.best, name)
+        shown = gr.update(value=f'<p role="note">{html.escape(text)}</p>', visible=bool(text))
+        return {part.said: shown, part.switch: gr.update(value=f"Try {found.best}", visible=other)}
+
+    for event in events:
+        wire(event, say, [box, model_name], [part.said, part.switch], **AT_ONCE)
+
+
+def _alike(models: Mapping, best: str, name: str) -> bool:
+    """Whether a model has seen the same kind of pictures as the best one, or doesn't say what it has seen."""
+    world = values.chosen(models, name).world
+    return world is None or world.kind == models[best].world.kind
