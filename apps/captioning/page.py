@@ -74,7 +74,7 @@ def build(models: dict[str, Captioner | CLIP | CheckpointError]) -> gr.Blocks:
     eye = next((model for model in rankers.values() if not isinstance(model, Exception)), None)
     with parts.opened(PAGE, {name: models[name] for name in models if not name.startswith(RANKER)}) as (demo, ready):
         if not ready and eye is None:
-            _blind(rankers)
+            _broken_rankers(rankers)
             return demo
         desk, asked, shown, rank = Desk(ready, eye), SimpleNamespace(), SimpleNamespace(), SimpleNamespace()
         with gr.Row(elem_classes="v-columns", equal_height=False):
@@ -95,7 +95,8 @@ def build(models: dict[str, Captioner | CLIP | CheckpointError]) -> gr.Blocks:
     return demo
 
 
-def _blind(rankers: Mapping) -> None:
+def _broken_rankers(rankers: Mapping) -> None:
+    """A card for each dual encoder, none of which could be loaded."""
     for name, error in rankers.items():
         parts.degraded(f"CLIP “{name}”", error)
 
@@ -169,7 +170,7 @@ def _look_card(desk: Desk, asked: SimpleNamespace, shown: SimpleNamespace) -> No
 def _rank_card(rankers: Mapping, eye: CLIP | None, rank: SimpleNamespace) -> None:
     parts.subheading("Your own lines", "CLIP says which of them fits the picture best, and how sure it is of that.")
     if eye is None:
-        _blind(rankers)
+        _broken_rankers(rankers)
         if not rankers:
             parts.degraded("CLIP", CheckpointError(f"none was named: start the page with --model {RANKER}FOLDER"))
         return
