@@ -258,7 +258,7 @@ def _answer_events(desk: Desk, shown: SimpleNamespace) -> None:
         return seen | {shown.map: None, shown.note: status("Draw the map to see it.")}
 
     asked, every = [shown.box, *shown.vit], [*shown.answers, *shown.rollout, shown.map, shown.note]
-    how = dict(page=PAGE, flags=desk.flags, answer=look, emptied=emptied, box=shown.box, trigger_mode="always_last")
+    how = dict(page=PAGE, flags=desk.flags, answer=look, emptied=emptied, box=shown.box)
     picture_page.answered(shown.box.change, lambda path: {}, inputs=asked, shown=every, **how)
     endpoint(PAGE.stem, desk.classifier_predict, shown.box, shown.answers)
     if shown.vit:

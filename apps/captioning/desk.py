@@ -11,7 +11,7 @@ from PIL import Image
 from apps.captioning import words
 from apps.captioning.paint import Looked, covered_picture, heat_map
 from apps.captioning.words import Said
-from apps.kit import answers, pictures, values
+from apps.kit import answers, homes, pictures, values
 from apps.kit.session import Recent, StopFlags, Watch
 from hub_models import captioning, texts
 from hub_models.captioning import Caption, Captioner
@@ -183,6 +183,8 @@ class Desk:
     ):
         """Captions of a picture with their probabilities, best first, and each word's own.
 
+        `world` says what kind of pictures the model has seen, and which of the loaded models the picture is for.
+
         Parameters:
             picture: a picture file
             model: the name of a loaded model
@@ -205,6 +207,7 @@ class Desk:
             "weights_sha256": order.model.weights_sha256,
             "seed": None if order.seed is None else str(order.seed),
             "captions": [words.said_of(caption) for caption in captions],
+            "world": homes.fact(picture, model, self.models),
         }
 
     def captioning_evidence(self, picture, model, text, word, opacity, request: gr.Request):

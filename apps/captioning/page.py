@@ -27,7 +27,7 @@ from apps.captioning.desk import (
     say,
 )
 from apps.captioning.paint import OPACITY
-from apps.kit import launch, parts, picture_page, pictures, values, wires
+from apps.kit import homes, launch, parts, picture_page, pictures, values, wires
 from apps.kit.page import Page
 from apps.kit.parts import WAITING, status
 from apps.kit.wires import AT_ONCE, endpoint, wire
@@ -118,6 +118,7 @@ def _caption_part(desk: Desk, asked: SimpleNamespace, shown: SimpleNamespace) ->
             _options(desk, asked)
         shown.list = _buttons(words.captions_html(None), "list.css", "captioning-list")
         shown.status = gr.HTML(status(WAITING), padding=False, elem_id="captioning-status")
+        shown.home = homes.line(PAGE)
     with gr.Column(elem_classes="v-card"):
         _look_card(desk, asked, shown)
     asked.how = [asked.decoding, asked.beams, asked.count, asked.length, asked.temperature, asked.top_p]
@@ -238,10 +239,12 @@ def _caption_events(demo: gr.Blocks, desk: Desk, asked: SimpleNamespace, shown: 
     again = [asked.go.click, asked.prefix.submit, asked.decoding.input, asked.model_name.input]
     outputs = [shown.list, shown.status, shown.words, shown.map, shown.worth, shown.facts, shown.said, shown.chosen]
     how = dict(page=PAGE, flags=desk.flags, answer=caption, emptied=failed, box=asked.box)
-    how |= dict(inputs=[asked.box, asked.model_name, asked.fresh, *asked.how], trigger_mode="always_last")
-    picture_page.answered(
-        [asked.box.change, *again], begin, shown=[*outputs, shown.word, shown.stop, asked.seed], **how
-    )
+    how |= dict(inputs=[asked.box, asked.model_name, asked.fresh, *asked.how])
+    home = desk.models, asked.box, asked.model_name, shown.home
+    triggers = [*homes.chosen(*home, fit_to_model, [asked.length]), again]
+    outputs += [shown.word, shown.stop, asked.seed]
+    answered = [picture_page.answered(trigger, begin, shown=outputs, **how) for trigger in triggers]
+    homes.said(*home, [event.success for event in answered])
     shown.stop.click(wires.halting(demo, desk.flags), None, None, **AT_ONCE)
     result = gr.JSON(label="Result", visible=False)
     endpoint(PAGE.stem, desk.captioning_caption, [asked.box, asked.model_name, *asked.how], result)

@@ -49,9 +49,17 @@ def line(page: Page) -> SimpleNamespace:
     return SimpleNamespace(said=said, switch=switch, chosen=gr.State(False))
 
 
-def chosen(models: Mapping, box: gr.Image, model_name: gr.Radio, part: SimpleNamespace):
+def chosen(
+    models: Mapping, box: gr.Image, model_name: gr.Radio, part: SimpleNamespace, along=lambda name: {}, others=()
+):
     """The events after which to answer: a fresh picture, whose model has been chosen, unless the visitor chose one; and
-    a press of the button. What is chosen once is kept until that button is pressed."""
+    a press of the button. What is chosen once is kept until that button is pressed.
+
+    along(name) gives {component: value} of the `others`, what else a model's being chosen changes.
+    """
+
+    def go_to(name):
+        return {model_name: name} | along(name)
 
     def pick(path, name, kept):
         if not path or kept:
@@ -60,14 +68,14 @@ def chosen(models: Mapping, box: gr.Image, model_name: gr.Radio, part: SimpleNam
             best = _home(path, models).best
         except PictureError:
             return {}  # whoever answers says why
-        return {} if best is None or _alike(models, best, name) else {model_name: best}
+        return {} if best is None or _alike(models, best, name) else go_to(best)
 
     def switch(path):
-        return {model_name: _home(path, models).best, part.chosen: False} if path else {}
+        return go_to(_home(path, models).best) | {part.chosen: False} if path else {}
 
     wire(model_name.input, lambda: {part.chosen: True}, None, part.chosen, **AT_ONCE)
-    picked = wire(box.change, pick, [box, model_name, part.chosen], model_name, **AT_ONCE)
-    switched = wire(part.switch.click, switch, box, [model_name, part.chosen], **AT_ONCE)
+    picked = wire(box.change, pick, [box, model_name, part.chosen], [model_name, *others], **AT_ONCE)
+    switched = wire(part.switch.click, switch, box, [model_name, part.chosen, *others], **AT_ONCE)
     return picked.then, switched.then
 
 

@@ -24,7 +24,7 @@ def picture_box(page: Page, demo: gr.Blocks, examples: str, *, height: int, **sa
 
 
 def answered(triggers, fresh: Callable, *, page: Page, flags: StopFlags, answer: Callable, emptied: Callable,
-             box: gr.Image, inputs: Sequence, shown: Sequence, **how):  # fmt: skip
+             box: gr.Image, inputs: Sequence, shown: Sequence):  # fmt: skip
     """The event that ends an answer: what triggers it ends the one before, which nobody waits for any more.
 
     fresh(path) says at once that it is asked for, answer(request, *inputs) answers under the session's flag, and
@@ -37,7 +37,7 @@ def answered(triggers, fresh: Callable, *, page: Page, flags: StopFlags, answer:
         return fresh(path)
 
     begun = wire(triggers, begin, box, shown, **AT_ONCE)
-    seen = wire(begun.then, answer, inputs, shown, **wires.quiet(page.stem) | how)
+    seen = wire(begun.then, answer, inputs, shown, **wires.latest(page.stem))
     wire(seen.failure, emptied, inputs, shown, **AT_ONCE)
     return seen
 

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from apps.kit import answers, launch, pictures, uploads, values, visitors
+from apps.kit import answers, homes, launch, pictures, uploads, values, visitors
 from apps.kit.page import Page
 from apps.kit.picture_page import encoded, file_stem, shown_file
 from apps.kit.session import Recent, StopFlags
@@ -247,6 +247,8 @@ class Desk:
     def segmentation_predict(self, picture, model, opacity, confidence):
         """Every pixel's class: the mask as an indexed PNG, the overlay, and each class's area and confidence.
 
+        `world` says what kind of pictures the model has seen, and which of the loaded models the picture is for.
+
         Parameters:
             picture: a picture file
             model: the name of a loaded model
@@ -255,7 +257,8 @@ class Desk:
         """
         look = Look(picture, model, opacity, confidence, [BACKGROUND])
         chosen, painted = self.model(model), self.overlay_file(*look)
-        return self.mask_file(*look), painted, words.report(chosen, self.see(picture, model), float(confidence))
+        said = words.report(chosen, self.see(picture, model), float(confidence))
+        return self.mask_file(*look), painted, said | {"world": homes.fact(picture, model, self.models)}
 
     def segmentation_pixel(self, picture, model, x, y):
         """The most probable classes of one pixel, best first.
