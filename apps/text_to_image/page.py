@@ -12,12 +12,10 @@ from apps.kit.page import Page
 from apps.kit.wires import AT_ONCE, HIDDEN, endpoint, wire
 from apps.text_to_image import words
 from apps.text_to_image.desk import (
-    ANY_STYLE,
     MAX_GUIDANCE,
     MAX_PICTURES,
     SAMPLER_NAMES,
     Desk,
-    check_order,
     load_models,
     own_settings,
     without_style,
@@ -69,8 +67,7 @@ def _draw_part(demo: gr.Blocks, desk: Desk) -> SimpleNamespace:
         )  # fmt: skip
         draw = gr.Button("Draw", variant="primary", scale=1, min_width=110, elem_id="text-to-image-draw")
         stop = gr.Button("Stop", variant="stop", scale=1, min_width=90, interactive=False)
-    nothing = words.sent_html(desk.first, "", ANY_STYLE, "")
-    sent = parts.styled(nothing, HERE / "sent.css", elem_id="text-to-image-sent")
+    sent = parts.styled(words.sent_html(desk.first), HERE / "sent.css", elem_id="text-to-image-sent")
     form.style = gr.Radio(**own["style"], label="Style", show_label=False, container=False, elem_classes="chips")
     with gr.Row(equal_height=False):
         with gr.Column(scale=8, min_width=320):
@@ -130,7 +127,7 @@ def _draw_events(demo: gr.Blocks, desk: Desk, form: SimpleNamespace, around: tup
     drawn = gr.State(None, time_to_live=3600)  # the PNGs on the sheet
 
     def stream(request: gr.Request, name, fresh, prompt, negative, count, seed, *rest):
-        order = check_order(desk.model(name), prompt, negative, count, None if fresh else seed, *rest)
+        order = desk.order(name, prompt, negative, count, None if fresh else seed, *rest)
         flag = desk.drawing.get(request.session_hash)
         drawing = drawing_page.Drawing(order.steps(), flag, previews=PREVIEWS)
         seed = {form.seed: str(order.seeds[0])}
@@ -178,7 +175,7 @@ def _restore_part(demo: gr.Blocks, desk: Desk, form: SimpleNamespace) -> None:
         except (ReceiptError, pictures.PictureError) as error:
             return {note: _refused("Nothing to restore", error), again: gr.update(interactive=False)}
         settings, model, started = found.settings, desk.models[found.name], "strength" in found.receipt
-        prompt, style = without_style(found.prompt, model.styles)
+        prompt, style = without_style(settings.get("prompt", ""), model.styles)
         restored = {form.model_name: found.name, form.prompt: prompt, form.count: 1}
         restored |= {form.negative: settings.get("negative_prompt", ""), form.fresh: "seed" not in settings}
         restored |= {form.from_picture: gr.update(open=started)} | ({} if started else {form.picture: None})

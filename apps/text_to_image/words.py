@@ -25,28 +25,24 @@ FIELDS = {
     "negative_prompt": "negative prompt",
 }
 VERDICTS = {
-    "identical": ("Identical", "Drawn again, every pixel came out the same."),
-    "within 1/255": (
-        "Within 1/255",
-        "Drawn again, no pixel is off by more than 1 of 255: the same picture, rounded otherwise.",
-    ),
-    "different": ("Different", "Drawn again, another picture comes out."),
-}  # fmt: skip
+    "identical": "Drawn again, every pixel came out the same.",
+    "within 1/255": "Drawn again, no pixel is off by more than 1 of 255: the same picture, rounded otherwise.",
+    "different": "Drawn again, another picture comes out.",
+}
 
 
 def verdict_html(verdict: Verdict, found: Found) -> str:
     """What verifying showed, and each field that does not fit: altered by hand, or other than what is here."""
-    title, text = VERDICTS[verdict.state]
     altered = text_to_image.altered_fields(found.receipt)
     edited = [FIELDS.get(name, name) for name in verdict.fields if name in altered or name == "picture"]
     others = [FIELDS.get(name, name) for name in verdict.fields if name not in altered and name != "picture"]
-    lines = [text]
+    lines = [VERDICTS[verdict.state]]
     if edited:
         lines.append(f"Altered since it was drawn: {', '.join(edited)}.")
     if others:
         lines.append(f"Not as it was drawn: {', '.join(others)}.")
     tone = "good" if verdict.state != "different" and not verdict.fields else "bad"
-    return card(title, lines, tone) + receipt_html(found)
+    return card(verdict.state.capitalize(), lines, tone) + receipt_html(found)
 
 
 def card(title: str, lines: list[str], tone: str = "") -> str:
@@ -113,7 +109,7 @@ def file_name(prompt: str, seed: int) -> str:
     return f"{words or 'picture'}-{seed}.png"
 
 
-def sent_html(model: TextToImage, prompt, style, negative) -> str:
+def sent_html(model: TextToImage, prompt="", style=desk.ANY_STYLE, negative="") -> str:
     """What will be sent of the form as it stands, with what the model leaves out struck through, and the notices."""
     try:
         style = values.choice(style, "Style", desk.style_choices(model))
