@@ -126,6 +126,9 @@ class Desk:
     def model(self, name) -> DDPM:
         return values.chosen(self.models, name)
 
+    def order(self, name, *asked) -> Order:
+        return check_order(self.model(name), *asked)
+
     def noisy(self, image: Image.Image, t, seed, label, name) -> tuple[Image.Image, Image.Image]:
         """The picture t steps into the noise, and what the model sees under it. Raises InputError."""
         model = self.model(name)
@@ -147,7 +150,7 @@ class Desk:
             sampler: "DDIM", "DDPM" or "DPM-Solver++"
             model: the name of a loaded model
         """
-        order = check_order(self.model(model), labels, count, seed, steps, guidance, sampler)
+        order = self.order(model, labels, count, seed, steps, guidance, sampler)
         images = ddpm.to_uint8(drawing_page.whole(order, self.flags, request.session_hash).x_t)
         drawn = [with_receipt(Image.fromarray(pixels), order.receipt(k)) for k, pixels in enumerate(images)]
         return list(zip(drawn, [f"{label}, {seed}" for label, seed in order.captions], strict=True)), order.receipt()
@@ -163,7 +166,7 @@ class Desk:
             sampler: "DDIM", "DDPM" or "DPM-Solver++"
             model: the name of a loaded model
         """
-        order = check_order(self.model(model), label, 1, seed, steps, guidance, sampler)
+        order = self.order(model, label, 1, seed, steps, guidance, sampler)
         recorder = Recorder(order)
         drawing_page.whole(recorder, self.flags, request.session_hash)
         return recorder.film().gif_file(0), order.receipt()

@@ -7,18 +7,7 @@ import gradio as gr
 import numpy as np
 
 from apps.ddpm import words
-from apps.ddpm.desk import (
-    ANY,
-    MAX_GUIDANCE,
-    MAX_PICTURES,
-    SAMPLER_NAMES,
-    Desk,
-    Recorder,
-    check_order,
-    label_choices,
-    load_models,
-    own_fields,
-)
+from apps.ddpm.desk import ANY, MAX_GUIDANCE, MAX_PICTURES, SAMPLER_NAMES, Desk, Recorder, load_models, own_fields
 from apps.ddpm.paint import enlarge
 from apps.kit import answers, drawing_page, launch, parts, pictures, values
 from apps.kit.page import Page
@@ -107,7 +96,7 @@ def _draw_events(demo: gr.Blocks, desk: Desk, form: SimpleNamespace, shown: Simp
     """The event that ends a drawing."""
 
     def stream(request: gr.Request, name, fresh, labels, count, seed, *rest):
-        order = check_order(desk.model(name), labels, count, None if fresh else seed, *rest)
+        order = desk.order(name, labels, count, None if fresh else seed, *rest)
         recorder, flag = Recorder(order), desk.flags.get(request.session_hash)
         drawing = drawing_page.Drawing(recorder.steps(), flag, previews=PREVIEWS)
         seed = {form.seed: order.seeds[0]}
@@ -126,7 +115,7 @@ def _draw_events(demo: gr.Blocks, desk: Desk, form: SimpleNamespace, shown: Simp
     gallery = gr.Gallery(label="Pictures", format="png", visible=False)
     receipt = gr.JSON(label="Receipt", visible=False)
     animation = gr.File(label="GIF", visible=False)
-    label = gr.Textbox(ANY if ANY in label_choices(desk.first) else "", label="Class", visible=False)
+    label = gr.Textbox(ANY if ANY in form.own["label"]["choices"] else "", label="Class", visible=False)
     endpoint(PAGE.stem, desk.ddpm_draw, [*form.order, form.model_name], [gallery, receipt])
     one = [label, form.seed, form.steps, form.guidance, form.sampler, form.model_name]
     endpoint(PAGE.stem, desk.ddpm_film, one, [animation, receipt])
