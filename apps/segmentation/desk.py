@@ -18,7 +18,7 @@ from PIL import Image
 
 from apps.kit import answers, launch, pictures, uploads, values, visitors
 from apps.kit.page import Page
-from apps.kit.picture_page import encoded, file_stem, shown_file
+from apps.kit.picture_page import file_stem, shown_file
 from apps.kit.session import Recent, StopFlags
 from apps.segmentation import words
 from apps.segmentation.paint import OPACITY, Seen, overlay, paint, shown_picture, shown_size
@@ -113,9 +113,8 @@ class Desk:
     """The models that are loaded, the examples whose truth is known, and the last results."""
 
     def __init__(self, models: Mapping[str, Segmenter], page: Page):
-        self.models, self.page, self.flags = models, page, StopFlags()
+        self.models, self.page, self.flags = values.Models(models), page, StopFlags()
         self.recent = Recent(RECENT_BYTES, lambda seen: seen.nbytes)
-        self.first = next(iter(models.values()))
         self.masks = {content(page.folder / row["file"]): row for row in page.examples if row.get("mask")}
 
     @property
@@ -123,16 +122,13 @@ class Desk:
         """What a model can be compared with, beside other models."""
         return [PICTURE, TRUTH] if self.masks else [PICTURE]
 
-    def model(self, name) -> Segmenter:
-        return values.chosen(self.models, name)
-
     def see(self, path: str | None, name, on_tile: Callable[[int, int], None] | None = None) -> Seen:
         """What the model makes of the picture in the file, from the recent ones where it is there.
 
         Paths of uploads name their content, so that equal ones are equal pictures.
         Raises PictureError as pictures.read_picture, InputError where it takes longer than DEADLINE_SECONDS.
         """
-        model = self.model(name)
+        model = self.models.chosen(name)
         key = (model.name, model.weights_sha256, path)
         if path and (seen := self.recent.get(key)):
             return seen
@@ -172,19 +168,19 @@ class Desk:
 
     def mask_file(self, *look) -> str:
         path, name, *_ = look
-        data = encoded(self.see(path, name).result.indexed_png(), "PNG")
+        data = pictures.png_bytes(self.see(path, name).result.indexed_png())
         return answers.cached_file(data, f"{file_stem(name)}-mask.png")
 
     def overlay_file(self, *look) -> str:
         look = Look(*look)
         percents = look.percents
         image = overlay(self.see(look.path, look.name), *percents, look.hidden, full=True)
-        return answers.cached_file(encoded(image, "PNG"), f"{file_stem(look.name)}-overlay.png")
+        return answers.cached_file(pictures.png_bytes(image), f"{file_stem(look.name)}-overlay.png")
 
     def json_file(self, *look) -> str:
         look = Look(*look)
         _, below = look.percents
-        said = words.report(self.model(look.name), self.see(look.path, look.name), below)
+        said = words.report(self.models.chosen(look.name), self.see(look.path, look.name), below)
         data = json.dumps(said, indent=1, ensure_ascii=False).encode()
         return answers.cached_file(data, f"{file_stem(look.name)}.json")
 
@@ -207,7 +203,7 @@ class Desk:
     def compared(self, path: str | None, left: str, right: str) -> tuple[tuple[str, str], str]:
         """The paths of both views of the picture at the size of the page, and a sentence on how far they agree."""
         picture = pictures.read_picture(path)
-        first = next((self.models[name] for name in (left, right) if name in self.models), self.first)
+        first = next((self.models[name] for name in (left, right) if name in self.models), self.models.first)
         views, ids, labels = [], [], []
         for side, name in zip("lr", (left, right), strict=True):
             view, model, mine = shown_picture(picture), self.models.get(name, first), None
@@ -244,7 +240,7 @@ class Desk:
             confidence: pixels less sure than so many percent are blanked in the overlay, 0 to 100
         """
         look = Look(picture, model, opacity, confidence, [BACKGROUND])
-        chosen, painted = self.model(model), self.overlay_file(*look)
+        chosen, painted = self.models.chosen(model), self.overlay_file(*look)
         return self.mask_file(*look), painted, words.report(chosen, self.see(picture, model), float(confidence))
 
     def segmentation_pixel(self, picture, model, x, y):
@@ -279,7 +275,7 @@ class Desk:
             picture: a picture file
             model: the name of a loaded model
         """
-        model, picture = self.model(model), pictures.read_picture(picture)
+        model, picture = self.models.chosen(model), pictures.read_picture(picture)
         features = model.features(picture)
         rows, columns, width = features.values.shape
         if features.colours is None:

@@ -225,19 +225,15 @@ class Desk:
     """The models that are loaded, and the flags of those who draw and of those who verify."""
 
     def __init__(self, models: Mapping[str, TextToImage]):
-        self.models, self.drawing, self.verifying = models, StopFlags(), StopFlags()
-        self.first = next(iter(models.values()))
-
-    def model(self, name) -> TextToImage:
-        return values.chosen(self.models, name)
+        self.models, self.drawing, self.verifying = values.Models(models), StopFlags(), StopFlags()
 
     def order(self, name, *fields) -> Order:
         """`check_order` for the model of this name."""
-        return check_order(self.model(name), *fields)
+        return check_order(self.models.chosen(name), *fields)
 
     def read(self, path: str | None, chosen) -> Found:
         """The receipt in a PNG, for the chosen model where the one that drew it is not here. Raises ReceiptError."""
-        self.model(chosen)
+        self.models.chosen(chosen)
         receipt = text_to_image.read_receipt(pictures.read_png_text(path))
         named = str(receipt.get("model") or "unknown")
         name = next((name for name, model in self.models.items() if drew(model, receipt)), None)

@@ -57,7 +57,7 @@ def build(models: dict[str, TextToImage | CheckpointError]) -> gr.Blocks:
 
 def _draw_part(demo: gr.Blocks, desk: Desk) -> SimpleNamespace:
     """The fields that say what to draw: `order` those of check_order, `own` those that depend on the model."""
-    form, own = SimpleNamespace(), own_settings(desk.first, {})
+    form, own = SimpleNamespace(), own_settings(desk.models.first, {})
     names = list(desk.models)
     form.model_name = gr.Radio(names, value=names[0], label="Model", visible=len(names) > 1)
     with gr.Row(equal_height=True):
@@ -67,7 +67,7 @@ def _draw_part(demo: gr.Blocks, desk: Desk) -> SimpleNamespace:
         )  # fmt: skip
         draw = gr.Button("Draw", variant="primary", scale=1, min_width=110, elem_id="text-to-image-draw")
         stop = gr.Button("Stop", variant="stop", scale=1, min_width=90, interactive=False)
-    sent = parts.styled(words.sent_html(desk.first), HERE / "sent.css", elem_id="text-to-image-sent")
+    sent = parts.styled(words.sent_html(desk.models.first), HERE / "sent.css", elem_id="text-to-image-sent")
     form.style = gr.Radio(**own["style"], label="Style", show_label=False, container=False, elem_classes="chips")
     with gr.Row(equal_height=False):
         with gr.Column(scale=8, min_width=320):
@@ -81,19 +81,15 @@ def _draw_part(demo: gr.Blocks, desk: Desk) -> SimpleNamespace:
     texts = [form.model_name, form.prompt, form.style, form.negative]
 
     def say_sent(name, *texts):
-        return {sent: words.sent_html(desk.model(name), *texts)}
+        return {sent: words.sent_html(desk.models.chosen(name), *texts)}
 
     def fit_to_model(name):
-        return _fitted(form, desk.model(name), {})
+        return wires.fitted(form, own_settings(desk.models.chosen(name), {}))
 
     form.prompt.submit(None, js=ENTER_DRAWS)
     wire([each.change for each in texts], say_sent, texts, sent, trigger_mode="always_last", **AT_ONCE)
     wire(form.model_name.input, fit_to_model, form.model_name, form.own, **AT_ONCE)
     return form
-
-
-def _fitted(form: SimpleNamespace, model: TextToImage, settings: dict) -> dict:
-    return {getattr(form, name): gr.update(**field) for name, field in own_settings(model, settings).items()}
 
 
 def _sheet_column(prompt: gr.Textbox) -> tuple[gr.HTML, gr.HTML]:
@@ -181,7 +177,7 @@ def _restore_part(demo: gr.Blocks, desk: Desk, form: SimpleNamespace) -> None:
         restored |= {form.from_picture: gr.update(open=started)} | ({} if started else {form.picture: None})
         restored |= {form.seed: str(settings["seed"])} if "seed" in settings else {}
         restored |= {form.strength: settings["strength"]} if "strength" in settings else {}
-        restored |= _fitted(form, model, settings | {"style": style})
+        restored |= wires.fitted(form, own_settings(model, settings | {"style": style}))
         return restored | {note: words.restored_html(found), again: gr.update(interactive=True)}
 
     fields = [*form.order, *form.own, form.model_name, form.fresh, form.from_picture]

@@ -1,14 +1,13 @@
 """What the page says of orders and receipts, and its sheet, as HTML. Letters: B pictures, h × w latent pixels."""
 
-import base64
 import html
-import io
 import re
 
 from PIL import Image
 
 from apps.kit import parts, values
 from apps.kit.drawing_page import columns
+from apps.kit.pictures import data_url, png_bytes
 from apps.text_to_image import desk
 from apps.text_to_image.desk import MAX_CHARACTERS, SAMPLER_NAMES, Found, Order
 from hub_models import text_to_image
@@ -74,19 +73,14 @@ def receipt_html(found: Found) -> str:
     return parts.facts({name: str(value)[:MAX_CHARACTERS] for name, value in rows.items() if value not in ("", None)})
 
 
-def data_url(png: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(png).decode()
-
-
 def preview_html(step: Step, seeds: list[int]) -> str:
     """The sheet of a drawing under way, from its latents' colours (B, h, w, 3), which the browser draws large."""
     tiles = []
     for k, seed in enumerate(seeds):
         picture = '<div class="pending"></div>'
         if step.preview is not None:
-            buffer = io.BytesIO()
-            Image.fromarray(step.preview[k]).save(buffer, "PNG")
-            picture = f'<img class="rough" src="{data_url(buffer.getvalue())}" alt="Preview of picture {k + 1}">'
+            source = data_url(png_bytes(Image.fromarray(step.preview[k])))
+            picture = f'<img class="rough" src="{source}" alt="Preview of picture {k + 1}">'
         tiles.append(f'<figure class="tile">{picture}<figcaption>seed {seed}</figcaption></figure>')
     return f'<div class="sheet cols-{columns(len(tiles))}">{"".join(tiles)}</div>'
 
