@@ -120,13 +120,13 @@ class Desk:
     """The models that are loaded, those that show their attention, and the flags of those who draw a map."""
 
     def __init__(self, models: Mapping[str, Classifier]):
-        self.models, self.flags = models, StopFlags()
-        self.with_attention = {name: model for name, model in models.items() if model.has_attention}
+        self.models, self.flags = values.Models(models), StopFlags()
+        self.with_attention = values.Models((name, model) for name, model in models.items() if model.has_attention)
 
     def covered(self, path: str | None, name, label, stop: threading.Event) -> Iterator[tuple[Image.Image, str]]:
         """`occlusion` of the picture in the file by the model of this name."""
         image = pictures.read_picture(path)
-        yield from occlusion(values.chosen(self.models, name), image, label, stop)
+        yield from occlusion(self.models.chosen(name), image, label, stop)
 
     # For programs
 
@@ -146,7 +146,7 @@ class Desk:
             picture: a picture file
             model: the name of a loaded ViT
         """
-        image, vit = pictures.read_picture(picture), values.chosen(self.with_attention, model)
+        image, vit = pictures.read_picture(picture), self.with_attention.chosen(model)
         return rollout_overlay(vit, image), status(f"{vit.name}: the redder, the more of it flows into the answer.")
 
     def classifier_occlusion(self, picture, model, label, request: gr.Request):

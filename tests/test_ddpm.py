@@ -13,8 +13,8 @@ from gradio_client.exceptions import AppError
 from PIL import Image
 
 from apps import ddpm as app
-from apps import ui
-from apps.kit import pictures
+from apps.ddpm import desk, words
+from apps.kit import pictures, session, values
 from hub_models import ddpm, store
 
 LABELS = ("face", "food", "<b>flag</b>")
@@ -155,9 +155,9 @@ def test_closing_the_tab_stops_the_drawing(serve, page, model):
 
 
 def test_the_flag_stops_a_drawing_after_the_step_it_is_raised_in(model):
-    order = app.check_order(model, ["food"], 2, 1, 100, 2.0, "DPM-Solver++")
-    flag, done = ui.StopFlags().arm("session"), 0
-    for step in ui.until(order.steps(), flag, 60):
+    order = desk.check_order(model, ["food"], 2, 1, 100, 2.0, "DPM-Solver++")
+    flag, done = session.StopFlags().arm("session"), 0
+    for step in session.until(order.steps(), flag, 60):
         done += 1
         if step.index == 6:
             flag.set()
@@ -165,18 +165,16 @@ def test_the_flag_stops_a_drawing_after_the_step_it_is_raised_in(model):
 
 
 def test_a_drawing_past_its_deadline_ends(model):
-    order = app.check_order(model, [], 1, 1, 100, 2.0, "DDIM")
-    assert len(list(ui.until(order.steps(), ui.StopFlags().arm(None), 0))) == 1
+    order = desk.check_order(model, [], 1, 1, 100, 2.0, "DDIM")
+    assert len(list(session.until(order.steps(), session.StopFlags().arm(None), 0))) == 1
 
 
 def test_the_film_pairs_each_noisy_picture_with_the_guess_made_from_it(model):
-    order = app.check_order(model, ["food"], 2, 1, 100, 2.0, "DDIM")
-    recorder = app.Recorder(ddpm.to_uint8(model.initial_noise(order.seeds)), 100)
-    steps = list(order.steps())
-    for step in steps:
-        recorder.add(step)
-    film = recorder.film(order.captions, order.receipt())
-    assert film.noisy.shape == film.guess.shape == (app.FILM_FRAMES, 2, 16, 16, 3) and film.noisy.dtype == np.uint8
+    order = desk.check_order(model, ["food"], 2, 1, 100, 2.0, "DDIM")
+    recorder = desk.Recorder(order)
+    steps = list(recorder.steps())
+    film = recorder.film()
+    assert film.noisy.shape == film.guess.shape == (desk.FILM_FRAMES, 2, 16, 16, 3) and film.noisy.dtype == np.uint8
     assert film.steps[0] == 0 and film.steps[-1] == 100 and film.steps == sorted(set(film.steps))
     for frame in (1, 30, 59):
         done = film.steps[frame]
@@ -212,9 +210,9 @@ def test_the_film_pairs_each_noisy_picture_with_the_guess_made_from_it(model):
 )
 def test_a_parameter_out_of_its_range_is_an_error_that_names_the_range(model, change, words):
     good = {"labels": ["food"], "count": 1, "seed": 0, "steps": 2, "guidance": 1.0, "sampler": "DDIM"}
-    app.check_order(model, **good)
-    with pytest.raises(ui.InputError, match=words):
-        app.check_order(model, **(good | change))
+    desk.check_order(model, **good)
+    with pytest.raises(values.InputError, match=words):
+        desk.check_order(model, **(good | change))
 
 
 def test_the_api_draws_again_from_its_receipt_and_refuses_what_is_out_of_range(serve, model, tmp_path):
@@ -272,5 +270,5 @@ def test_a_model_that_cannot_be_loaded_leaves_a_page_that_names_the_cause(serve,
 
 
 def test_labels_of_a_folder_are_text_in_the_page_and_never_markup():
-    html = app.sheet_html(np.zeros((1, 16, 16, 3), np.uint8), [("<b>flag</b>", "1")], done=True)
+    html = words.sheet_html(np.zeros((1, 16, 16, 3), np.uint8), [("<b>flag</b>", "1")], done=True)
     assert "<b>flag" not in html and "&lt;b&gt;flag&lt;/b&gt;" in html

@@ -9,6 +9,7 @@ from playwright.sync_api import expect
 from apps import captioning, segmentation
 from apps.kit import homes
 from apps.kit.page import EXAMPLES
+from apps.kit.values import Models
 from hub_models.worlds import Home
 
 expect.set_options(timeout=60_000)
@@ -27,7 +28,7 @@ def stem(request) -> str:
 @pytest.fixture(scope="module")
 def models(stem) -> dict:
     app, names, _ = PAGES[stem]
-    return app.load_models(names)
+    return Models(app.load_models(names))
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +88,9 @@ def test_programs_are_told(stem, models, address):
     for name, path, best in ((for_drawings, PHOTO, for_photos), (for_photos, drawing, for_drawings)):
         said = client.predict(picture=handle_file(path), model=name, api_name=call, **more)
         said = said if stem == "captioning" else said[-1]
-        assert said["world"] == {"seen": models[name].world.kind, "best": best, "outside": False}, json.dumps(said)[:300]
+        assert said["world"] == {"seen": models[name].world.kind, "best": best, "outside": False}, json.dumps(said)[
+            :300
+        ]
 
 
 def test_sentences(models, stem):
@@ -99,5 +102,5 @@ def test_sentences(models, stem):
     )
     assert "do not rely" in homes.sentence(Home(for_photos, True), for_photos, models)
     assert homes.sentence(Home(None, False), for_photos, models) == ""
-    without = {"foreign": type("Foreign", (), {"world": None})}
+    without = Models(foreign=type("Foreign", (), {"world": None}))
     assert homes.fact(str(drawing), "foreign", without) is None

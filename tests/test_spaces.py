@@ -174,7 +174,7 @@ def command(hub, home, *arguments: str) -> subprocess.CompletedProcess:
     """`python spaces/build.py …` in a process whose Hub is this one."""
     return subprocess.run(
         [sys.executable, str(ROOT / "spaces" / "build.py"), *arguments],
-        env=hub.environment(home / "hf"), cwd=home, capture_output=True, text=True, timeout=100,
+        env=hub.environment(home / "hf"), cwd=home, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
 
 
@@ -221,10 +221,11 @@ def test_space_has_all_it_imports_and_nothing_else(built, stem):
 def test_modules_of_a_space_are_those_that_one_would_copy_by_hand(built):
     sources = {path.relative_to(built["ddpm"]).as_posix() for path in built["ddpm"].rglob("*.py")}
     assert sources == {
-        "app.py", "apps/__init__.py", "apps/ddpm.py", "apps/kit/__init__.py", "apps/kit/answers.py",
+        "app.py", "apps/__init__.py", "apps/ddpm/__init__.py", "apps/ddpm/desk.py", "apps/ddpm/page.py",
+        "apps/ddpm/paint.py", "apps/ddpm/words.py", "apps/kit/__init__.py", "apps/kit/answers.py",
         "apps/kit/drawing_page.py", "apps/kit/hosts.py", "apps/kit/launch.py", "apps/kit/page.py",
         "apps/kit/parts.py", "apps/kit/pictures.py", "apps/kit/session.py", "apps/kit/sizes.py",
-        "apps/kit/uploads.py", "apps/kit/values.py", "apps/kit/visitors.py", "apps/kit/wires.py", "apps/ui.py",
+        "apps/kit/uploads.py", "apps/kit/values.py", "apps/kit/visitors.py", "apps/kit/wires.py",
         "hub_models/__init__.py", "hub_models/bounds.py",
         "hub_models/building.py", "hub_models/ddpm.py", "hub_models/device.py",
         "hub_models/diffusion.py", "hub_models/documents.py", "hub_models/pictures.py",

@@ -4,7 +4,6 @@
 
 Any `VisionEncoderDecoderModel` or `BlipForConditionalGeneration` can be served, and, after "clip=", any dual encoder to
 rank lines with; without one it is CLIP's "emoji".
-desk computes, paint has where a model looked and its pixels, words the HTML, page the layout and the events.
 """
 
 from apps.captioning.page import PAGE, build, load_models, main

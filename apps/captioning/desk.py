@@ -149,19 +149,15 @@ class Desk:
     """The captioners that are loaded, an eye to rank with, and the last evidences; one of the former two may lack."""
 
     def __init__(self, models: Mapping[str, Captioner], eye: CLIP | None):
-        self.models, self.eye, self.flags = models, eye, StopFlags()
+        self.models, self.eye, self.flags = values.Models(models), eye, StopFlags()
         self.recent = Recent(KEPT)
-        self.first = next(iter(models.values()), None)
-
-    def model(self, name) -> Captioner:
-        return values.chosen(self.models, name)
 
     def look(self, name, path: str | None, caption: Caption, stop: threading.Event) -> Looked:
         """The evidence for the words of a caption, from the recent ones where it is there.
 
         Paths of uploads name their content, so that equal ones are equal pictures. Raises InputError as `watch`.
         """
-        model = self.model(name)
+        model = self.models.chosen(name)
         key = (model.name, model.weights_sha256, path, tuple(caption.tokens))
         if looked := self.recent.get(key):
             return looked
@@ -197,9 +193,8 @@ class Desk:
             prefix: what the caption begins with
             seed: of "Nucleus", reduced modulo 2**63; -1 draws a fresh one
         """
-        order = check_order(
-            self.model(model), picture, decoding, beams, count, length, temperature, top_p, prefix, seed
-        )
+        asked = picture, decoding, beams, count, length, temperature, top_p, prefix, seed
+        order = check_order(self.models.chosen(model), *asked)
         with self.flags.armed(request.session_hash) as stop:
             captions = order.captions(stop)
         return {
@@ -223,7 +218,7 @@ class Desk:
             word: the one to paint the map of, 0 is the first
             opacity: of the map, 0 to 100 percent
         """
-        loaded, opacity = self.model(model), values.percent(opacity, "Opacity")
+        loaded, opacity = self.models.chosen(model), values.percent(opacity, "Opacity")
         text = check_text(loaded, text, "Text")
         seen = pictures.read_picture(picture)
         if not text:

@@ -138,7 +138,7 @@ def _options(desk: Desk, asked: SimpleNamespace) -> None:
             low, high, value, step=step, label=label, visible=visible, min_width=160, elem_id=f"captioning-{name}"
         )
 
-    most, hidden = longest(desk.first), {"visible": False, "min_width": 160}
+    most, hidden = longest(desk.models.first), {"visible": False, "min_width": 160}
     said = {"placeholder": "a picture of", "info": "The model goes on from there.", "elem_id": "captioning-prefix"}
     asked.prefix = gr.Textbox(label="Begin with", max_lines=1, **said)
     with gr.Row():
@@ -165,7 +165,7 @@ def _look_card(desk: Desk, asked: SimpleNamespace, shown: SimpleNamespace) -> No
             asked.view = gr.Radio(VIEWS, value=LOOKED, label="View", elem_id="captioning-view", **CHIPS)
             asked.opacity = gr.Slider(0, 100, OPACITY, step=1, label="Opacity, %", elem_id="captioning-opacity")
             parts.styled(words.SCALE, HERE / "scale.css", padding=False)
-            shown.facts = gr.HTML(words.card(desk.first), padding=False)
+            shown.facts = gr.HTML(words.card(desk.models.first), padding=False)
 
 
 def _rank_card(rankers: Mapping, eye: CLIP | None, rank: SimpleNamespace) -> None:
@@ -201,7 +201,7 @@ def _caption_events(demo: gr.Blocks, desk: Desk, asked: SimpleNamespace, shown: 
         return {shown.status: status("Looking for words …", 0), shown.stop: on}
 
     def emptied(path, name, *_, said=WAITING):
-        model = next((model for each, model in desk.models.items() if each == name), desk.first)
+        model = next((model for each, model in desk.models.items() if each == name), desk.models.first)
         nothing = {shown.list: words.captions_html(None), shown.status: status(said), shown.facts: words.card(model)}
         return nothing | _unlooked(shown, None) | {shown.said: None, shown.stop: off}
 
@@ -213,7 +213,7 @@ def _caption_events(demo: gr.Blocks, desk: Desk, asked: SimpleNamespace, shown: 
             return emptied(path, name)
         started = time.perf_counter()
         *how, seed = how
-        order = check_order(desk.model(name), path, *how, None if fresh else seed)
+        order = check_order(desk.models.chosen(name), path, *how, None if fresh else seed)
         said = say(order, name, path, desk.flags.get(request.session_hash))
         seconds, best = time.perf_counter() - started, said.captions[0]
         line = f"{name}, {how[0].lower()}: {len(best.tokens)} tokens in {1000 * seconds:,.0f} ms."
@@ -230,7 +230,7 @@ def _caption_events(demo: gr.Blocks, desk: Desk, asked: SimpleNamespace, shown: 
         return drawn | {asked.beams: beams, asked.count: both}
 
     def fit_to_model(name):
-        most = longest(desk.model(name))
+        most = longest(desk.models.chosen(name))
         return {asked.length: gr.update(maximum=most, value=most)}
 
     fitted = [asked.beams, asked.count, asked.temperature, asked.top_p, asked.seed, asked.fresh]

@@ -1,33 +1,33 @@
 """Which of a page's models a picture is for: chosen with a fresh picture, said beside the answer, one press away."""
 
 import html
-from collections.abc import Mapping
 from types import SimpleNamespace
 
 import gradio as gr
 
-from apps.kit import pictures, values
+from apps.kit import pictures
 from apps.kit.page import Page
 from apps.kit.uploads import PictureError
+from apps.kit.values import Models
 from apps.kit.wires import AT_ONCE, wire
 from hub_models.worlds import Home, home
 
 
-def fact(path: str, name: str, models: Mapping) -> dict | None:
+def fact(path: str, name: str, models: Models) -> dict | None:
     """What a program is told: what the model has seen, and whether the picture belongs elsewhere; None without worlds.
 
     seen: the kind of the model's training pictures. best: the loaded model whose training pictures are most like it.
     outside: whether it is unlike those of all models. Raises PictureError as pictures.read_picture.
     """
-    found, mine = _home(path, models), values.chosen(models, name).world
+    found, mine = _home(path, models), models.chosen(name).world
     if found.best is None or mine is None:
         return None
     return {"seen": mine.kind, "best": found.best, "outside": found.outside}
 
 
-def sentence(found: Home, name: str, models: Mapping) -> str:
+def sentence(found: Home, name: str, models: Models) -> str:
     """What a visitor is told of a picture that is not for the model; "" where it is."""
-    mine = values.chosen(models, name).world
+    mine = models.chosen(name).world
     if found.best is None or mine is None:
         return ""
     best = models[found.best].world
@@ -38,7 +38,7 @@ def sentence(found: Home, name: str, models: Mapping) -> str:
     return ""
 
 
-def _home(path: str, models: Mapping) -> Home:
+def _home(path: str, models: Models) -> Home:
     return home(pictures.read_picture(path), {name: model.world for name, model in models.items()})
 
 
@@ -50,7 +50,7 @@ def line(page: Page) -> SimpleNamespace:
 
 
 def chosen(
-    models: Mapping, box: gr.Image, model_name: gr.Radio, part: SimpleNamespace, along=lambda name: {}, others=()
+    models: Models, box: gr.Image, model_name: gr.Radio, part: SimpleNamespace, along=lambda name: {}, others=()
 ):
     """The events after which to answer: a fresh picture, whose model has been chosen, unless the visitor chose one; and
     a press of the button. What is chosen once is kept until that button is pressed.
@@ -79,7 +79,7 @@ def chosen(
     return picked.then, switched.then
 
 
-def said(models: Mapping, box: gr.Image, model_name: gr.Radio, part: SimpleNamespace, events: list) -> None:
+def said(models: Models, box: gr.Image, model_name: gr.Radio, part: SimpleNamespace, events: list) -> None:
     """After these events, which end an answer, say whether the picture is for the model that gave it."""
 
     def say(path, name):
@@ -93,7 +93,7 @@ def said(models: Mapping, box: gr.Image, model_name: gr.Radio, part: SimpleNames
         wire(event, say, [box, model_name], [part.said, part.switch], **AT_ONCE)
 
 
-def _alike(models: Mapping, best: str, name: str) -> bool:
+def _alike(models: Models, best: str, name: str) -> bool:
     """Whether a model has seen the same kind of pictures as the best one, or doesn't say what it has seen."""
-    world = values.chosen(models, name).world
+    world = models.chosen(name).world
     return world is None or world.kind == models[best].world.kind

@@ -1,0 +1,180 @@
+"""What the page computes, for people and for programs: orders checked and drawn, and their films."""
+
+import contextlib
+import html
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import gradio as gr
+import numpy as np
+from PIL import Image
+
+from apps.ddpm.paint import Film, with_receipt
+from apps.kit import drawing_page, launch, pictures, values
+from apps.kit.session import StopFlags
+from hub_models import ddpm, store
+from hub_models.ddpm import DDPM, Step
+
+MAX_PICTURES = 16
+MAX_STEPS = 250
+STEPS = 20  # of DPM-Solver++ look like 50 of DDIM
+MAX_GUIDANCE = 10
+FILM_FRAMES = 61
+SAMPLER_NAMES = {"DPM-Solver++": "dpm++", "DDIM": "ddim", "DDPM": "ddpm"}
+ANY = "any"
+
+
+def load_models(names: list[str]) -> dict[str, DDPM | store.CheckpointError]:
+    """Each named model, or the error in its place."""
+    return launch.load_each(ddpm.load, names)
+
+
+@dataclass(frozen=True)
+class Order:
+    """What to draw, checked. `settings` are the arguments that `DDPM.generate` and `.receipt` share."""
+
+    model: DDPM
+    labels: list[str]
+    seeds: list[int]
+    settings: dict
+
+    @property
+    def captions(self) -> list[tuple[str, str]]:
+        names = self.labels if self.model.label_names else ["picture"] * len(self.labels)
+        return [(label, str(seed)) for label, seed in zip(names, self.seeds, strict=True)]
+
+    def receipt(self, k: int | None = None) -> dict:
+        """Of picture k, or of all."""
+        which = slice(None) if k is None else slice(k, k + 1)
+        return self.model.receipt(self.labels[which], self.seeds[which], **self.settings)
+
+    def steps(self) -> Iterator[Step]:
+        return self.model.generate(self.labels, self.seeds, **self.settings)
+
+
+class Recorder:
+    """An order whose drawing is filmed: FILM_FRAMES frames, evenly spaced; `film` is what there is so far."""
+
+    def __init__(self, order: Order):
+        self.order, self.total = order, order.settings["num_inference_steps"]
+        self.kept = set(np.linspace(0, self.total - 1, min(self.total, FILM_FRAMES - 1)).round().astype(int).tolist())
+        self.done, self.last = 0, ddpm.to_uint8(order.model.initial_noise(order.seeds))  # (B, R, R, 3)
+        self.frames = []  # (x_t before a step, the x0 predicted from it, steps done before, t)
+
+    def steps(self) -> Iterator[Step]:
+        with contextlib.closing(self.order.steps()) as steps:
+            for step in steps:
+                if step.index in self.kept:
+                    self.frames.append((self.last, ddpm.to_uint8(step.x0), step.index, step.timestep))
+                self.done, self.last, self.last_guess = step.index + 1, ddpm.to_uint8(step.x_t), ddpm.to_uint8(step.x0)
+                yield step
+
+    def film(self) -> Film:
+        end = self.last if self.done == self.total else self.last_guess  # stopped: the best there is
+        noisy, guess, steps, timesteps = map(list, zip(*self.frames, (self.last, end, self.done, -1), strict=True))
+        receipt = self.order.receipt() | {"steps_done": self.done}
+        return Film(np.stack(noisy), np.stack(guess), steps, timesteps, self.total, receipt)
+
+
+def label_choices(model: DDPM) -> list[str]:
+    return [*([ANY] if model.null_label is not None or not model.label_names else []), *model.label_names]
+
+
+def max_steps(model: DDPM) -> int:
+    return min(MAX_STEPS, model.num_train_timesteps)
+
+
+def own_fields(model: DDPM) -> dict[str, dict]:
+    """What the fields that depend on the model show."""
+    options, top, last = label_choices(model), max_steps(model), model.num_train_timesteps - 1
+    named, guidance = bool(model.label_names), min(max(model.default_guidance, 1), MAX_GUIDANCE)
+    return {
+        "labels": {"choices": options, "value": options[1:2] or [ANY], "visible": named},
+        "steps": {"maximum": top, "value": min(STEPS, top)},
+        "guidance": {"value": guidance, "visible": model.null_label is not None},
+        "t": {"maximum": last, "value": model.num_train_timesteps // 4},
+        "label": {"choices": options, "value": options[0], "visible": named},
+    }
+
+
+def check_order(model: DDPM, labels, count, seed, steps, guidance, sampler) -> Order:
+    """The order that raw parameters stand for; gr.Error names the range of the first that is wrong."""
+    count, options = values.number(count, "Pictures", 1, MAX_PICTURES, integer=True), label_choices(model)
+    if isinstance(labels, str) or labels is None:
+        labels = [labels or ANY]
+    if not isinstance(labels, list):
+        raise values.InputError(f"Classes must be a list of: {', '.join(map(html.escape, options))}.")
+    labels = [values.choice(label, "Class", options) for label in labels] or options[:1]
+    seed = values.seed(seed)
+    guidance = values.number(guidance, "Guidance", 1, MAX_GUIDANCE)
+    settings = {
+        "num_inference_steps": values.number(steps, "Steps", 1, max_steps(model), integer=True),
+        "guidance_scale": guidance if model.null_label is not None else 1.0,
+        "sampler": SAMPLER_NAMES[values.choice(sampler, "Sampler", SAMPLER_NAMES)],
+    }
+    seeds = [(seed + k) % 2**63 for k in range(count)]
+    return Order(model, [labels[k % len(labels)] for k in range(count)], seeds, settings)
+
+
+class Desk:
+    """The models that are loaded, and the flags of those who draw."""
+
+    def __init__(self, models: Mapping[str, DDPM]):
+        self.models, self.flags = values.Models(models), StopFlags()
+
+    def order(self, name, *asked) -> Order:
+        return check_order(self.models.chosen(name), *asked)
+
+    def noisy(self, image: Image.Image, t, seed, label, name) -> tuple[Image.Image, Image.Image]:
+        """The picture t steps into the noise, and what the model sees under it. Raises InputError."""
+        model = self.models.chosen(name)
+        t = values.number(t, "t", 0, model.num_train_timesteps - 1, integer=True)
+        label = values.choice(label, "Class", label_choices(model))
+        return model.forward_process(image, t, values.seed(seed), label)
+
+    # For programs
+
+    def ddpm_draw(self, labels, count, seed, steps, guidance, sampler, model, request: gr.Request):
+        """Draw pictures. Returns one PNG a picture, a receipt in its text, and the receipt of them all.
+
+        Parameters:
+            labels: class names, dealt out in turn over the pictures; "any" leaves the class to the model
+            count: how many pictures, 1 to 16
+            seed: the first picture's, reduced modulo 2**63; -1 draws a fresh one; picture k has seed + k
+            steps: denoising steps, 1 to 250, at most the timesteps the model was trained with
+            guidance: 1 (none) to 10
+            sampler: "DDIM", "DDPM" or "DPM-Solver++"
+            model: the name of a loaded model
+        """
+        order = self.order(model, labels, count, seed, steps, guidance, sampler)
+        images = ddpm.to_uint8(drawing_page.whole(order, self.flags, request.session_hash).x_t)
+        drawn = [with_receipt(Image.fromarray(pixels), order.receipt(k)) for k, pixels in enumerate(images)]
+        return list(zip(drawn, [f"{label}, {seed}" for label, seed in order.captions], strict=True)), order.receipt()
+
+    def ddpm_film(self, label, seed, steps, guidance, sampler, model, request: gr.Request):
+        """Draw one picture and return its film: a GIF with x_t on the left and the predicted x0 on the right.
+
+        Parameters:
+            label: a class name, or "any"
+            seed: reduced modulo 2**63; -1 draws a fresh one
+            steps: denoising steps, 1 to 250, at most the timesteps the model was trained with
+            guidance: 1 (none) to 10
+            sampler: "DDIM", "DDPM" or "DPM-Solver++"
+            model: the name of a loaded model
+        """
+        order = self.order(model, label, 1, seed, steps, guidance, sampler)
+        recorder = Recorder(order)
+        drawing_page.whole(recorder, self.flags, request.session_hash)
+        return recorder.film().gif_file(0), order.receipt()
+
+    def ddpm_forward(self, picture, t, seed, label, model):
+        """Put noise on a picture, q(x_t | x_0), and return x_t and the picture the model sees under it.
+
+        Parameters:
+            picture: an image file
+            t: the timestep, 0 to one less than the model was trained with
+            seed: of the noise, reduced modulo 2**63; -1 draws a fresh one
+            label: a class name, or "any"
+            model: the name of a loaded model
+        """
+        return self.noisy(pictures.read_picture(picture), t, seed, label, model)

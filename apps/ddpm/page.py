@@ -1,0 +1,207 @@
+"""The page `ddpm`: what stands where, and what happens when."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import gradio as gr
+import numpy as np
+
+from apps.ddpm import words
+from apps.ddpm.desk import ANY, MAX_GUIDANCE, MAX_PICTURES, SAMPLER_NAMES, Desk, Recorder, load_models, own_fields
+from apps.ddpm.paint import enlarge
+from apps.kit import answers, drawing_page, launch, parts, pictures, values
+from apps.kit.page import Page
+from apps.kit.wires import HIDDEN, endpoint, fitted, wire
+from hub_models.ddpm import DDPM
+from hub_models.store import CheckpointError
+
+HERE = Path(__file__).parent
+PAGE = Page(
+    stem="ddpm",
+    title="Draw out of noise",
+    sentence="A U-Net has learned to take noise off small pictures. Start it from nothing but noise, and it draws.",
+    card="A diffusion model turns noise into new emoji, step by step, and you watch. Then run the film backwards.",
+    short="Watch a diffusion model draw new emoji out of noise",
+    models=("emoji-32",),
+    gpu_seconds=60,  # the largest order, 16 pictures of 250 steps, measured at 54 s on one CPU thread
+    call="ddpm_draw",
+    example={"labels": ["food"], "count": 4, "seed": 7},
+)
+PREVIEWS = 10  # of a drawing under way at most
+NO_PICTURE = "Upload a picture, or take one you drew."
+FORWARD = {"concurrency_id": "ddpm_forward", "concurrency_limit": 2}  # one evaluation: it doesn't wait for drawings
+LATEST = {"trigger_mode": "always_last"} | HIDDEN
+
+
+def build(models: dict[str, DDPM | CheckpointError]) -> gr.Blocks:
+    """The page around loaded models; in the place of one that could not be loaded stands the cause."""
+    with parts.opened(PAGE, models) as (demo, ready):
+        if ready:
+            desk, names = Desk(ready), list(ready)
+            form, shown = SimpleNamespace(), SimpleNamespace()
+            form.own = own_fields(desk.models.first)
+            form.model_name = gr.Radio(names, value=names[0], label="Model", visible=len(names) > 1)
+            with gr.Tabs():
+                with gr.Tab("Draw"):
+                    _draw_part(form, shown)
+                    _film_events(shown, _draw_events(demo, desk, form, shown))
+                with gr.Tab("Into the noise"):
+                    _forward_part(desk, form, shown.film)
+
+            def fit_to_model(name):
+                return fitted(form, own_fields(desk.models.chosen(name)))
+
+            own = [getattr(form, key) for key in form.own]
+            wire(form.model_name.change, fit_to_model, form.model_name, own, **HIDDEN)
+    return demo
+
+
+# ---- an order, its drawing, and the film of it -----------------------------------------------------------------------
+
+
+def _draw_part(form: SimpleNamespace, shown: SimpleNamespace) -> None:
+    """`form.order` are the fields of check_order; `shown.film` is the Film of the last drawing."""
+    with gr.Row(equal_height=False):
+        with gr.Column(scale=4, min_width=260):
+            said = "Several are dealt out in turn; any leaves it to the model."
+            form.labels = gr.CheckboxGroup(**form.own["labels"], label="Classes", info=said, elem_classes="chips")
+            form.count = gr.Slider(1, MAX_PICTURES, 8, step=1, label="Pictures")
+            with gr.Row():
+                shown.draw = gr.Button("Draw", variant="primary", min_width=110)
+                shown.stop = gr.Button("Stop", variant="stop", interactive=False, min_width=80)
+        with gr.Column(scale=9, min_width=320):
+            nothing = parts.blank("Choose a class and press Draw: the pictures form here.")
+            files = drawing_page.SHEET, HERE / "sheet.css", HERE / "sheet.js"
+            shown.sheet = parts.styled(nothing, *files, elem_id="ddpm-sheet")
+            shown.line = gr.HTML(parts.status("Nothing drawn yet."), elem_id="ddpm-status")
+        with gr.Column(scale=4, min_width=240):
+            said = "Of the first picture; each next has one more."
+            form.seed = gr.Number(0, label="Seed", info=said, elem_id="ddpm-seed")
+            form.fresh = gr.Checkbox(True, label="New seed every time")
+            form.steps = gr.Slider(1, **form.own["steps"], step=1, label="Steps")
+            top, said = MAX_GUIDANCE, "1 switches it off."
+            form.guidance = gr.Slider(1, top, **form.own["guidance"], step=0.5, label="Guidance", info=said)
+            form.sampler = gr.Radio(list(SAMPLER_NAMES), value="DPM-Solver++", label="Sampler", elem_classes="chips")
+            shown.png = gr.DownloadButton("Download PNG with receipt", interactive=False, size="sm")
+    form.order = [form.labels, form.count, form.seed, form.steps, form.guidance, form.sampler]
+    parts.section("Film of one picture", "Choose a picture above, then drag: what the model saw, and what it guessed.")
+    shown.film, shown.chosen = gr.State(None, time_to_live=3600), gr.State(0)
+    shown.frame = gr.Slider(0, 1, 0, step=1, label="Frame", interactive=False, elem_id="ddpm-frame")
+    nothing = parts.blank("The film comes with the first drawing.")
+    shown.pair = parts.styled(nothing, HERE / "pair.css", elem_id="ddpm-film")
+    shown.gif = gr.DownloadButton("Download GIF", interactive=False, size="sm", elem_classes="v-narrow")
+
+
+def _draw_events(demo: gr.Blocks, desk: Desk, form: SimpleNamespace, shown: SimpleNamespace):
+    """The event that ends a drawing."""
+
+    def stream(request: gr.Request, name, fresh, labels, count, seed, *rest):
+        order = desk.order(name, labels, count, None if fresh else seed, *rest)
+        recorder, flag = Recorder(order), desk.flags.get(request.session_hash)
+        drawing = drawing_page.Drawing(recorder.steps(), flag, previews=PREVIEWS)
+        seed = {form.seed: order.seeds[0]}
+        for step in drawing.shown():
+            tiles = words.sheet_html(recorder.last, order.captions, done=False)
+            yield seed | {shown.sheet: tiles, shown.line: drawing.line(f", t = {step.timestep}")}
+        film, tiles = recorder.film(), words.sheet_html(recorder.last, order.captions, done=True)
+        said = parts.status(f"{drawing.outcome()}, seed {order.seeds[0]}")
+        frame = gr.update(maximum=film.last, value=film.last, interactive=True)
+        yield seed | {shown.sheet: tiles, shown.line: said, shown.film: film, shown.chosen: 0, shown.frame: frame}
+
+    around = demo, desk.flags, shown.draw, shown.stop, shown.line
+    outputs = [shown.sheet, shown.line, form.seed, shown.film, shown.chosen, shown.frame]
+    inputs, busy = [form.model_name, form.fresh, *form.order], [shown.png, shown.gif]
+    ended = drawing_page.stoppable(PAGE, *around, stream, inputs, outputs, busy=busy)
+    gallery = gr.Gallery(label="Pictures", format="png", visible=False)
+    receipt = gr.JSON(label="Receipt", visible=False)
+    animation = gr.File(label="GIF", visible=False)
+    label = gr.Textbox(ANY if ANY in form.own["label"]["choices"] else "", label="Class", visible=False)
+    endpoint(PAGE.stem, desk.ddpm_draw, [*form.order, form.model_name], [gallery, receipt])
+    one = [label, form.seed, form.steps, form.guidance, form.sampler, form.model_name]
+    endpoint(PAGE.stem, desk.ddpm_film, one, [animation, receipt])
+    return ended
+
+
+def _film_events(shown: SimpleNamespace, ended) -> None:
+    """What the film of a drawing that has ended is good for; it is None again after an hour."""
+
+    def sheet_file(film):
+        return {shown.png: gr.update(value=film.sheet_file(), interactive=True)} if film else {}
+
+    def gif_file(film, k):
+        return {shown.gif: gr.update(value=film.gif_file(k), interactive=True)} if film else {}
+
+    def scrub(film, k, at):
+        if film is None:
+            return {}
+        return {shown.pair: words.frame_html(film, k, values.number(at, "Frame", 0, film.last, integer=True))}
+
+    def last_frame(film, k):
+        return scrub(film, k, film and film.last)  # the slider may still be at a frame of the film before
+
+    def pick(event: gr.EventData, film, at):
+        if film is not None:
+            k = values.number(event.k, "Picture", 0, len(film.receipt["seeds"]) - 1, integer=True)
+            yield {shown.chosen: k} | scrub(film, k, at)
+            yield gif_file(film, k)
+
+    one = [shown.film, shown.chosen]
+    saved = wire(ended.then, sheet_file, shown.film, shown.png, **HIDDEN)
+    wire(saved.then, gif_file, one, shown.gif, **HIDDEN)
+    wire(shown.frame.change, scrub, [*one, shown.frame], shown.pair, **LATEST)
+    wire(shown.film.change, last_frame, one, shown.pair, **HIDDEN)
+    wire(shown.sheet.click, pick, [shown.film, shown.frame], [shown.chosen, shown.pair, shown.gif], **LATEST)
+
+
+# ---- noise on a visitor's picture ------------------------------------------------------------------------------------
+
+
+def _forward_part(desk: Desk, form: SimpleNamespace, drawn: gr.State) -> None:
+    side = desk.models.first.resolution_px
+    parts.section(
+        "What training asks",
+        "Training shows the model pictures with noise on them and asks what is under it. Drag t from a clean picture "
+        f"to nothing but noise, and see what it answers. It goes in at {side} × {side} pixels.",
+    )
+    with gr.Row(equal_height=False):
+        with gr.Column(scale=2, min_width=300):
+            upload = pictures.picture_input("Your picture", height=240)
+            take = gr.Button("Take the first picture drawn", size="sm")
+            form.t = gr.Slider(0, **form.own["t"], step=1, label="t")
+            form.label = gr.Dropdown(**form.own["label"], label="Tell the model what it is")
+            seed = gr.Number(0, label="Seed of the noise")
+        with gr.Column(scale=5, min_width=320):
+            pair = parts.styled(parts.blank(NO_PICTURE), HERE / "pair.css", elem_id="ddpm-noisy")
+            numbers = gr.HTML("")
+    small = gr.State(None, time_to_live=3600)  # the picture at no more than 256 px: dragging t decodes nothing
+
+    def shrink(path):
+        if path is None:
+            return {small: None}
+        image = pictures.read_picture(path)
+        image.thumbnail((256, 256))
+        return {small: image}
+
+    def from_film(film):
+        if film is None:
+            raise values.InputError("Draw a picture in the first tab, then take it here.")
+        return {upload: answers.cached_file(pictures.png_bytes(enlarge(film.noisy[-1, 0], 256)), "drawn.png")}
+
+    def show(image, t, *rest):
+        if image is None:
+            return {pair: parts.blank(NO_PICTURE), numbers: ""}
+        x_t, x0 = map(np.asarray, desk.noisy(image, t, *rest))
+        noisy = words.pair_html(x_t, x0, f"<b>x<sub>t</sub></b> at t = {int(t)}")
+        return {pair: noisy, numbers: words.shares_html(desk.models.chosen(rest[-1]), int(t))}
+
+    asked, shown = [small, form.t, seed, form.label, form.model_name], [pair, numbers]
+    shrunk = wire(upload.change, shrink, upload, small, **HIDDEN)
+    wire(shrunk.success, show, asked, shown, **FORWARD, **HIDDEN)
+    wire(take.click, from_film, drawn, upload, **HIDDEN)
+    wire([form.t.change, seed.change, form.label.change], show, asked, shown, **FORWARD, **LATEST)
+    outputs = [gr.Image(label=name, format="png", visible=False) for name in ("x_t", "x0")]
+    endpoint(PAGE.stem, desk.ddpm_forward, [upload, *asked[1:]], outputs, **FORWARD)
+
+
+def main() -> None:
+    launch.run(PAGE, load_models, build)

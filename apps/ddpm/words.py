@@ -1,0 +1,60 @@
+"""What the page shows of drawings and of noisy pictures, as HTML. Letters: B pictures of R × R pixels."""
+
+import html
+import io
+from collections.abc import Sequence
+
+import numpy as np
+
+from apps.ddpm.paint import Film, enlarge
+from apps.kit import parts, pictures
+from apps.kit.drawing_page import columns
+from hub_models.ddpm import DDPM
+
+GUESS = "<b>predicted x<sub>0</sub></b>"
+
+
+def data_url(pixels: np.ndarray, side_px: int) -> str:
+    enlarge(pixels, side_px).save(buffer := io.BytesIO(), "WEBP", quality=90, method=1)
+    return pictures.data_url(buffer.getvalue(), "webp")
+
+
+def sheet_html(pictures: np.ndarray, captions: Sequence[tuple[str, str]], *, done: bool) -> str:
+    """The sheet of pictures (B, R, R, 3): buttons that choose the film's picture, once the drawing is done."""
+    side_px = 256 if done else 128
+    tiles = []
+    for k, (pixels, (label, detail)) in enumerate(zip(pictures, captions, strict=True)):
+        name = f"Picture {k + 1}: {label}, seed {detail}"
+        tiles.append(
+            f'<button type="button" class="tile" data-k="{k}" aria-pressed="{str(done and k == 0).lower()}"'
+            f' aria-label="{html.escape(name)}. Show its film." {"" if done else "disabled"}>'
+            f'<img src="{data_url(pixels, side_px)}" alt="{html.escape(name)}">'
+            f"<span><b>{html.escape(label)}</b> {html.escape(detail)}</span></button>"
+        )
+    return f'<div class="sheet cols-{columns(len(tiles))}">{"".join(tiles)}</div>'
+
+
+def pair_html(left: np.ndarray, right: np.ndarray, left_caption: str, right_caption: str = GUESS) -> str:
+    """Two pictures (R, R, 3) side by side, with captions that may hold markup."""
+    figures = "".join(
+        f'<figure><img src="{data_url(pixels, 320)}" alt="{alt}"><figcaption>{caption}</figcaption></figure>'
+        for pixels, caption, alt in (
+            (left, left_caption, "the noisy picture"),
+            (right, right_caption, "the model's guess of the clean picture"),
+        )
+    )
+    return f'<div class="pair">{figures}</div>'
+
+
+def frame_html(film: Film, k: int, frame: int) -> str:
+    """A frame of picture k's film: x_t, and what the model made of it."""
+    done, t = film.steps[frame], film.timesteps[frame]
+    left = f"<b>x<sub>t</sub></b> after {done} of {film.total} steps" + (f", t = {t}" if t >= 0 else "")
+    return pair_html(film.noisy[frame, k], film.guess[frame, k], left, GUESS if t >= 0 else "<b>the picture</b>")
+
+
+def shares_html(model: DDPM, t: int) -> str:
+    """How much of a picture is left at t."""
+    alpha_bar = float(model.scheduler.alphas_cumprod[t])
+    shares = f"{alpha_bar**0.5:.3f} of the picture + {(1 - alpha_bar) ** 0.5:.3f} of noise"
+    return parts.facts({"x_t is": shares, "Signal to noise": f"{alpha_bar / max(1 - alpha_bar, 1e-12):.3g}"})
