@@ -233,15 +233,15 @@ def _caption_events(demo: gr.Blocks, desk: Desk, asked: SimpleNamespace, shown: 
         most = longest(desk.models.chosen(name))
         return {asked.length: gr.update(maximum=most, value=most)}
 
-    fitted = [asked.beams, asked.count, asked.temperature, asked.top_p, asked.seed, asked.fresh]
-    wire(asked.decoding.change, fit_to_decoding, asked.decoding, fitted, **AT_ONCE)
-    wire(asked.model_name.input, fit_to_model, asked.model_name, asked.length, **AT_ONCE)
-    again = [asked.go.click, asked.prefix.submit, asked.decoding.input, asked.model_name.input]
+    by_decoding = [asked.beams, asked.count, asked.temperature, asked.top_p, asked.seed, asked.fresh]
+    wire(asked.decoding.change, fit_to_decoding, asked.decoding, by_decoding, **AT_ONCE)
+    fitted = wire(asked.model_name.input, fit_to_model, asked.model_name, asked.length, **AT_ONCE)
+    again = [asked.go.click, asked.prefix.submit, asked.decoding.input]
     outputs = [shown.list, shown.status, shown.words, shown.map, shown.worth, shown.facts, shown.said, shown.chosen]
     how = dict(page=PAGE, flags=desk.flags, answer=caption, emptied=failed, box=asked.box)
     how |= dict(inputs=[asked.box, asked.model_name, asked.fresh, *asked.how])
     home = desk.models, asked.box, asked.model_name, shown.home
-    triggers = [*homes.chosen(*home, fit_to_model, [asked.length]), again]
+    triggers = [*homes.chosen(*home, fit_to_model, [asked.length]), fitted.then, again]
     outputs += [shown.word, shown.stop, asked.seed]
     answered = [picture_page.answered(trigger, begin, shown=outputs, **how) for trigger in triggers]
     homes.said(*home, [event.success for event in answered])

@@ -90,7 +90,7 @@ def said(models: Models, box: gr.Image, model_name: gr.Radio, part: SimpleNamesp
         return {part.said: shown, part.switch: gr.update(value=f"Try {found.best}", visible=other)}
 
     for event in events:
-        wire(event, say, [box, model_name], [part.said, part.switch], **AT_ONCE)
+        wire(event, say, [box, model_name], [part.said, part.switch], trigger_mode="always_last", **AT_ONCE)
 
 
 def _alike(models: Models, best: str, name: str) -> bool:
