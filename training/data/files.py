@@ -8,9 +8,11 @@ machine. Each is resolved first; what then lies elsewhere, or is no plain file (
 with a `DataError` before it is opened, and what is read comes from the very file that was looked at.
 """
 
+import difflib
 import os
 import re
 import stat
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +23,24 @@ ELSEWHERE = "only files inside the data set's folder are opened: put it there, o
 
 class DataError(ValueError):
     """The data cannot be trained on; the message says where, why, and what to do."""
+
+
+def choices(wrong: str, names: Iterable[str], lead: str) -> str:
+    """ "It has: a, b. Did you mean 'a'?" """
+    names = list(names)
+    guess = difflib.get_close_matches(wrong.lower(), [n.lower() for n in names], 1, cutoff=0.5) if wrong else []
+    guess = [n for n in names if guess and n.lower() == guess[0]]
+    return f"{lead}: {', '.join(names) or 'none'}." + (f" Did you mean '{guess[0]}'?" if guess else "")
+
+
+def some(names: Sequence[str]) -> str:
+    """The first ten, and how many more there are."""
+    return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+
+
+def first_line(error: Exception) -> str:
+    """What the error says, on one line."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 @dataclass(frozen=True)
