@@ -16,7 +16,6 @@ import copy
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -24,11 +23,12 @@ from diffusers import AutoencoderKL
 from PIL import Image
 
 from hub_models import autoencoder as contract
-from training import metrics, publish
+from training import metrics
 from training.config import TrainConfig, parse
+from training.data.facts import facts_of
 from training.data.sources import Source, open_source
-from training.loop import fit
 from training.optim import Player
+from training.task import Card, Results, Task, run
 
 STEM = "autoencoder"
 MEASURED_PICTURES = 1024  # training pictures whose latents the export measures, evenly spread
@@ -227,8 +227,8 @@ def finished(vae: AutoencoderKL, pictures: np.ndarray, cfg: AutoencoderConfig) -
     return contract.Autoencoder(vae, resolution_px=cfg.resolution, latent_to_rgb=weight, latent_to_rgb_bias=bias)
 
 
-def main(argv: list[str] | None = None) -> None:
-    cfg = parse(PRESETS, argv, description=__doc__)
+def task_of(cfg: AutoencoderConfig) -> Task:
+    """The experiment of a config."""
     columns = {"dataset_config_name": cfg.dataset_config_name, "image_column": cfg.image_column}
     train = open_source(cfg.dataset_name, split="train", skin_tones=cfg.skin_tones, **columns)
     held_out = open_source(cfg.dataset_name, split="validation", **columns)
@@ -238,29 +238,27 @@ def main(argv: list[str] | None = None) -> None:
     samples = Crops(train, cfg, (vae.config.latent_channels, cells, cells))
     shown = white_pictures(held_out, cfg.resolution, limit=64)
 
-    def loss_fn(model, batch):
+    def loss(model, batch):
         return negative_bound(batch["picture"], *model(batch["picture"], batch["noise"]), cfg)
 
-    def evaluate(model):
-        served = contract.Autoencoder(model.vae, resolution_px=cfg.resolution)
-        return {"psnr": float(metrics.psnr(reconstruct(served, shown), shown).mean())}
-
-    def draw_samples(model):
-        served = contract.Autoencoder(model.vae, resolution_px=cfg.resolution)
+    def draw(served):
         some = shown[:: max(1, len(shown) // 12)][:12]
         return rows_of(some, reconstruct(served, some))
 
-    def export(model, folder, run):
-        measured = finished(model.vae, white_pictures(train, cfg.resolution, limit=MEASURED_PICTURES), cfg)
-        facts = run | describe(cfg, train, measured, argv)
-        return publish.write_export(folder, lambda target: contract.save_folder(target, measured), facts)
+    def measured(served):
+        return finished(served.vae, white_pictures(train, cfg.resolution, limit=MEASURED_PICTURES), cfg)
 
-    fit(
-        [Player(Reconstruction(vae), loss_fn)], samples, cfg, run_dir=cfg.output_dir, evaluate=evaluate,
-        draw_samples=draw_samples, export=export,
+    return Task(
+        stem=STEM, source=train, players=[Player(Reconstruction(vae), loss)], samples=samples,
+        served=lambda model: contract.Autoencoder(model.vae, resolution_px=cfg.resolution),
+        evaluate=lambda served: {"psnr": float(metrics.psnr(reconstruct(served, shown), shown).mean())},
+        draw=draw, finished=measured, save=contract.save_folder, card=lambda served: card_of(served, cfg, train),
     )  # fmt: skip
-    if cfg.push_to_hub:
-        publish.push_export(Path(cfg.output_dir, "export"), cfg.hub_model_id, private=cfg.hub_private)
+
+
+def main(argv: list[str] | None = None) -> None:
+    cfg = parse(PRESETS, argv, description=__doc__)
+    run(task_of(cfg), cfg, argv)
 
 
 def rows_of(*rows: np.ndarray, gap_px: int = 2) -> Image.Image:
@@ -274,83 +272,65 @@ def rows_of(*rows: np.ndarray, gap_px: int = 2) -> Image.Image:
     return Image.fromarray(canvas)
 
 
-def describe(cfg: AutoencoderConfig, train: Source, model: contract.Autoencoder, argv: list[str] | None) -> dict:
-    """What the card says of this model beside what the loop knows."""
-    side, (channels, height, width) = cfg.resolution, model.latent_shape
-    emoji = cfg.dataset_name.startswith("emoji")
+def card_of(model: contract.Autoencoder, cfg: AutoencoderConfig, train: Source) -> Card:
+    side, (channels, height, width), facts = cfg.resolution, model.latent_shape, train.facts
     shift, scaling = contract.scale_of(model.vae)
-    return {
-        "stem": STEM,
-        "name": "emoji" if emoji else "autoencoder",
-        "title": f"Autoencoder, {side} px to {height} × {width} latents of {channels} channels",
-        "summary": f"An AutoencoderKL that makes {height} × {width} × {channels} numbers of a picture of {side} × {side} "
-                   f"pixels, and the picture of them again: the space in which latent diffusion works. Latents are "
-                   f"(z - {shift:.4g}) · {scaling:.4g}. Training data: "
-                   f"{'emoji art in five styles' if emoji else cfg.dataset_name}.",
-        "library_name": "diffusers",
-        "pipeline_tag": None,
-        "tags": ["autoencoder", "diffusers", "pytorch"],
-        "license": publish.license_of(train.licenses),
-        "datasets": [] if emoji else [cfg.dataset_name],
-        "base_model": cfg.pretrained_model_name_or_path,
-        "command": publish.command_line(STEM, argv),
-        "parameters": model.parameters,
-        "attributions": list(publish.ATTRIBUTIONS.values()) if emoji else [],
-        "usage": 'from diffusers import AutoencoderKL\n\nvae = AutoencoderKL.from_pretrained("org/name")\n'
-                 "latents = vae.encode(pictures).latent_dist.mean * vae.config.scaling_factor  # pictures (B, 3, H, W) "
-                 "in [-1, 1]\npictures = vae.decode(latents / vae.config.scaling_factor).sample",
-        "limits": [f"Fine lines and small text are lost: a picture has {channels * height * width:,} numbers left of "
-                   f"{3 * side * side:,}."]
-        + (["It has seen drawn emoji on a plain ground; photographs are outside of what was measured."] if emoji else []),
-    }  # fmt: skip
+    limits = [
+        f"Fine lines and small text are lost: a picture has {channels * height * width:,} numbers left of {3 * side * side:,}."
+    ]
+    if facts.shows:
+        limits += [f"It has seen {facts.shows} on a plain ground; photographs are outside of what was measured."]
+    return Card(
+        name=facts.ours or STEM,
+        title=f"Autoencoder, {side} px to {height} × {width} latents of {channels} channels",
+        summary=f"An AutoencoderKL that makes {height} × {width} × {channels} numbers of a picture of {side} × {side} "
+        "pixels, and the picture of them again: the space in which latent diffusion works. Latents are "
+        f"(z - {shift:.4g}) · {scaling:.4g}. Training data: {facts.title}.",
+        library_name="diffusers",
+        pipeline_tag=None,
+        tags=["autoencoder", "diffusers", "pytorch"],
+        parameters=model.parameters,
+        usage='from diffusers import AutoencoderKL\n\nvae = AutoencoderKL.from_pretrained("org/name")\n'
+        "latents = vae.encode(pictures).latent_dist.mean * vae.config.scaling_factor  # pictures (B, 3, H, W) "
+        "in [-1, 1]\npictures = vae.decode(latents / vae.config.scaling_factor).sample",
+        limits=limits,
+    )
 
 
-def evaluate_checkpoint(name: str, dataset_name: str, *, batch_size: int = 8) -> tuple[dict, dict]:
-    """Metrics of a saved autoencoder: mean per-picture PSNR (dB) and SSIM per set, of whole pictures on white.
+def evaluate_checkpoint(name: str, dataset_name: str, *, batch_size: int = 8) -> Results:
+    """Mean per-picture PSNR (dB) and SSIM of a saved autoencoder per evaluation set, of whole pictures on white.
 
-    name: bundled variant, folder or Hub id. On the emoji build the sets are validation concepts, held-out pairs and the
-    unseen style; on other data, validation. The baseline is linear: a principal component analysis of the patches under
+    name: bundled variant, folder or Hub id. The baseline is linear: a principal component analysis of the patches under
     each latent cell, fitted on the training pictures, with as many components as the latents have channels.
-    Returns the fields of results.json, and figures by name.
     """
-    model = contract.load(name)
+    model, facts = contract.load(name), facts_of(dataset_name)
     side, patch_px = model.resolution_px, model.reduction
-    wanted = ["validation"]
-    if dataset_name == "emoji":
-        wanted += ["heldout_pairs", "unseen_style"]
-    elif dataset_name == "emoji-sample":
-        wanted += ["heldout_pairs"]
     known = white_pictures(open_source(dataset_name, split="train"), side)
     mean, basis = metrics.fit_patch_pca(known, patch_px, model.latent_shape[0])
-    scores, baseline, per_class, hashes, figure = {}, {}, {}, [], None
-    for split in wanted:
+    results = Results("linear PCA, same latent shape")
+    for split in facts.evaluation_sets:
         source = open_source(dataset_name, split=split)
         pictures = white_pictures(source, side)
         ours = reconstruct(model, pictures, batch_size)
         linear = metrics.patch_pca_reconstruction(pictures, patch_px, mean, basis)
-        for into, made in ((scores, ours), (baseline, linear)):
-            decibels = np.minimum(metrics.psnr(made, pictures), 100.0)  # equal to the byte would be infinite
-            into[f"{split}/psnr"] = float(decibels.mean())
-            into[f"{split}/ssim"] = float(metrics.ssim(made, pictures).mean())
-            if split == "validation" and into is scores and source.label_names:
-                per_class["PSNR (dB)"] = {
-                    label: float(decibels[source.labels == row].mean())
-                    for row, label in enumerate(source.label_names) if (source.labels == row).any()
-                }  # fmt: skip
-        scores[f"{split}/pictures"] = len(pictures)
-        hashes.append(source.data_hash)
-        if figure is None:
+        (scores, decibels), (guessed, _) = scores_of(ours, pictures), scores_of(linear, pictures)
+        results.note(split, scores | {"pictures": len(pictures)}, guessed)
+        results.hashes.append(source.data_hash)
+        if split == "validation" and source.label_names:
+            results.per_class["PSNR (dB)"] = {
+                label: float(decibels[source.labels == row].mean())
+                for row, label in enumerate(source.label_names) if (source.labels == row).any()
+            }  # fmt: skip
+        if facts.show_pictures and not results.figures:
             some = np.linspace(0, len(pictures) - 1, min(10, len(pictures))).astype(int)
-            figure = rows_of(pictures[some], ours[some], linear[some])
-    results = {
-        "metrics": scores,
-        "baseline": baseline,
-        "baseline_name": "linear PCA, same latent shape",
-        "per_class": per_class,
-        "curves": {},
-        "data_hash": "-".join(value[:12] for value in hashes),
-    }
-    return results, {"reconstructions": figure}
+            results.figures["reconstructions"] = rows_of(pictures[some], ours[some], linear[some])
+    return results
+
+
+def scores_of(made: np.ndarray, pictures: np.ndarray) -> tuple[dict[str, float], np.ndarray]:
+    """Mean PSNR and SSIM of reconstructions uint8 (N, R, R, 3), and the PSNR of each."""
+    decibels = np.minimum(metrics.psnr(made, pictures), 100.0)  # equal to the byte would be infinite
+    return {"psnr": float(decibels.mean()), "ssim": float(metrics.ssim(made, pictures).mean())}, decibels
 
 
 if __name__ == "__main__":

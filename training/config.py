@@ -27,6 +27,7 @@ class TrainConfig:
     resolution: int = 64  # side of the square training picture, pixels
     skin_tones: bool = False  # also take the skin-tone variants of the emoji build
     dataloader_num_workers: int = 0  # processes that prepare samples; 0 = the training process itself
+    pretrained_model_name_or_path: str | None = None  # bundled variant, folder or Hub id of a model to start from
 
     # Run
     output_dir: str = "runs/unnamed"  # checkpoints, metrics.jsonl, config.json, samples/ and export/ go here

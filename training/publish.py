@@ -179,15 +179,6 @@ def command_line(stem: str, argv: Sequence[str] | None = None) -> str:
     return " ".join(["python -m", f"training.{stem}", *kept, f"--output_dir runs/{stem}"])
 
 
-ATTRIBUTIONS = {
-    "noto": "Noto Emoji, Google, Apache-2.0",
-    "twemoji": "Twemoji, Twitter and other contributors, CC BY 4.0",
-    "fluent": "Fluent Emoji, Microsoft, MIT",
-    "fluent-flat": "Fluent Emoji Flat, Microsoft, MIT",
-    "fxemoji": "FxEmojis, Mozilla, Apache-2.0",
-}
-
-
 # ---- to the Hub ----------------------------------------------------------------------------------------------------------
 
 

@@ -122,7 +122,8 @@ class Captions:
     """What can be said of each picture of a source: made from names, keywords and styles where it has them (the emoji
     build), else the source's own captions.
 
-    names (N,): what makes two pictures show the same thing; the first caption where there are no names.
+    names (N,): what makes two pictures show the same thing; the first caption where there are no names. made: whether they
+    are made so.
     """
 
     def __init__(self, source: Source):
@@ -132,6 +133,10 @@ class Captions:
             self._keywords, self._styles = source.column("keywords"), source.column("style")
         except DataError:
             self._own = [source.captions(i) for i in range(len(source))]
+
+    @property
+    def made(self) -> bool:
+        return self._own is None
 
     def __len__(self) -> int:
         return len(self.names)

@@ -12,9 +12,11 @@
     ---
 
 The first four keys are the Hub's own. What nobody says isn't guessed: a folder without a card is its owner's, and its
-name is what it is called. Cards of sets that we may not pass on lie in training/data/cards.
+name is what it is called. Cards of sets that we may not pass on lie in training/data/cards. What is ours has names instead
+of folders, and is described here.
 """
 
+import dataclasses
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +34,7 @@ MAX_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class Facts:
-    """Title, licence, credits and limits of a data set, for the card of what was trained on it."""
+    """Title, licence, credits and limits of a data set, for the card of what was trained on it, and how it was split."""
 
     title: str
     license: str | None = None  # an id of the Hub
@@ -41,6 +43,19 @@ class Facts:
     credits: tuple[str, ...] = ()  # whose work it is, a line each
     limits: tuple[str, ...] = ()  # what follows for weights that were trained on it, a sentence each
     show_pictures: bool = True  # whether a card may show pictures of it
+    # Of what is ours
+    ours: str | None = None  # what models trained on it are called
+    about: str | None = None  # what is in it, where that is more than the title
+    shows: str | None = None  # what its pictures show, and nothing else
+    sample: bool = False  # a few pictures of it, to test with: they don't show every class
+    evaluation_sets: tuple[str, ...] = ("validation",)  # the splits to measure on
+    by_concept: bool = False  # validation shows things that no training picture shows
+    painted_sets: tuple[str, ...] = ()  # sets of scenes painted from it to measure on; see training.data.scenes
+
+    @property
+    def known_sets(self) -> tuple[str, ...]:
+        """The evaluation sets of things that training pictures show, too; all of them, where things weren't kept apart."""
+        return tuple(name for name in self.evaluation_sets if name != "validation" or not self.by_concept)
 
     def licensed(self) -> dict[str, str]:
         """license, license_name and license_link, as far as they are stated."""
@@ -48,11 +63,42 @@ class Facts:
         return {key: value for key, value in stated.items() if value}
 
 
+ART = (
+    "Noto Emoji, Google, Apache-2.0",
+    "Twemoji, Twitter and other contributors, CC BY 4.0",
+    "Fluent Emoji, Microsoft, MIT",
+    "Fluent Emoji Flat, Microsoft, MIT",
+    "FxEmojis, Mozilla, Apache-2.0",
+)
+EMOJI = Facts(
+    "emoji art in five styles", credits=ART, ours="emoji", shows="drawn emoji", by_concept=True,
+    evaluation_sets=("validation", "heldout_pairs", "unseen_style"),
+    painted_sets=("new_scenes", "validation", "unseen_style"),
+)  # fmt: skip
+SCENES = Facts(
+    "emoji scenes", credits=ART, ours="scenes", about="scenes painted from emoji art in five styles", shows="painted scenes",
+    by_concept=True, evaluation_sets=EMOJI.painted_sets,
+)  # fmt: skip
+FEW_EMOJI = {
+    "sample": True,
+    "evaluation_sets": ("validation", "heldout_pairs"),
+    "painted_sets": ("new_scenes", "validation"),
+}
+OURS = {
+    "emoji": EMOJI,
+    "emoji-sample": dataclasses.replace(EMOJI, **FEW_EMOJI),
+    "scenes": SCENES,
+    "scenes-sample": dataclasses.replace(SCENES, sample=True, evaluation_sets=FEW_EMOJI["painted_sets"]),
+}
+
+
 def facts_of(dataset_name: str) -> Facts:
     """What the card in a data set's folder says; of one without a card, and of one on the Hub, its name alone.
 
     Raises DataError where the front matter can't be read or says something else than it should.
     """
+    if dataset_name in OURS:
+        return OURS[dataset_name]
     folder = Path(dataset_name)
     path, name = folder / CARD, folder.name or dataset_name
     if not path.is_file() or path.is_symlink():

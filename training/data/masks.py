@@ -50,6 +50,7 @@ def open_masks(
     reduce_labels: bool = False,
     limit: int | None = None,
     resolution_px: int = 128,
+    scenes: int | None = None,
     scene_options: dict | None = None,
 ) -> "MaskSource | PaintedSource":
     """One split of a data set, its pictures and masks.
@@ -57,12 +58,14 @@ def open_masks(
     dataset_name: "scenes" or "scenes-sample" (painted as they are asked for, from the emoji build or the bundled sample;
     split is one of `scenes.SETS`; resolution_px and scene_options are `Scenes`'s), a folder, or a Hub id.
     reduce_labels: 0 in the masks means no answer, and k the class k - 1 of id2label, as in ADE20K.
-    limit: at most that many, evenly spread. Where there is no "validation", a tenth of "train" is.
+    limit: at most that many, evenly spread; scenes: how many there are, where they are painted. Where there is no
+    "validation", a tenth of "train" is.
 
     Raises DataError.
     """
     if dataset_name in SCENES:
-        options = {"length": limit} if limit is not None else {}
+        length = scenes if limit is None else limit
+        options = {"length": length} if length is not None else {}
         options |= {"dataset_name": SCENES[dataset_name], "resolution_px": resolution_px, **(scene_options or {})}
         return PaintedSource(Scenes(split, **options), dataset_name)
     split_of = open_split(dataset_name, split, config_name=dataset_config_name, image_column=image_column, limit=limit)

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 
 from hub_models import captioning as contract
+from training.captioning.packed import Packed, pack
 from training.data.captions import Captions
 from training.metrics import CiderD
-from training.packed import Packed, pack
 
 END = "endofcaption"  # a word for the end: captions that break off ("a dog in a") would else score higher
 
