@@ -20,15 +20,14 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
-from PIL import Image
 
 from hub_models import autoencoder as contract
-from training import metrics
+from training import figures, metrics
 from training.config import TrainConfig, parse
 from training.data.facts import facts_of
 from training.data.sources import Source, open_source
 from training.optim import Player
-from training.task import Card, Results, Task, run
+from training.task import Card, Results, Task, opened, run
 
 STEM = "autoencoder"
 MEASURED_PICTURES = 1024  # training pictures whose latents the export measures, evenly spread
@@ -44,13 +43,7 @@ class AutoencoderConfig(TrainConfig):
     freeze_encoder: bool = False  # train the decoder alone: latents stay as they are, for a U-Net that knows them
     # Architecture
     latent_channels: int = 24
-    block_out_channels: tuple[int, ...] = (
-        32,
-        48,
-        64,
-        96,
-        112,
-    )  # per resolution, finest first; n of them reduce by 2**(n-1)
+    block_out_channels: tuple[int, ...] = (32, 48, 64, 96, 112)  # finest first; n of them reduce by 2**(n - 1)
     layers_per_block: int = 1  # residual blocks per resolution (the decoder has one more)
     norm_num_groups: int = 16
     # Data
@@ -206,9 +199,7 @@ def finished(vae: AutoencoderKL, pictures: np.ndarray, cfg: AutoencoderConfig) -
     plain = contract.Autoencoder(vae, resolution_px=cfg.resolution)
     with torch.no_grad():
         coded = [plain.encode_tensor(x.to(vae.device)) for x in batches(pictures)]
-    means, stds = (
-        torch.cat(part).cpu() for part in zip(*coded, strict=True)
-    )  # (N, C, h, w) ×2, in the scale of config
+    means, stds = (torch.cat(part).cpu() for part in zip(*coded, strict=True))  # (N, C, h, w) ×2, as config scales them
     if not cfg.freeze_encoder:
         shift, old = contract.scale_of(vae)
         means, stds = means / old + shift, stds / old  # as the encoder gives them
@@ -229,9 +220,7 @@ def finished(vae: AutoencoderKL, pictures: np.ndarray, cfg: AutoencoderConfig) -
 
 def task_of(cfg: AutoencoderConfig) -> Task:
     """The experiment of a config."""
-    columns = {"dataset_config_name": cfg.dataset_config_name, "image_column": cfg.image_column}
-    train = open_source(cfg.dataset_name, split="train", skin_tones=cfg.skin_tones, **columns)
-    held_out = open_source(cfg.dataset_name, split="validation", **columns)
+    train, held_out = opened(cfg, "train"), opened(cfg, "validation")
     torch.manual_seed(cfg.seed)
     vae = start_from(cfg)
     cells = cfg.crop_px // contract.reduction(vae)
@@ -243,7 +232,7 @@ def task_of(cfg: AutoencoderConfig) -> Task:
 
     def draw(served):
         some = shown[:: max(1, len(shown) // 12)][:12]
-        return rows_of(some, reconstruct(served, some))
+        return figures.sheet(np.concatenate([some, reconstruct(served, some)]), columns=len(some))
 
     def measured(served):
         return finished(served.vae, white_pictures(train, cfg.resolution, limit=MEASURED_PICTURES), cfg)
@@ -261,25 +250,9 @@ def main(argv: list[str] | None = None) -> None:
     run(task_of(cfg), cfg, argv)
 
 
-def rows_of(*rows: np.ndarray, gap_px: int = 2) -> Image.Image:
-    """Rows of pictures (N, R, R, 3) uint8, one under the other, with a gap."""
-    count, side = len(rows[0]), rows[0].shape[1]
-    canvas = np.full((len(rows) * (side + gap_px) + gap_px, count * (side + gap_px) + gap_px, 3), 255, np.uint8)
-    for y, row in enumerate(rows):
-        for x, picture in enumerate(row):
-            top, left = gap_px + y * (side + gap_px), gap_px + x * (side + gap_px)
-            canvas[top : top + side, left : left + side] = picture
-    return Image.fromarray(canvas)
-
-
 def card_of(model: contract.Autoencoder, cfg: AutoencoderConfig, train: Source) -> Card:
     side, (channels, height, width), facts = cfg.resolution, model.latent_shape, train.facts
     shift, scaling = contract.scale_of(model.vae)
-    limits = [
-        f"Fine lines and small text are lost: a picture has {channels * height * width:,} numbers left of {3 * side * side:,}."
-    ]
-    if facts.shows:
-        limits += [f"It has seen {facts.shows} on a plain ground; photographs are outside of what was measured."]
     return Card(
         name=facts.ours or STEM,
         title=f"Autoencoder, {side} px to {height} × {width} latents of {channels} channels",
@@ -293,7 +266,10 @@ def card_of(model: contract.Autoencoder, cfg: AutoencoderConfig, train: Source) 
         usage='from diffusers import AutoencoderKL\n\nvae = AutoencoderKL.from_pretrained("org/name")\n'
         "latents = vae.encode(pictures).latent_dist.mean * vae.config.scaling_factor  # pictures (B, 3, H, W) "
         "in [-1, 1]\npictures = vae.decode(latents / vae.config.scaling_factor).sample",
-        limits=limits,
+        limits=[
+            f"Fine lines and small text are lost: a picture has {channels * height * width:,} numbers left of "
+            f"{3 * side * side:,}."
+        ],
     )
 
 
@@ -323,7 +299,8 @@ def evaluate_checkpoint(name: str, dataset_name: str, *, batch_size: int = 8) ->
             }  # fmt: skip
         if facts.show_pictures and not results.figures:
             some = np.linspace(0, len(pictures) - 1, min(10, len(pictures))).astype(int)
-            results.figures["reconstructions"] = rows_of(pictures[some], ours[some], linear[some])
+            rows = np.concatenate([pictures[some], ours[some], linear[some]])
+            results.figures["reconstructions"] = figures.sheet(rows, columns=len(some))
     return results
 
 

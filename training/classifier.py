@@ -39,7 +39,7 @@ from training.data.facts import facts_of
 from training.data.sources import Source, open_source
 from training.data.split import known_concepts
 from training.optim import Player
-from training.task import Card, Results, Task, by_label, run
+from training.task import Card, Results, Task, by_label, opened, run
 
 STEM = "classifier"
 
@@ -203,10 +203,9 @@ def save(model: torch.nn.Module, model_args: dict, label_names: list[str], folde
 
 def task_of(cfg: ClassifierConfig) -> Task:
     """The experiment of a config."""
-    columns = {"dataset_config_name": cfg.dataset_config_name, "image_column": cfg.image_column,
-               "label_column": cfg.label_column or "label"}  # fmt: skip
-    train = open_source(cfg.dataset_name, split="train", skin_tones=cfg.skin_tones, **columns)
-    held_out = open_source(cfg.dataset_name, split="validation", **columns)
+    train, held_out = (
+        opened(cfg, split, label_column=cfg.label_column or "label") for split in ("train", "validation")
+    )
     torch.manual_seed(cfg.seed)
     model, model_args = create_model(cfg, len(train.label_names))
     data = timm.data.resolve_model_data_config(model)
@@ -262,12 +261,6 @@ def card_of(served: contract.Classifier, cfg: ClassifierConfig, train: Source) -
     base, side, facts = cfg.pretrained_model_name_or_path, cfg.resolution, train.facts
     kind = (base or cfg.model_name).rsplit("/", 1)[-1]
     family, classes = kind.split("_")[0], len(train.label_names)
-    limits = [
-        f"It knows {classes} classes and always answers with one of them, also for pictures of nothing it has seen.",
-        f"It sees {side} × {side} pixels.",
-    ]
-    if facts.shows:
-        limits += [f"It has seen {facts.shows} only; photographs are outside of what was measured."]
     return Card(
         name=family,
         title=f"{'ViT' if family == 'vit' else family.title()} classifier, {side} px",
@@ -279,7 +272,10 @@ def card_of(served: contract.Classifier, cfg: ClassifierConfig, train: Source) -
         parameters=served.parameters,
         usage='import timm\n\nmodel = timm.create_model("hf-hub:org/name", pretrained=True).eval()  '
         '# or "local-dir:path/to/this/folder"\nprint(model.pretrained_cfg["label_names"])',
-        limits=limits,
+        limits=[
+            f"It knows {classes} classes and always answers with one of them, also for pictures of nothing it has seen.",
+            f"It sees {side} × {side} pixels.",
+        ],
     )
 
 

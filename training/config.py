@@ -140,3 +140,9 @@ def identity(cfg: TrainConfig, *, world_size: int = 1) -> dict:
 def global_batch_size(cfg: TrainConfig, world_size: int) -> int:
     """Samples per optimiser step over all processes and accumulation steps."""
     return cfg.train_batch_size * cfg.gradient_accumulation_steps * world_size
+
+
+def require_resolution(cfg: TrainConfig, side_px: int, does: str = "sees") -> None:
+    """Raise SystemExit where the model to start from takes pictures of another side."""
+    if side_px != cfg.resolution:
+        raise SystemExit(f"{cfg.pretrained_model_name_or_path} {does} {side_px} px: set --resolution to that")

@@ -26,13 +26,13 @@ from PIL import Image
 from hub_models import classifier as judge_contract
 from hub_models import ddpm as contract
 from training import figures, metrics
-from training.config import TrainConfig, parse
+from training.config import TrainConfig, parse, require_resolution
 from training.data.facts import facts_of
 from training.data.sources import Source, open_source
 from training.diffusion import diffusion_loss, held_out_loss, nearest_train_distance
 from training.optim import Player
 from training.order import draw_seed
-from training.task import Card, Results, Task, run
+from training.task import Card, Results, Task, opened, run
 
 STEM = "ddpm"
 
@@ -161,11 +161,8 @@ def draw(model: contract.DDPM, labels: Sequence[int | None], seed: int, *, batch
 
 def task_of(cfg: DDPMConfig) -> Task:
     """The experiment of a config."""
-    columns = {"dataset_config_name": cfg.dataset_config_name, "image_column": cfg.image_column}
-    if cfg.class_conditional:
-        columns["label_column"] = cfg.label_column or "label"
-    train = open_source(cfg.dataset_name, split="train", skin_tones=cfg.skin_tones, **columns)
-    held_out = open_source(cfg.dataset_name, split="validation", **columns)
+    label_column = (cfg.label_column or "label") if cfg.class_conditional else None
+    train, held_out = (opened(cfg, split, label_column=label_column) for split in ("train", "validation"))
     label_names = list(train.label_names) if cfg.class_conditional else []
     null_label = len(label_names) if label_names else None
     torch.manual_seed(cfg.seed)
@@ -207,10 +204,7 @@ def main(argv: list[str] | None = None) -> None:
 def start_from(cfg: DDPMConfig, label_names: list[str]) -> tuple[UNet2DModel, DDPMScheduler]:
     """The U-Net and scheduler of a checkpoint, its class embedding made anew where the labels differ (and it says so)."""
     model = contract.load(cfg.pretrained_model_name_or_path, device="cpu")
-    if model.resolution_px != cfg.resolution:
-        raise SystemExit(
-            f"{cfg.pretrained_model_name_or_path} draws {model.resolution_px} px: set --resolution to that"
-        )
+    require_resolution(cfg, model.resolution_px, "draws")
     unet = model.unet.requires_grad_(True).train()
     if model.label_names != label_names:
         print(
@@ -234,7 +228,6 @@ def card_of(served: contract.DDPM, cfg: DDPMConfig, train: Source) -> Card:
         )
     else:
         usage = 'from diffusers import DDPMPipeline\n\npicture = DDPMPipeline.from_pretrained("org/name")().images[0]'
-    limits = [f"It draws {side} × {side} pixels, many of them only roughly like the class asked for."]
     return Card(
         name=f"{facts.ours}-{side}" if facts.ours else STEM,
         title=f"DDPM, {side} px, {what}",
@@ -244,7 +237,7 @@ def card_of(served: contract.DDPM, cfg: DDPMConfig, train: Source) -> Card:
         tags=["pytorch", "diffusers", "unconditional-image-generation", "diffusion-models-class"],
         parameters=served.parameters,
         usage=usage,
-        limits=limits + [f"It has seen {facts.shows} only, and draws nothing else."] * bool(facts.shows),
+        limits=[f"It draws {side} × {side} pixels, many of them only roughly like the class asked for."],
     )
 
 

@@ -86,12 +86,7 @@ def per_class_accuracy(conf: np.ndarray) -> np.ndarray:
 
 
 def kernel_inception_distance(
-    features_a: np.ndarray,
-    features_b: np.ndarray,
-    *,
-    subsets: int = 50,
-    subset_size: int | None = None,
-    seed: int = 0,
+    features_a: np.ndarray, features_b: np.ndarray, *, subsets: int = 50, subset_size: int | None = None, seed: int = 0
 ) -> tuple[float, float]:
     """Mean and standard deviation, over random subsets, of the unbiased squared MMD between two sets of features.
 

@@ -18,7 +18,7 @@ from PIL import Image
 from training import publish
 from training.config import TrainConfig
 from training.data.masks import MaskSource, PaintedSource
-from training.data.sources import Source
+from training.data.sources import Source, open_source
 from training.loop import fit
 from training.optim import Player
 from training.order import Samples
@@ -94,6 +94,14 @@ def described(task: Task, cfg: TrainConfig, card: Card, argv: Sequence[str] | No
         "attributions": list(dict.fromkeys([*facts.credits, *card.credits])),
         "limits": [*card.limits, *facts.limits],
     }
+
+
+def opened(cfg: TrainConfig, split: str, **columns) -> Source:
+    """A split of the data that a config names; with skin tones, if they are asked for, to train on alone."""
+    return open_source(
+        cfg.dataset_name, split=split, dataset_config_name=cfg.dataset_config_name, image_column=cfg.image_column,
+        skin_tones=cfg.skin_tones and split == "train", **columns,
+    )  # fmt: skip
 
 
 def with_model(served, model: torch.nn.Module):

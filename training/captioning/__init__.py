@@ -31,15 +31,16 @@ from training.captioning.evaluation import evaluate_checkpoint, evenly, picture_
 from training.captioning.losses import Trainee, tower_groups, training_loss
 from training.captioning.model import create_captioner, create_photo_captioner, require_places, start_from
 from training.captioning.packed import packed_loss
-from training.captioning.samples import CaptionedPictures, viewed
+from training.captioning.samples import CaptionedPictures
 from training.captioning.self_critical import Rewards, self_critical_loss
 from training.config import parse
 from training.data.captions import MOST_SAID, Captions
 from training.data.facts import facts_of
 from training.data.scenes import Scenes
-from training.data.sources import Source, open_source
+from training.data.sources import Source
+from training.data.views import viewed
 from training.optim import Player
-from training.task import Card, Task, run, with_model
+from training.task import Card, Task, opened, run, with_model
 
 __all__ = ["PRESETS", "evaluate_checkpoint", "main", "task_of"]
 
@@ -50,10 +51,9 @@ NEVER = 2**62  # forward passes
 def task_of(cfg: CaptioningConfig) -> Task:
     """The experiment of a config."""
     facts = facts_of(cfg.dataset_name)
-    columns = {"dataset_config_name": cfg.dataset_config_name, "image_column": cfg.image_column,
-               "caption_column": cfg.caption_column}  # fmt: skip
-    train = open_source(cfg.dataset_name, split="train", skin_tones=cfg.skin_tones, **columns)
-    held_out = open_source(cfg.dataset_name, split=facts.known_sets[0], **columns)
+    train, held_out = (
+        opened(cfg, split, caption_column=cfg.caption_column) for split in ("train", facts.known_sets[0])
+    )
     torch.manual_seed(cfg.seed)
     served = begun(cfg, train)
     scenes = new_scenes = None
@@ -63,11 +63,14 @@ def task_of(cfg: CaptioningConfig) -> Task:
         scenes = Scenes("train", length=cfg.train_scenes, ink=cfg.object_ink, colour=cfg.object_color, **painted)
         new_scenes = Scenes("new_scenes", length=cfg.validation_pictures, **painted)
     rewards = Rewards(Captions(train)) if cfg.drawn_captions else None
-    samples = viewed(train, served, cfg) if cfg.cached_views else CaptionedPictures(train, scenes, cfg, served)
+    encoder = contract.encoder_of(served.model)
+    if cfg.cached_views:
+        samples = viewed(train, Captions(train), encoder, served.pixel_values, cfg)
+        hybrid.fix(encoder, late=cfg.unfreeze_step is None)
+    else:
+        samples = CaptionedPictures(train, scenes, cfg, served)
     if cfg.place_weight or cfg.pointing_weight:
         require_places(served)
-    if cfg.cached_views:
-        hybrid.fix(contract.encoder_of(served.model), late=cfg.unfreeze_step is None)
     frozen = NEVER if cfg.unfreeze_step is None else cfg.unfreeze_step * cfg.gradient_accumulation_steps
     trainee = Trainee(served.model, frozen, places=cfg.place_weight > 0,
                       points=cfg.pointing_weight > 0, maps=cfg.cached_views > 0)  # fmt: skip
@@ -125,10 +128,9 @@ def card_of(served: contract.Captioner, cfg: CaptioningConfig, train: Source) ->
             "named just before.",
         ]
     credits: list[str] = []
+    kind = f"{contract.encoder_of(served.model).config.model_type} and {decoder.model_type}"
     if served.kind == "blip":
         kind, model_class = "BLIP", "BlipForConditionalGeneration"
-    else:
-        kind = f"{served.model.config.encoder.model_type} and {decoder.model_type}"
     if base:
         began, credits = "fine-tuned", hybrid.inherited(STEM, base)
     elif cfg.tower_name_or_path:

@@ -30,15 +30,11 @@ class CaptioningConfig(TrainConfig):
     object_ink: float = 0.15  # share of the objects, and of the single pictures, whose edges are inked
     object_color: float = 0.2  # how far colours of single objects change, in [0, 1]
     # Training
-    cached_views: int = (
-        0  # the first stages of a timm backbone see so many views of each picture, once; 0 = every time anew
-    )
+    cached_views: int = 0  # views of a picture that a timm backbone's first stages see, once; 0 = every time anew
     captions_each: int = 1  # captions of a picture that are learnt at once, where there are views
     drawn_captions: int = 0  # captions drawn of each picture, to learn from their CIDEr-D instead; 0 = cross-entropy
     draw_temperature: float = 0.5  # at which they are drawn
-    unfreeze_step: int | None = (
-        1000  # from this optimiser step on what of the tower isn't new learns, too; None = never
-    )
+    unfreeze_step: int | None = 1000  # from then on what of the tower isn't new learns, too; None = never
     tower_lr_scale: float = 0.2  # its learning rate, as a factor
     label_smoothing: float = 0.1
     relation_weight: float = 1.0  # of the words of a caption that say where: left, right, above, below, front, behind

@@ -15,7 +15,7 @@ from hub_models.captioning.parts import grid_of
 from training import hybrid
 from training.captioning.config import CaptioningConfig
 from training.captioning.packed import Packed, packed_logits
-from training.optim import parameter_groups
+from training.optim import slower
 
 
 class Trainee(torch.nn.Module):
@@ -90,13 +90,8 @@ class Trainee(torch.nn.Module):
 
 def tower_groups(model: Trainee, cfg: CaptioningConfig) -> list[dict]:
     """The optimiser's groups; the tower learns slower, and without weight decay (see `Trainee.forward`)."""
-    slow = parameter_groups(hybrid.trained_part(contract.encoder_of(model.captioner)), cfg)
-    taken = {id(p) for group in slow for p in group["params"]}
-    groups = parameter_groups(model, cfg)
-    for group in groups:
-        group["params"] = [p for p in group["params"] if id(p) not in taken]
-    groups += [group | {"lr_scale": cfg.tower_lr_scale, "weight_decay": 0.0} for group in slow]
-    return [group for group in groups if group["params"]]
+    part = hybrid.trained_part(contract.encoder_of(model.captioner))
+    return slower(model, part, cfg, lr_scale=cfg.tower_lr_scale, weight_decay=0.0)
 
 
 def training_loss(model: torch.nn.Module, batch: dict, served: contract.Captioner, cfg: CaptioningConfig):

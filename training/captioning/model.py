@@ -13,6 +13,7 @@ from hub_models.captioning.parts import grid_of
 from training import hybrid
 from training.captioning.config import CaptioningConfig
 from training.captioning.towers import POSITION_SCALE, scaled, tower
+from training.config import require_resolution
 from training.data.vocabulary import make_tokenizer, own_vocabulary
 
 
@@ -57,11 +58,12 @@ def assembled(
 
 
 def start_from(cfg: CaptioningConfig) -> contract.Captioner:
-    """The captioner of a checkpoint, ready to train. Raises SystemExit where it takes another resolution."""
+    """The captioner of a checkpoint, ready to train. Raises SystemExit where it doesn't go with the config."""
     served = contract.load(cfg.pretrained_model_name_or_path, device="cpu")
-    if served.resolution_px != cfg.resolution:
+    require_resolution(cfg, served.resolution_px)
+    if cfg.cached_views and not isinstance(contract.decoder_of(served.model), BertLMHeadModel):
         raise SystemExit(
-            f"{cfg.pretrained_model_name_or_path} sees {served.resolution_px} px: set --resolution to that"
+            f"--cached_views need a decoder of our kind, not that of a {served.kind}: set --cached_views 0"
         )
     served.model.requires_grad_(True)
     if cfg.position_scale:

@@ -40,9 +40,8 @@ def pack(rows: Sequence[Sequence[int]], each: int, pad_id: int) -> Packed:
             place = slice(at, at := at + len(row) - 1)
             ids[picture, place], wanted[picture, place] = torch.tensor(row[:-1]), torch.tensor(row[1:])
             positions[picture, place], owner[picture, place] = torch.arange(len(row) - 1), number
-    own = (owner[:, :, None] == owner[:, None]) & torch.ones(
-        length, length, dtype=torch.bool
-    ).tril()  # padding sees padding
+    before = torch.ones(length, length, dtype=torch.bool).tril()
+    own = (owner[:, :, None] == owner[:, None]) & before  # padding sees padding
     mask = torch.zeros(own.shape).masked_fill(~own, torch.finfo(torch.float32).min)[:, None]
     return Packed(ids, positions, mask, wanted, owner)
 

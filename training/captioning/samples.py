@@ -9,17 +9,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from transformers import BertLMHeadModel
 
 from hub_models import captioning as contract
 from hub_models.pictures import WHITE
-from training import hybrid
 from training.captioning.config import CaptioningConfig
 from training.data.art import inked, on_ground, recoloured
 from training.data.captions import MOST_SAID, Captions, largest, scene_caption, spoken
 from training.data.scenes import SOLID, Scene, SceneObject, Scenes
 from training.data.sources import Source
-from training.data.views import ViewedPictures, Views
 
 MASK_SIDE = 16  # cells a side of what is known of where things are
 
@@ -84,15 +81,3 @@ def placed(art: Image.Image, side_px: int, cfg: CaptioningConfig, rng: random.Ra
     room = side_px - side
     whole.paste(art, tuple(rng.randint(min(0, room), max(0, room)) for _ in range(2)))
     return on_ground(whole, colour), np.asarray(whole.getchannel("A")) >= SOLID
-
-
-def viewed(source: Source, served: contract.Captioner, cfg: CaptioningConfig) -> ViewedPictures:
-    """The samples of cfg.cached_views. Raises SystemExit where the captioner has no backbone of timm."""
-    encoder = contract.encoder_of(served.model)
-    if not hybrid.is_hybrid(encoder) or not isinstance(contract.decoder_of(served.model), BertLMHeadModel):
-        raise SystemExit(
-            f"--cached_views needs a tower on a backbone of timm, not a {served.kind}: set --tower_name_or_path, or --cached_views 0"
-        )
-    return ViewedPictures(
-        Views(source, encoder, served.pixel_values, cfg.cached_views), Captions(source), cfg.captions_each
-    )

@@ -22,15 +22,16 @@ from hub_models import clip as contract
 from training import hybrid
 from training.clip.config import PRESETS, CLIPConfig
 from training.clip.evaluation import evaluate_checkpoint, fit_rank_temperature, recalls
-from training.clip.losses import MAX_LOGIT_SCALE, Trainee, tower_groups, training_loss, viewed_loss
+from training.clip.losses import MAX_LOGIT_SCALE, Trainee, training_loss, viewed_loss
 from training.clip.model import create_clip, start_from
-from training.clip.samples import CaptionedPictures, viewed
+from training.clip.samples import CaptionedPictures
 from training.config import parse
 from training.data.captions import Captions
-from training.data.sources import Source, open_source
+from training.data.sources import Source
+from training.data.views import viewed
 from training.data.vocabulary import frequent_words
-from training.optim import Player
-from training.task import Card, Task, run, with_model
+from training.optim import Player, slower
+from training.task import Card, Task, opened, run, with_model
 
 __all__ = ["PRESETS", "evaluate_checkpoint", "main", "task_of"]
 
@@ -40,12 +41,10 @@ RARE = 3  # a word of captions of photographs is in the vocabulary if it is said
 
 def task_of(cfg: CLIPConfig) -> Task:
     """The experiment of a config."""
-    columns = {"dataset_config_name": cfg.dataset_config_name, "image_column": cfg.image_column,
-               "caption_column": cfg.caption_column}  # fmt: skip
-    train = open_source(cfg.dataset_name, split="train", skin_tones=cfg.skin_tones, **columns)
-    sets = {"concepts": open_source(cfg.dataset_name, split="validation", **columns)}
+    train, concepts = (opened(cfg, split, caption_column=cfg.caption_column) for split in ("train", "validation"))
+    sets = {"concepts": concepts}
     if "heldout_pairs" in train.facts.evaluation_sets:
-        sets["pairs"] = open_source(cfg.dataset_name, split="heldout_pairs", **columns)
+        sets["pairs"] = opened(cfg, "heldout_pairs", caption_column=cfg.caption_column)
     torch.manual_seed(cfg.seed)
     captions = Captions(train)
     if cfg.pretrained_model_name_or_path:
@@ -53,9 +52,16 @@ def task_of(cfg: CLIPConfig) -> Task:
     elif cfg.tower_name_or_path:
         served = create_clip(cfg, frequent_words(captions.words(), RARE))
     else:
-        served = create_clip(cfg, [*captions.words(), *Captions(sets["concepts"]).words()])
-    samples = viewed(train, captions, served, cfg) if cfg.cached_views else CaptionedPictures(train, cfg)
+        served = create_clip(cfg, [*captions.words(), *Captions(concepts).words()])
+    if cfg.cached_views:
+        tower = served.model.vision_model
+        samples = viewed(train, captions, tower, served.preprocess, cfg)
+        hybrid.fix(tower, late=not cfg.late_stages)
+    else:
+        samples = CaptionedPictures(train, cfg)
     trainee = Trainee(served.model, len(samples.names) if cfg.concept_weight else 0, maps=cfg.cached_views > 0)
+
+    groups = slower(trainee, served.model.text_model, cfg, lr_scale=cfg.text_lr_scale)  # it comes trained
 
     def loss(model, batch):
         return viewed_loss(model, batch, served) if cfg.cached_views else training_loss(model, batch, served, cfg)
@@ -71,11 +77,11 @@ def task_of(cfg: CLIPConfig) -> Task:
     def finished(now):
         with torch.no_grad():
             now.model.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
-        now.rank_temperature = fit_rank_temperature(now, sets["concepts"])
+        now.rank_temperature = fit_rank_temperature(now, concepts)
         return now
 
     return Task(
-        stem=STEM, source=train, players=[Player(trainee, loss, tower_groups(trainee, cfg))], samples=samples,
+        stem=STEM, source=train, players=[Player(trainee, loss, groups)], samples=samples,
         served=lambda model: with_model(served, model.clip), evaluate=evaluate, finished=finished, save=save,
         card=lambda now: card_of(now, cfg, train), pictures_per_sample=cfg.views,
     )  # fmt: skip
@@ -96,20 +102,8 @@ def card_of(served: contract.CLIP, cfg: CLIPConfig, train: Source) -> Card:
     minilm, photo = base is None and cfg.text == "minilm", config.vision_config.model_type == "dpt"
     data = facts.title + ", with captions made of names, keywords and styles" * bool(facts.ours)
     kind = "backbone of timm with ViT layers" if photo else config.vision_config.model_type
-    credits, limits = (
-        [],
-        [
-            f"It sees {side} × {side} pixels, "
-            + (
-                "whole pictures on white; frame others like that first."
-                if served.framed
-                else "pictures squeezed into that."
-            ),
-            f"It reads English of at most {served.max_length} tokens; longer texts are cut.",
-        ],
-    )
-    if facts.shows:
-        limits += [f"It has seen {facts.shows} only; photographs are outside of what was measured."]
+    framed = "whole pictures on white; frame others like that first" if served.framed else "pictures squeezed into that"
+    credits: list[str] = []
     if base:
         credits += hybrid.inherited(STEM, base)
     elif cfg.tower_name_or_path:
@@ -135,5 +129,8 @@ def card_of(served: contract.CLIP, cfg: CLIPConfig, train: Source) -> Card:
         'texts = tokenizer(["a red apple", "a dog"], padding=True, return_tensors="pt")\n'
         'pixels = processor(images=picture, return_tensors="pt")  # a PIL picture, square, on white\n'
         "probabilities = model(**texts, **pixels).logits_per_image.softmax(-1)",
-        limits=limits,
+        limits=[
+            f"It sees {side} × {side} pixels, {framed}.",
+            f"It reads English of at most {served.max_length} tokens; longer texts are cut.",
+        ],
     )

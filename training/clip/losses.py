@@ -15,7 +15,6 @@ from training import hybrid
 from training.clip.augmentation import augment
 from training.clip.config import CLIPConfig
 from training.data.views import texts_of
-from training.optim import parameter_groups
 
 MAX_LOGIT_SCALE = math.log(100)  # Radford 2021, §2.5
 
@@ -45,17 +44,6 @@ class Trainee(torch.nn.Module):
         image = F.normalize(self.clip.visual_projection(pooled).float(), dim=-1)
         names = self.head(pooled) if self.head is not None else None
         return image, contract.unit_text_rows(self.clip, ids, mask), names, self.clip.logit_scale.exp()
-
-
-def tower_groups(model: Trainee, cfg: CLIPConfig) -> list[dict]:
-    """The optimiser's groups; the text tower, which comes trained, learns slower."""
-    text = parameter_groups(model.clip.text_model, cfg)
-    slow = {id(p) for group in text for p in group["params"]}
-    groups = parameter_groups(model, cfg)
-    for group in groups:
-        group["params"] = [p for p in group["params"] if id(p) not in slow]
-    groups += [group | {"lr_scale": cfg.text_lr_scale} for group in text]
-    return [group for group in groups if group["params"]]
 
 
 def training_loss(model, batch: dict, served: contract.CLIP, cfg: CLIPConfig) -> tuple[torch.Tensor, dict]:

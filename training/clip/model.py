@@ -17,6 +17,7 @@ from transformers import (
 from hub_models import clip as contract
 from training import hybrid
 from training.clip.config import CLIPConfig
+from training.config import require_resolution
 from training.data import vocabulary
 
 
@@ -57,9 +58,6 @@ def assembled(cfg: CLIPConfig, vision, text, pieces: Sequence[str], mean, std, *
 def start_from(cfg: CLIPConfig) -> contract.CLIP:
     """The dual encoder of a checkpoint, ready to train. Raises SystemExit where it takes another resolution."""
     served = contract.load(cfg.pretrained_model_name_or_path, device="cpu")
-    if served.resolution_px != cfg.resolution:
-        raise SystemExit(
-            f"{cfg.pretrained_model_name_or_path} sees {served.resolution_px} px: set --resolution to that"
-        )
+    require_resolution(cfg, served.resolution_px)
     served.model.requires_grad_(True).train()
     return served

@@ -8,13 +8,10 @@ from collections import defaultdict
 import numpy as np
 import torch
 
-from hub_models import clip as contract
-from training import hybrid
 from training.clip.augmentation import CHANCES
 from training.clip.config import CLIPConfig
 from training.data.captions import Captions
 from training.data.sources import Source
-from training.data.views import ViewedPictures, Views
 
 
 class CaptionedPictures:
@@ -54,14 +51,3 @@ class CaptionedPictures:
         if self.source.array is not None:
             return torch.from_numpy(self.source.array[index])
         return torch.from_numpy(np.array(self.source.picture(index)))
-
-
-def viewed(source: Source, captions: Captions, served: contract.CLIP, cfg: CLIPConfig) -> ViewedPictures:
-    """The samples of cfg.cached_views. Raises SystemExit where the dual encoder has no backbone of timm."""
-    tower = served.model.vision_model
-    if not hybrid.is_hybrid(tower):
-        raise SystemExit(
-            "--cached_views need a tower on a backbone of timm: set --tower_name_or_path, or --cached_views 0"
-        )
-    hybrid.fix(tower, late=not cfg.late_stages)
-    return ViewedPictures(Views(source, tower, served.preprocess, cfg.cached_views), captions, cfg.captions_each)

@@ -46,7 +46,6 @@ class Facts:
     # Of what is ours
     ours: str | None = None  # what models trained on it are called
     about: str | None = None  # what is in it, where that is more than the title
-    shows: str | None = None  # what its pictures show, and nothing else
     sample: bool = False  # a few pictures of it, to test with: they don't show every class
     evaluation_sets: tuple[str, ...] = ("validation",)  # the splits to measure on
     by_concept: bool = False  # validation shows things that no training picture shows
@@ -71,13 +70,15 @@ ART = (
     "FxEmojis, Mozilla, Apache-2.0",
 )
 EMOJI = Facts(
-    "emoji art in five styles", credits=ART, ours="emoji", shows="drawn emoji", by_concept=True,
+    "emoji art in five styles", credits=ART, ours="emoji", by_concept=True,
+    limits=("It has seen drawn emoji only; photographs are outside of what was measured.",),
     evaluation_sets=("validation", "heldout_pairs", "unseen_style"),
     painted_sets=("new_scenes", "validation", "unseen_style"),
 )  # fmt: skip
 SCENES = Facts(
-    "emoji scenes", credits=ART, ours="scenes", about="scenes painted from emoji art in five styles", shows="painted scenes",
-    by_concept=True, evaluation_sets=EMOJI.painted_sets,
+    "emoji scenes", credits=ART, ours="scenes", about="scenes painted from emoji art in five styles", by_concept=True,
+    limits=("It has seen painted scenes only; photographs are outside of what was measured.",),
+    evaluation_sets=EMOJI.painted_sets,
 )  # fmt: skip
 FEW_EMOJI = {
     "sample": True,

@@ -333,7 +333,7 @@ def card(painted: list[Scenes]) -> str:
         "pretty_name": "Scenes painted from emoji",
         "task_categories": ["image-segmentation"],
         "configs": [
-            {"config_name": "default", "data_files": [{"split": s.which, "path": f"{s.which}/**"} for s in painted]},
+            {"config_name": "default", "data_files": [{"split": s.which, "path": f"{s.which}/**"} for s in painted]}
         ],
     }
     lines = [

@@ -126,6 +126,14 @@ class ViewedPictures:
         return {"pixels": self.views.maps(index, view).float(), "caption": texts, "row": index}
 
 
+def viewed(source: Source, captions: Captions, tower, pixel_values: Callable, cfg) -> ViewedPictures:
+    """The samples of cfg.cached_views, cfg.captions_each. Raises SystemExit where the tower is on no backbone of timm."""
+    if not hybrid.is_hybrid(tower):
+        raise SystemExit(f"--cached_views need a tower on a backbone of timm, not a {tower.config.model_type}: "
+                         "set --tower_name_or_path, or --cached_views 0")  # fmt: skip
+    return ViewedPictures(Views(source, tower, pixel_values, cfg.cached_views), captions, cfg.captions_each)
+
+
 def texts_of(captions: Sequence) -> list[str]:
     """The texts of a batch, those of a picture together, be it one of each picture (B,) or `each` × (B,)."""
     if captions and isinstance(captions[0], str):

@@ -91,12 +91,6 @@ def card_of(served: contract.Segmenter, cfg: SegmentationConfig, train: MaskSour
     """begun: see `describe_start`."""
     side, facts, classes = served.resolution_px, train.facts, len(served.label_names)
     kind, in_smp = TITLES.get(served.kind, served.kind), isinstance(served.model.config, dict)
-    limits = [
-        f"It tells {classes} classes apart and gives every pixel one of them, also where there is none of them.",
-        f"It sees squares of {side} px; larger pictures are shrunk to {served.max_side_px} px a side and seen in tiles.",
-    ]
-    if facts.shows:
-        limits += [f"It has seen {facts.shows} only; photographs are outside of what was measured."]
     return Card(
         name=f"{served.kind}-{facts.ours or Path(cfg.dataset_name).name}",
         title=f"{kind}, {side} px: {facts.title}",
@@ -108,7 +102,10 @@ def card_of(served: contract.Segmenter, cfg: SegmentationConfig, train: MaskSour
         tags=["image-segmentation", "vision", "semantic-segmentation"],
         parameters=served.parameters,
         usage=USAGE_OF_SMP if in_smp else USAGE,
-        limits=limits,
+        limits=[
+            f"It tells {classes} classes apart and gives every pixel one of them, also where there is none of them.",
+            f"It sees squares of {side} px; larger pictures are shrunk to {served.max_side_px} px a side and seen in tiles.",
+        ],
     )
 
 

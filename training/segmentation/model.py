@@ -20,6 +20,7 @@ from transformers import (
 
 from hub_models import classifier, pretrained, store
 from hub_models import segmentation as contract
+from training.config import require_resolution
 from training.optim import parameter_groups
 from training.segmentation.config import SIZES, SegmentationConfig
 
@@ -145,9 +146,7 @@ def start_from(cfg: SegmentationConfig, label_names: list[str]) -> contract.Segm
     processor, side = served.processor, cfg.resolution
     if side != served.resolution_px:
         if served.kind == "dpt":
-            raise SystemExit(
-                f"{cfg.pretrained_model_name_or_path} sees {served.resolution_px} px: set --resolution to that"
-            )
+            require_resolution(cfg, served.resolution_px)
         settings = {
             key: value for key, value in processor.to_dict().items() if key not in ("crop_size", "do_center_crop")
         }

@@ -30,10 +30,9 @@ from hub_models import text_to_image as contract
 from training import figures
 from training.config import parse
 from training.data.captions import STYLE_WORDS
-from training.data.sources import open_source
 from training.diffusion import diffusion_loss
 from training.optim import Player
-from training.task import Card, Task, run
+from training.task import Card, Task, opened, run
 from training.text_to_image.config import PRESETS, TextToImageConfig
 from training.text_to_image.evaluation import Strata, draw, evaluate_checkpoint
 from training.text_to_image.latents import conditions, samples_of
@@ -45,11 +44,9 @@ __all__ = ["PRESETS", "evaluate_checkpoint", "main", "task_of"]
 
 def task_of(cfg: TextToImageConfig) -> Task:
     """The experiment of a config."""
-    columns = {"dataset_config_name": cfg.dataset_config_name, "image_column": cfg.image_column,
-               "caption_column": cfg.caption_column}  # fmt: skip
     chosen = {"groups": cfg.groups, "styles": cfg.styles, "own": cfg.caption_column is not None}
-    train = select(open_source(cfg.dataset_name, split="train", skin_tones=cfg.skin_tones, **columns), **chosen)
-    held_out = select(open_source(cfg.dataset_name, split="validation", **columns), **chosen)
+    train, held_out = (select(opened(cfg, split, caption_column=cfg.caption_column), **chosen)
+                       for split in ("train", "validation"))  # fmt: skip
     torch.manual_seed(cfg.seed)
     model, vae = create_model(cfg, styles=list(STYLE_WORDS.values()) if train.source.facts.ours else [])
     cfg = dataclasses.replace(cfg, num_train_timesteps=model.num_train_timesteps)
@@ -98,10 +95,6 @@ def card_of(model: contract.TextToImage, cfg: TextToImageConfig, train: Selectio
     asked = f"{json.dumps('a red apple' if facts.ours else train.captions[0][0])}, num_inference_steps=10"
     usage += f"picture = pipe({asked}, guidance_scale={model.default_guidance:g}).images[0]"
     trained = sum(p.numel() for p in model.pipe.unet.parameters() if p.requires_grad)
-    limits = [
-        f"It draws {side} × {side} pixels, many of them only roughly like what was asked for.",
-        f"Its text tower reads {model.max_length} tokens; the rest of a prompt is cut.",
-    ]
     tags = ["text-to-image", "diffusers", "diffusers-training", "stable-diffusion", "stable-diffusion-diffusers"]
     return Card(
         name="lora" if lora else facts.ours or "text-to-image",
@@ -114,5 +107,8 @@ def card_of(model: contract.TextToImage, cfg: TextToImageConfig, train: Selectio
         tags=tags + ["lora"] * lora,
         parameters=trained if lora else model.parameters,
         usage=usage,
-        limits=limits + [f"It has seen {facts.shows} only, and draws nothing else."] * bool(facts.shows),
+        limits=[
+            f"It draws {side} × {side} pixels, many of them only roughly like what was asked for.",
+            f"Its text tower reads {model.max_length} tokens; the rest of a prompt is cut.",
+        ],
     )

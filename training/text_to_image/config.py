@@ -16,21 +16,15 @@ class TextToImageConfig(TrainConfig):
     # Where it starts
     vae_name_or_path: str = "emoji"  # autoencoder: bundled variant, folder or Hub id
     clip_name_or_path: str = "emoji"  # dual encoder whose text tower conditions: bundled variant, folder or Hub id
-    pretrained_model_name_or_path: str | None = (
-        None  # or: tune the U-Net of a StableDiffusionPipeline, with its own parts
-    )
+    pretrained_model_name_or_path: str | None = None  # or: tune the U-Net of a StableDiffusionPipeline
     lora_rank: int = 0  # train a LoRA of this rank on it, instead of all its weights; 0 = all weights
     # Data
-    caption_column: str | None = (
-        None  # column that holds the captions; None = "text" or "name", or the emoji's own forms
-    )
+    caption_column: str | None = None  # column of the captions; None = "text" or "name", or the emoji's own forms
     groups: tuple[str, ...] = ()  # emoji of these CLDR groups only; none = all
     styles: tuple[str, ...] = ()  # emoji of these styles only; none = all
     random_flip: bool = False  # off by default: arrows, hands and letters have a direction
     recoloured_share: float = 0.0  # share of samples that are recoloured emoji with the colour's word
-    recolourings: int = (
-        1  # other colours of each picture of one colour, where recoloured_share or pair_share is above 0
-    )
+    recolourings: int = 1  # other colours of each picture of one colour, where one of the shares is above 0
     pair_share: float = 0.0  # share of samples that are two things and where they are
     pairs: int = 2500  # how many pictures of two things there are, where pair_share is above 0
     no_cache: bool = False  # make latents and text states anew in every step
@@ -45,9 +39,7 @@ class TextToImageConfig(TrainConfig):
     guidance_scale: float | None = None  # the default that the export carries; None = 3, or that of the checkpoint
     # Diffusion
     num_train_timesteps: int = 1000
-    beta_schedule: Literal["scaled_linear", "squaredcos_cap_v2"] = (
-        "squaredcos_cap_v2"  # the latter is the cosine schedule
-    )
+    beta_schedule: Literal["scaled_linear", "squaredcos_cap_v2"] = "squaredcos_cap_v2"  # the latter: cosine
     prediction_type: Literal["epsilon", "v_prediction"] = "v_prediction"
     zero_terminal_snr: bool = False  # rescale the betas so that the last timestep is nothing but noise
     loss_weighting: Literal["simple", "min_snr"] = "min_snr"

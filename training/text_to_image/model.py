@@ -14,6 +14,7 @@ from hub_models import clip as clip_contract
 from hub_models import store
 from hub_models import text_to_image as contract
 from training import publish
+from training.config import require_resolution
 from training.text_to_image.config import TextToImageConfig
 
 STEM = "text_to_image"
@@ -32,16 +33,13 @@ def create_model(
     """
     if name := cfg.pretrained_model_name_or_path:
         model = contract.load(name, device="cpu")
-        if model.resolution_px != cfg.resolution:
-            raise SystemExit(f"{name} draws {model.resolution_px} px: set --resolution {model.resolution_px}")
+        require_resolution(cfg, model.resolution_px, "draws")
         pipe, vae = model.pipe, autoencoder_contract.load(str(store.resolve(STEM, name) / "vae"), device="cpu")
         pipe.vae = vae.vae
         pipe.unet.requires_grad_(not cfg.lora_rank).train()
     else:
-        vae, clip = (
-            autoencoder_contract.load(cfg.vae_name_or_path, "cpu"),
-            clip_contract.load(cfg.clip_name_or_path, "cpu"),
-        )
+        vae = autoencoder_contract.load(cfg.vae_name_or_path, "cpu")
+        clip = clip_contract.load(cfg.clip_name_or_path, "cpu")
         vae.resolution_px = cfg.resolution
         if cfg.resolution % vae.reduction:
             raise SystemExit(
@@ -65,12 +63,7 @@ def create_model(
 
         pipe.unet.add_adapter(LoraConfig(r=cfg.lora_rank, lora_alpha=cfg.lora_rank, target_modules=LORA_LAYERS))
     vae.preview(torch.zeros(1, *vae.latent_shape))  # fits the linear map, where the folder has none
-    extra = {
-        "guidance_scale": 3.0,
-        "default_steps": 10,
-        "default_sampler": "dpm++",
-        "styles": list(styles),
-    }
+    extra = {"guidance_scale": 3.0, "default_steps": 10, "default_sampler": "dpm++", "styles": list(styles)}
     if cfg.pretrained_model_name_or_path:
         extra = model.extra
     if cfg.guidance_scale is not None:
