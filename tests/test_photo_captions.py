@@ -14,7 +14,8 @@ from PIL import Image
 from transformers import AutoImageProcessor, AutoTokenizer, VisionEncoderDecoderModel
 
 from hub_models import captioning as contract
-from training import captioning, hybrid, self_critical
+from training import captioning, hybrid
+from training.captioning import self_critical
 from training.captioning.packed import pack, packed_loss
 from training.data import views
 from training.data.captions import Captions

@@ -2,14 +2,15 @@
 
     python -m training.autoencoder --output_dir runs/autoencoder --mixed_precision bf16
     python -m training.autoencoder --preset finetune --pretrained_model_name_or_path stabilityai/sd-vae-ft-mse \
-        --dataset_name my_pictures --resolution 256 --crop_px 128 --output_dir runs/mine      # or any pipeline with a vae/
+        --dataset_name my_pictures --resolution 256 --crop_px 128 --output_dir runs/mine   # or any pipeline with a vae/
 
 Cost and scores of the shipped weights stand in their card (hub_models/weights/text_to_image/emoji/vae/README.md).
 
 A stock `AutoencoderKL`: convolutions only (no attention), so that what is learned on crops holds for whole pictures.
 Kingma & Welling 2014 (the bound), Rombach et al. 2022 (latents for diffusion, a small weight on the KL term).
 
-Letters: B batch, R side of the picture in pixels, S side of the crop, C channels of a latent, f pixels per side of its cells.
+Letters: B batch, R side of the picture in pixels, S side of the crop, C channels of a latent, f pixels per side of its
+cells.
 """
 
 import copy
@@ -77,7 +78,8 @@ PRESETS = {
     "emoji": EMOJI,
     "finetune": dataclasses.replace(
         EMOJI, pretrained_model_name_or_path="emoji", dataset_name="path/to/pictures", train_batch_size=16,
-        optimizer="adamw", learning_rate=1e-4, lr_warmup_steps=50, max_train_steps=1000, ema_decay=0.99, validation_steps=250,
+        optimizer="adamw", learning_rate=1e-4, lr_warmup_steps=50, max_train_steps=1000, ema_decay=0.99,
+        validation_steps=250,
     ),
     "tiny": dataclasses.replace(
         EMOJI, dataset_name="emoji-sample", resolution=32, crop_px=16, latent_channels=4, block_out_channels=(8, 8, 16),
@@ -124,7 +126,7 @@ class Reconstruction(torch.nn.Module):
 
 
 def negative_bound(pictures, reconstruction, mean, logvar, cfg: AutoencoderConfig) -> tuple[torch.Tensor, dict]:
-    """The loss and its parts: L1 and L2 of pixels, L1 of pixel differences, and the KL to N(0, I), all per picture value.
+    """The loss and its parts: L1 and L2 of pixels, L1 of differences, and the KL to N(0, I), each per picture value.
 
     With a Laplace likelihood of scale b and no other term this is b times the negative bound for kl_weight = b.
     """
@@ -191,7 +193,7 @@ def batches(pictures: np.ndarray, batch_size: int = 8) -> Iterator[torch.Tensor]
 
 
 def finished(vae: AutoencoderKL, pictures: np.ndarray, cfg: AutoencoderConfig) -> contract.Autoencoder:
-    """What is exported: latents of mean 0 in each channel and, all together, standard deviation 1; and the map to colours.
+    """What is exported: latents of mean 0 in each channel and, all together, deviation 1; and the map to colours.
 
     pictures (N, R, R, 3) uint8: what the latents are measured on. The deviation is that of drawn latents, not of means.
     A frozen encoder's latents and scale stay as they are.

@@ -103,7 +103,7 @@ PRESETS = {
 
 
 class LabelledPictures:
-    """Augmented training samples {"pixels": (3, R, R) normalised, "label": ()} of a source; see `training.order.Samples`."""
+    """Augmented training samples {"pixels": (3, R, R) normalised, "label": ()}; see `training.order.Samples`."""
 
     def __init__(self, source: Source, cfg: ClassifierConfig, mean: tuple, std: tuple):
         self.source, self.cfg, self.data_hash = source, cfg, source.data_hash
@@ -273,14 +273,15 @@ def card_of(served: contract.Classifier, cfg: ClassifierConfig, train: Source) -
         usage='import timm\n\nmodel = timm.create_model("hf-hub:org/name", pretrained=True).eval()  '
         '# or "local-dir:path/to/this/folder"\nprint(model.pretrained_cfg["label_names"])',
         limits=[
-            f"It knows {classes} classes and always answers with one of them, also for pictures of nothing it has seen.",
+            f"It knows {classes} classes and always answers with one of them, also for pictures of nothing it has "
+            "seen.",
             f"It sees {side} × {side} pixels.",
         ],
     )
 
 
 def evaluate_checkpoint(name: str, dataset_name: str, *, batch_size: int = 128) -> Results:
-    """Top-1 and top-5 of a saved classifier per evaluation set, per-class accuracy, confusion, and a no-learning baseline.
+    """Top-1 and top-5 of a saved classifier per evaluation set, per-class accuracy, confusion, a baseline.
 
     name: bundled variant, folder or Hub id. Of an unseen style training concepts only. The baseline is the nearest
     neighbour in HOG and colour features among the training pictures. Of a model with other classes than the data the

@@ -89,8 +89,8 @@ class TrainConfig:
 # Fields that may differ when a run is resumed: they change where and how often things are written, not the weights.
 OPERATIONAL = frozenset(
     "output_dir resume_from_checkpoint force_resume checkpointing_steps checkpoints_total_limit validation_steps "
-    "logging_steps report_to dry_run push_to_hub hub_model_id hub_private hub_license dataloader_num_workers preset cpu "
-    "train_batch_size gradient_accumulation_steps".split()
+    "logging_steps report_to dry_run push_to_hub hub_model_id hub_private hub_license dataloader_num_workers preset "
+    "cpu train_batch_size gradient_accumulation_steps".split()
 )
 
 C = TypeVar("C", bound=TrainConfig)

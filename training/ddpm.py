@@ -3,7 +3,7 @@
     python -m training.ddpm --output_dir runs/ddpm                        # 32 px, 12 classes
     python -m training.ddpm --preset emoji-64 --output_dir runs/ddpm-64
     python -m training.ddpm --preset unconditional --dataset_name my_pictures --output_dir runs/mine
-    python -m training.ddpm --preset finetune --dataset_name my_pictures --output_dir runs/tuned   # from the shipped one
+    python -m training.ddpm --preset finetune --dataset_name my_pictures --output_dir runs/tuned  # from the shipped one
 
 Cost and scores of the shipped weights stand in their card (hub_models/weights/ddpm/emoji-32/README.md).
 
@@ -78,15 +78,15 @@ PRESETS = {
         max_train_steps=1000, lr_warmup_steps=50, ema_decay=0.99, validation_steps=250,
     ),
     "tiny": dataclasses.replace(
-        EMOJI_32, dataset_name="emoji-sample", resolution=16, block_out_channels=(16, 32), attention_levels=(False, True),
-        attention_head_dim=8, norm_num_groups=8, max_train_steps=2, train_batch_size=8, lr_warmup_steps=1,
-        checkpointing_steps=1, validation_steps=2, logging_steps=1,
+        EMOJI_32, dataset_name="emoji-sample", resolution=16, block_out_channels=(16, 32),
+        attention_levels=(False, True), attention_head_dim=8, norm_num_groups=8, max_train_steps=2, train_batch_size=8,
+        lr_warmup_steps=1, checkpointing_steps=1, validation_steps=2, logging_steps=1,
     ),
 }  # fmt: skip
 
 
 class NoisyPictures:
-    """Training samples {"clean", "noise": (3, R, R), "timestep", "label": ()} of a source; see `training.order.Samples`."""
+    """Training samples {"clean", "noise": (3, R, R), "timestep", "label": ()}; see `training.order.Samples`."""
 
     def __init__(self, source: Source, cfg: DDPMConfig, null_label: int | None):
         self.source, self.data_hash, self.cfg, self.null_label = source, source.data_hash, cfg, null_label
@@ -148,7 +148,7 @@ def strata(source: Source, resolution_px: int, labelled: bool, pictures: int = 9
 
 
 def draw(model: contract.DDPM, labels: Sequence[int | None], seed: int, *, batch_size=64, steps=25) -> np.ndarray:
-    """One picture per label, uint8 (N, R, R, 3), DPM-Solver++ at the default guidance; picture i has seed f(seed, i)."""
+    """One picture per label, uint8 (N, R, R, 3), by DPM-Solver++ at default guidance; picture i has seed f(seed, i)."""
     made = []
     for at in range(0, len(labels), batch_size):
         part = labels[at : at + batch_size]
@@ -202,15 +202,13 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def start_from(cfg: DDPMConfig, label_names: list[str]) -> tuple[UNet2DModel, DDPMScheduler]:
-    """The U-Net and scheduler of a checkpoint, its class embedding made anew where the labels differ (and it says so)."""
+    """The U-Net and scheduler of a checkpoint, its class embedding made anew where labels differ (and it says so)."""
     model = contract.load(cfg.pretrained_model_name_or_path, device="cpu")
     require_resolution(cfg, model.resolution_px, "draws")
     unet = model.unet.requires_grad_(True).train()
     if model.label_names != label_names:
-        print(
-            f"labels differ from {cfg.pretrained_model_name_or_path}: a new class embedding for {len(label_names)} labels"
-        )
-        rows = len(label_names) + 1 if label_names else None
+        base, rows = cfg.pretrained_model_name_or_path, len(label_names) + 1 if label_names else None
+        print(f"labels differ from {base}: a new class embedding for {len(label_names)} labels")
         unet.class_embedding = torch.nn.Embedding(rows, unet.time_embedding.linear_2.out_features) if rows else None
         unet.register_to_config(num_class_embeds=rows)
     return unet, model.scheduler
@@ -231,7 +229,8 @@ def card_of(served: contract.DDPM, cfg: DDPMConfig, train: Source) -> Card:
     return Card(
         name=f"{facts.ours}-{side}" if facts.ours else STEM,
         title=f"DDPM, {side} px, {what}",
-        summary=f"A U-Net diffusion model on pixels that draws {side} × {side} pictures, {what}. Training data: {facts.title}.",
+        summary=f"A U-Net diffusion model on pixels that draws {side} × {side} pictures, {what}. "
+        f"Training data: {facts.title}.",
         library_name="diffusers",
         pipeline_tag="unconditional-image-generation",
         tags=["pytorch", "diffusers", "unconditional-image-generation", "diffusion-models-class"],
@@ -244,13 +243,13 @@ def card_of(served: contract.DDPM, cfg: DDPMConfig, train: Source) -> Card:
 def evaluate_checkpoint(name: str, dataset_name: str, *, batch_size: int = 64) -> Results:
     """KID, held-out loss and distance to training pictures of a saved model, and whether its labels are obeyed.
 
-    kid: kernel inception distance (Bińkowski 2018) × 1000 in the feature space of the bundled classifier "swin", between
-    pictures drawn with the label mix of validation and held-out pairs, and those pictures; kid_floor is the same
-    between real training pictures and them. label_accuracy: share of drawn pictures that the bundled classifier "swin",
-    trained without ever seeing a drawn one, takes for the label asked for; the baseline is the same for real held-out
-    pictures at this resolution. held_out_loss: see `training.diffusion`. nearest_train_distance: median root mean square
-    distance in [0, 1] pixels to the nearest training picture, beside that of real held-out pictures; far below that
-    would be copying.
+    kid: kernel inception distance (Bińkowski 2018) × 1000 in the feature space of the bundled classifier "swin",
+    between pictures drawn with the label mix of validation and held-out pairs, and those pictures; kid_floor is the
+    same between real training pictures and them. label_accuracy: share of drawn pictures that the bundled classifier
+    "swin", trained without ever seeing a drawn one, takes for the label asked for; the baseline is the same for real
+    held-out pictures at this resolution. held_out_loss: see `training.diffusion`. nearest_train_distance: median root
+    mean square distance in [0, 1] pixels to the nearest training picture, beside that of real held-out pictures; far
+    below that would be copying.
     """
     model = contract.load(name)
     conditional = bool(model.label_names)
@@ -289,7 +288,7 @@ def evaluate_checkpoint(name: str, dataset_name: str, *, batch_size: int = 64) -
 
 
 def obeyed(results: Results, model: contract.DDPM, judge, real: np.ndarray, real_labels: np.ndarray, batch_size: int):
-    """Note whether a judge sees the labels that were asked for, and return a dozen pictures of each, uint8 (N, R, R, 3)."""
+    """Note whether a judge sees the labels that were asked for; a dozen pictures of each come back, (N, R, R, 3)."""
     labels = np.repeat(np.arange(len(model.label_names)), 25)
     pictures = draw(model, labels.tolist(), 2, batch_size=batch_size)
     said = metrics.in_batches(judge.logits, pictures).argmax(1)

@@ -58,5 +58,5 @@ def held_out_loss(unet, scheduler, clean: torch.Tensor, **condition) -> float:
 
 
 def nearest_train_distance(pictures: np.ndarray, known: np.ndarray) -> float:
-    """Median root mean square distance in [0, 1] pixels of pictures (N, R, R, 3) uint8 to the nearest of known ones (M, R, R, 3)."""
+    """Median RMS distance, of pixels in [0, 1], of pictures uint8 (N, R, R, 3) to the nearest known one."""
     return float(np.median(metrics.nearest_distances(metrics.rms_rows(pictures), metrics.rms_rows(known))[1]))

@@ -79,7 +79,7 @@ def create_optimizer(groups: list[dict], cfg: TrainConfig) -> torch.optim.Optimi
 
 
 class Learner:
-    """A player in a run: its module as accelerate wraps it (`model`) and `bare`, its optimiser, its weights' average."""
+    """A player in a run: its module as accelerate wraps it (`model`) and `bare`, its optimiser, its average."""
 
     def __init__(self, player: Player, number: int, cfg: TrainConfig, accelerator: Accelerator):
         self.name, self.number, self.loss, self.cfg = player.name, number, player.loss, player.cfg or cfg

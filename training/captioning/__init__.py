@@ -1,18 +1,19 @@
 """Captions of pictures: the image tower of a dual encoder, and a small decoder that attends to its patches.
 
-    python -m training.captioning --output_dir runs/captioning --mixed_precision bf16   # single emoji and scenes, one model
+    python -m training.captioning --output_dir runs/captioning --mixed_precision bf16   # emoji and scenes, one model
     python -m training.captioning --preset photo --output_dir runs/photo --mixed_precision bf16     # photographs, then:
-    python -m training.captioning --preset photo-cider --pretrained_model_name_or_path runs/photo/export --output_dir runs/cider
+    python -m training.captioning --preset photo-cider --output_dir runs/cider \
+        --pretrained_model_name_or_path runs/photo/export
     python -m training.captioning --preset finetune --dataset_name my_pictures --output_dir runs/mine \
         --pretrained_model_name_or_path emoji                   # or any VisionEncoderDecoderModel, or BLIP, of the Hub
 
 Cost and scores of the shipped weights stand in their card (hub_models/weights/captioning/emoji/README.md).
 
-Photographs begin as a backbone of timm (training/hybrid.py) whose first stages see them once (training/data/views.py); captions
-that are drawn and scored come last (training/self_critical.py).
+Photographs begin as a backbone of timm (training/hybrid.py) whose first stages see them once (training/data/views.py);
+captions that are drawn and scored come last (self_critical.py).
 
-Vinyals et al. 2015 (Show and Tell), Xu et al. 2015 (attention), Vaswani et al. 2017, Szegedy et al. 2016 (label smoothing),
-Vedantam et al. 2015 (CIDEr), Papineni et al. 2002 (BLEU).
+Vinyals et al. 2015 (Show and Tell), Xu et al. 2015 (attention), Vaswani et al. 2017, Szegedy et al. 2016 (label
+smoothing), Vedantam et al. 2015 (CIDEr), Papineni et al. 2002 (BLEU).
 
 Letters: B samples, R side in pixels, L tokens, V pieces of the vocabulary, S states of the encoder, h × w patches,
 D width of the tower.
@@ -121,7 +122,9 @@ def card_of(served: contract.Captioner, cfg: CaptioningConfig, train: Source) ->
     if facts.ours:
         data += ", with captions made of names, keywords and styles"
         if cfg.scenes:
-            data += f", and scenes painted from it, of up to {cfg.scene_objects} things, with captions that say what is where"
+            data += (
+                f", and scenes painted from it, of up to {cfg.scene_objects} things, whose captions say what is where"
+            )
         limits += [
             "It knows the names of emoji, and drawings of them; of a photograph it says which emoji it is most like.",
             f"It names at most {MOST_SAID} things of a scene, and a place without a thing is in relation to the thing "

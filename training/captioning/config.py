@@ -78,10 +78,11 @@ EMOJI = CaptioningConfig(
     decoder_args={"hidden_size": 224, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 640},
 )  # fmt: skip
 PHOTO = dataclasses.replace(
-    EMOJI, dataset_name="build/data/flickr8k", tower_name_or_path="photo", resolution=224, train_batch_size=32, optimizer="muon",
-    learning_rate=3e-3, lr_warmup_steps=50, adam_weight_decay=0.05, ema_decay=0.99, max_train_steps=700, validation_steps=100,
-    scenes=0.0, object_ink=0.0, relation_weight=1.0, place_weight=0.0, pointing_weight=0.0, unfreeze_step=None, cached_views=3,
-    captions_each=5, max_length=40, dropout=0.0, zoom=(1.0, 1.1), rotation_deg=0.0, ground_share=0.0,
+    EMOJI, dataset_name="build/data/flickr8k", tower_name_or_path="photo", resolution=224, train_batch_size=32,
+    optimizer="muon", learning_rate=3e-3, lr_warmup_steps=50, adam_weight_decay=0.05, ema_decay=0.99,
+    max_train_steps=700, validation_steps=100, scenes=0.0, object_ink=0.0, relation_weight=1.0, place_weight=0.0,
+    pointing_weight=0.0, unfreeze_step=None, cached_views=3, captions_each=5, max_length=40, dropout=0.0, zoom=(1.0, 1.1),
+    rotation_deg=0.0, ground_share=0.0,
     tower_args={"hidden_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 768},
     decoder_args={"hidden_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 1024},
 )  # fmt: skip
@@ -95,8 +96,9 @@ PRESETS = {
     ),
     "photo": PHOTO,
     "photo-cider": dataclasses.replace(
-        PHOTO, pretrained_model_name_or_path="path/to/run/export", drawn_captions=5, max_length=22, learning_rate=1.5e-4,
-        lr_warmup_steps=10, adam_weight_decay=0.0, ema_decay=0.97, max_train_steps=250, validation_steps=50,
+        PHOTO, pretrained_model_name_or_path="path/to/run/export", drawn_captions=5, max_length=22,
+        learning_rate=1.5e-4, lr_warmup_steps=10, adam_weight_decay=0.0, ema_decay=0.97, max_train_steps=250,
+        validation_steps=50,
     ),
     "tiny": dataclasses.replace(
         EMOJI, dataset_name="emoji-sample", resolution=32, max_train_steps=2, train_batch_size=4, lr_warmup_steps=1,

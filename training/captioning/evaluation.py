@@ -82,11 +82,10 @@ def evaluate_checkpoint(name: str, dataset_name: str, *, scenes: int = SCENES_ME
 
 def by_style(captions: Sequence[str], truth: Sequence[str], styles: Sequence[str]) -> dict[str, float]:
     """`exact_name_accuracy` of the pictures of each style."""
+    rows = {style: [n for n, other in enumerate(styles) if other == style] for style in sorted(set(styles))}
     return {
-        style: exact_name_accuracy(*zip(*((c, t) for c, t, s in zip(captions, truth, styles, strict=True) if s == style),
-                                        strict=True))
-        for style in sorted(set(styles))
-    }  # fmt: skip
+        style: exact_name_accuracy([captions[n] for n in own], [truth[n] for n in own]) for style, own in rows.items()
+    }
 
 
 def evenly(length: int, count: int) -> list[int]:
@@ -96,7 +95,7 @@ def evenly(length: int, count: int) -> list[int]:
 
 
 def exact_name_accuracy(captions: Sequence[str], names: Sequence[str]) -> float:
-    """Share of captions that say exactly the name, in [0, 1]: case, accents, punctuation, article, style words aside."""
+    """Share of captions that say just the name, in [0, 1]: case, accents, punctuation, article, style words aside."""
     return float(np.mean([core(said) == core(name) for said, name in zip(captions, names, strict=True)]))
 
 

@@ -21,9 +21,9 @@ from training.optim import slower
 class Trainee(torch.nn.Module):
     """The captioner's model, and how many forward passes it was trained for: before so many, its tower is frozen.
 
-    points: whether it also returns what its words attend to. places: whether it has a linear layer (D → 2) beside it, that
-    has to tell where in the picture a state comes from. A tower that learned to name things forgets that on the way to its
-    last states, and captions said left or right by chance (docs/LOG.md). The layer isn't exported.
+    points: whether it also returns what its words attend to. places: whether it has a linear layer (D → 2) beside it,
+    that has to tell where in the picture a state comes from. A tower that learned to name things forgets that on the
+    way to its last states, and captions said left or right by chance (docs/LOG.md). The layer isn't exported.
     maps: whether what it gets of pictures are maps of the tower's first stages, which then stay as they are.
     """
 
@@ -48,9 +48,11 @@ class Trainee(torch.nn.Module):
         return self
 
     def forward(self, pixels: torch.Tensor, ids: torch.Tensor | Packed | Callable[[torch.Tensor], Packed]) -> dict:
-        """Scores "logits" (B, L, V) of the token after each of ids (B, L), for pictures (B, 3, R, R), or their maps; perhaps
-        "places", the `place_loss`, and "attention", (B, heads, L, S) of each decoder layer. Where ids are a function, it draws
-        them given the states (B, S, C), and they are "drawn". Of packed ones logits are (n, V): of the places that count."""
+        """Scores "logits" (B, L, V) of the token after each of ids (B, L), for pictures (B, 3, R, R), or their maps.
+
+        Perhaps "places", the `place_loss`, and "attention", (B, heads, L, S) of each decoder layer. Where ids are a
+        function, it draws them given the states (B, S, C), and they are "drawn". Of packed ones logits are (n, V): of
+        the places that count."""
         frozen = bool(self.passes < self.frozen_passes)
         if self.training:
             self.passes += 1
@@ -59,8 +61,8 @@ class Trainee(torch.nn.Module):
         else:
             with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
                 raw = contract.encode(self.captioner, pixels)
-        # Nothing, but of every parameter: several processes wait for a gradient of each. One of 0, without weight decay,
-        # leaves the tower as it is under either optimiser.
+        # Nothing, but of every parameter: several processes wait for a gradient of each. One of 0, without weight
+        # decay, leaves the tower as it is under either optimiser.
         raw = raw + 0.0 * sum(p.sum() for p in contract.encoder_of(self.captioner).parameters())
         states, found = contract.attended(self.captioner, raw), {}
         if callable(ids):
@@ -98,8 +100,8 @@ def training_loss(model: torch.nn.Module, batch: dict, served: contract.Captione
     """Cross-entropy of each token given the picture and the tokens before it, with label smoothing; and without.
 
     Teacher forcing (Williams & Zipser 1989). Padding counts nothing, and words that say where count cfg.relation_weight
-    times; with a cfg.place_weight `place_loss` comes on top, with a cfg.pointing_weight `pointing_loss`. Also each part,
-    and the cross-entropy of the words that say where.
+    times; with a cfg.place_weight `place_loss` comes on top, with a cfg.pointing_weight `pointing_loss`. Also each
+    part, and the cross-entropy of the words that say where.
     """
     pixels = batch["pixels"]
     ids, real = (part.to(pixels.device) for part in served.sequences(batch["caption"]))  # (B, L)
@@ -148,10 +150,11 @@ def pointing_loss(
 ) -> torch.Tensor:
     """-log of the attention that the words for a thing pay to the patches where it is, mean over words and layers.
 
-    After the supervised attention of Liu et al. 2017 (Attention correctness in neural image captioning), who ask a single
-    attention for a distribution over the region; here how it is shared out within the thing is left open, and so is the
-    other half of the heads. attention: (B, heads, L, S) of each layer. spans: caption, thing and its tokens. cells: see
-    `CaptionedPictures`; a thing is in the patches that it covers at least a quarter as much as the one it covers most.
+    After the supervised attention of Liu et al. 2017 (Attention correctness in neural image captioning), who ask a
+    single attention for a distribution over the region; here how it is shared out within the thing is left open, and so
+    is the other half of the heads. attention: (B, heads, L, S) of each layer. spans: caption, thing and its tokens.
+    cells: see `CaptionedPictures`; a thing is in the patches that it covers at least a quarter as much as the one it
+    covers most.
     """
     if not spans:
         return attention[0].new_zeros(())
@@ -169,7 +172,7 @@ def pointing_loss(
 
 
 def named_at(served: contract.Captioner, ids: torch.Tensor, names: Sequence[str]) -> list[tuple[int, int, slice]]:
-    """Where captions, ids (B, L) with their start, speak of things: caption, thing (a line of its names), and its tokens.
+    """Where captions, ids (B, L) with their start, speak of things: caption, thing (a line of its names), tokens.
 
     These are its name and what follows up to the next one: of what is said where, the thing named last is meant.
     """

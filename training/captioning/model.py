@@ -76,7 +76,7 @@ def start_from(cfg: CaptioningConfig) -> contract.Captioner:
 
 @torch.no_grad()
 def require_places(served: contract.Captioner) -> None:
-    """Raise SystemExit where what the decoder attends to is no square of patches: the losses on places need to know it."""
+    """Raise SystemExit where what the decoder attends to is no square of patches, as losses on places need it."""
     training = served.model.training
     served.model.eval()  # no dropout: nothing is drawn
     states = contract.encode(served.model, torch.zeros(1, 3, served.resolution_px, served.resolution_px)).shape[1]

@@ -25,7 +25,8 @@ class CaptionedPictures:
     """Training samples of single pictures, and of scenes if there are any.
 
     {"pixels": (3, R, R) normalised, "caption": text, "names": what it names, as it is said there, in lines, "cells":
-    (MOST_SAID, MASK_SIDE, MASK_SIDE) how much of each cell each of these covers, in [0, 1]}. See `training.order.Samples`.
+    (MOST_SAID, MASK_SIDE, MASK_SIDE) how much of each cell each of these covers, in [0, 1]}. See
+    `training.order.Samples`.
     """
 
     def __init__(self, source: Source, scenes: Scenes | None, cfg: CaptioningConfig, served: contract.Captioner):

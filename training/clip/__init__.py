@@ -4,11 +4,12 @@
     python -m training.clip --preset vit --output_dir runs/clip-vit            # the same with a ViT
     python -m training.clip --preset photo --output_dir runs/clip-photo        # photographs, on a backbone of timm
     python -m training.clip --preset finetune --dataset_name my_pictures --pretrained_model_name_or_path emoji \
-        --output_dir runs/mine                                                 # or any dual encoder or CLIPModel of the Hub
+        --output_dir runs/mine                                 # or any dual encoder or CLIPModel of the Hub
 
 Cost and scores of the shipped weights stand in their card (hub_models/weights/clip/emoji/README.md).
 
-Radford et al. 2021 (CLIP), Khosla et al. 2020 (supervised contrastive), Liu et al. 2021 (Swin), Wang et al. 2020 (MiniLM).
+Radford et al. 2021 (CLIP), Khosla et al. 2020 (supervised contrastive), Liu et al. 2021 (Swin), Wang et al. 2020
+(MiniLM).
 
 Letters: B samples, V views of each, N = B·V pictures, M texts, R side in pixels, P side before augmentation, L tokens,
 D width of the common space, K names, W processes, A uniform numbers per picture.

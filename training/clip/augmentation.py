@@ -17,8 +17,8 @@ CHANCES = 27  # A: the uniform numbers that `augment` uses for a picture
 def augment(pixels: torch.Tensor, chances: torch.Tensor, cfg: CLIPConfig) -> torch.Tensor:
     """Pictures uint8 (N, P, P, 4) as the model shall see them in training: float (N, 3, R, R) in [0, 1].
 
-    chances (N, A) uniform in [0, 1): all randomness, so that a picture's view is a function of its own numbers. Moved and
-    turned, recoloured, laid on a ground; some outlined, turned into line art, blurred, or with a part erased.
+    chances (N, A) uniform in [0, 1): all randomness, so that a picture's view is a function of its own numbers. Moved
+    and turned, recoloured, laid on a ground; some outlined, turned into line art, blurred, or with a part erased.
     """
     u = iter(chances.T[:, :, None, None])  # A times (N, 1, 1)
 

@@ -75,9 +75,9 @@ PRESETS = {
     ),
     "photo": dataclasses.replace(
         EMOJI, dataset_name="build/data/flickr8k", tower_name_or_path="photo", resolution=224, train_batch_size=96,
-        optimizer="muon", learning_rate=2e-3, lr_warmup_steps=30, ema_decay=0.98, max_train_steps=600, validation_steps=200,
-        validation_pictures=200, cached_views=3, captions_each=2, views=1, concept_weight=0.0, image_weight=0.0, maskless=0.0, text_lr_scale=0.3,
-        vocabulary_size=4000,
+        optimizer="muon", learning_rate=2e-3, lr_warmup_steps=30, ema_decay=0.98, max_train_steps=600,
+        validation_steps=200, validation_pictures=200, cached_views=3, captions_each=2, views=1, concept_weight=0.0,
+        image_weight=0.0, maskless=0.0, text_lr_scale=0.3, vocabulary_size=4000,
         tower_args={"hidden_size": 256, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 768},
     ),
     "finetune": dataclasses.replace(

@@ -25,11 +25,11 @@ FEW, MANY = 500, 1000  # pictures among which one is looked for: of things with 
 def evaluate_checkpoint(name: str, dataset_name: str, *, limit: int | None = None) -> Results:
     """Retrieval and zero-shot accuracy of a saved dual encoder, per evaluation set.
 
-    recall@1, 5, 10 both ways among at most `limit` pictures (FEW, or MANY of photographs) of distinct concepts and their
-    plain captions ("a red apple"), and zero_shot_accuracy over the labels on all pictures; of an unseen style training
-    concepts only. The baseline is an oracle that knows the names of all training pictures: a caption is as near as the
-    nearest training picture of that name, in HOG and colour features. It says nothing about validation, whose concepts
-    have no training pictures.
+    recall@1, 5, 10 both ways among at most `limit` pictures (FEW, or MANY of photographs) of distinct concepts and
+    their plain captions ("a red apple"), and zero_shot_accuracy over the labels on all pictures; of an unseen style
+    training concepts only. The baseline is an oracle that knows the names of all training pictures: a caption is as
+    near as the nearest training picture of that name, in HOG and colour features. It says nothing about validation,
+    whose concepts have no training pictures.
     """
     served, facts = contract.load(name), facts_of(dataset_name)
     limit = limit or (FEW if facts.by_concept else MANY)
@@ -72,7 +72,7 @@ def recalls(served: contract.CLIP, source: Source, indices: Sequence[int] | None
 
 
 def both_ways(similarity: np.ndarray, caption_of: np.ndarray) -> dict[str, float]:
-    """Recalls of a similarity (N, M) between pictures and captions; caption_of (N,) is the right one of each picture."""
+    """Recalls of a similarity (N, M) between pictures and captions; caption_of (N,): the right one of each."""
     captions = np.arange(similarity.shape[1])
     return {
         f"{way}/recall@{k}": metrics.recall_at_k(table, asked, offered, k)

@@ -36,7 +36,7 @@ class Trainee(torch.nn.Module):
         return self
 
     def forward(self, pixels: torch.Tensor, ids: torch.Tensor, mask: torch.Tensor | None):
-        """Unit rows (N, D) of pictures (N, 3, R, R), or maps, and (M, D) of texts (M, L), logits (N, K) of names, and the scale."""
+        """Unit rows (N, D) of pictures (N, 3, R, R), or maps, (M, D) of texts (M, L), logits (N, K) of names, scale."""
         if self.maps:
             pooled = hybrid.tower_from_maps(self.clip.vision_model, pixels).pooler_output
         else:

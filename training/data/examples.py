@@ -1,11 +1,12 @@
 """Writes apps/examples: what people can try without pictures of their own, and what the home page's cards show.
 
-    python -m training.data.examples [--parts classifier ddpm segmentation text_to_image captioning] [--output_dir apps/examples]
+    python -m training.data.examples [--parts classifier ddpm …] [--output_dir apps/examples]
 
 Takes a minute, after `make data`. classifier/ gets two pictures a class that no script trains on; its index.json lists
-file, name, label, art set, licence and split of every picture. ddpm/ and text_to_image/ get what the shipped weights draw.
-segmentation/ gets scenes with their masks, and photographs out of scikit-image and scikit-learn (`pip install scikit-learn`).
-captioning/ gets pictures whose name and style are both in the training data, but not together, and scenes that are not in it.
+file, name, label, art set, licence and split of every picture. ddpm/ and text_to_image/ get what the shipped weights
+draw. segmentation/ gets scenes with their masks, and photographs out of scikit-image and scikit-learn (`pip install
+scikit-learn`). captioning/ gets pictures whose name and style are both in the training data, but not together, and
+scenes that are not in it.
 """
 
 import importlib.util
@@ -81,8 +82,8 @@ WRITTEN = ("a grinning face", "a cat face", "a red apple", "a sunflower", "an au
 STYLES = ("noto", "twemoji", "fluent", "fluent-flat", "fxemoji")  # permissive; OpenMoji is share-alike and stays out
 SCENES = {"new_scenes": 24, "validation": 24}  # the first of each set, not the best; OpenMoji's again stay out
 SETS_CREDIT = (
-    "Noto Emoji (Google, Apache-2.0), Twemoji (Twitter, Inc. and other contributors, CC BY 4.0), Fluent Emoji (Microsoft, "
-    "MIT), FxEmojis (Mozilla, Apache-2.0)"
+    "Noto Emoji (Google, Apache-2.0), Twemoji (Twitter, Inc. and other contributors, CC BY 4.0), Fluent Emoji "
+    "(Microsoft, MIT), FxEmojis (Mozilla, Apache-2.0)"
 )
 SCENES_CREDIT, ART_CREDIT = f"Scenes: painted from {SETS_CREDIT}", f"Art: {SETS_CREDIT}; scenes are painted from it"
 PHOTOGRAPHS = (  # name, package, file in it, by, licence, source; as the packages' own notes say
@@ -129,7 +130,7 @@ def choose_pictures(cfg: Config) -> list[dict]:
 
 
 def save_pictures(folder: Path, data_dir: Path, split: str, pictures: tuple[tuple[str, str], ...]) -> list[dict]:
-    """Rows on the pictures (name, style) of a split, after writing them into the folder in place of all that was there."""
+    """Rows on the pictures (name, style) of a split, after writing them into the folder in place of what was there."""
     files = sorted(str(file) for file in data_dir.glob(f"data/{split}-*.parquet"))
     if not files:
         raise SystemExit(f"{data_dir}/data has no {split} split: run `make data` first")
@@ -203,7 +204,7 @@ def draw_wishes(folder: Path) -> None:
 
 
 def paint_scenes(folder: Path) -> list[dict]:
-    """The rows of index.json, after writing it, the scenes with their masks (palette PNGs of ids), and the photographs."""
+    """The rows of index.json, after writing it, scenes with their masks (palette PNGs of ids), and photographs."""
     places = {package: importlib.util.find_spec(package) for _, package, *_ in PHOTOGRAPHS}
     if missing := [package for package, place in places.items() if place is None]:
         raise SystemExit(f"the photographs come with {', '.join(missing)}: pip install scikit-image scikit-learn")

@@ -12,8 +12,8 @@
     ---
 
 The first four keys are the Hub's own. What nobody says isn't guessed: a folder without a card is its owner's, and its
-name is what it is called. Cards of sets that we may not pass on lie in training/data/cards. What is ours has names instead
-of folders, and is described here.
+name is what it is called. Cards of sets that we may not pass on lie in training/data/cards. What is ours has names
+instead of folders, and is described here.
 """
 
 import dataclasses
@@ -34,7 +34,7 @@ MAX_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class Facts:
-    """Title, licence, credits and limits of a data set, for the card of what was trained on it, and how it was split."""
+    """Title, licence, credits and limits of a data set, for the card of what is trained on it; how it was split."""
 
     title: str
     license: str | None = None  # an id of the Hub
@@ -53,7 +53,7 @@ class Facts:
 
     @property
     def known_sets(self) -> tuple[str, ...]:
-        """The evaluation sets of things that training pictures show, too; all of them, where things weren't kept apart."""
+        """The evaluation sets of things that training pictures show, too; all, where things weren't kept apart."""
         return tuple(name for name in self.evaluation_sets if name != "validation" or not self.by_concept)
 
     def licensed(self) -> dict[str, str]:
@@ -126,16 +126,20 @@ def facts_of(dataset_name: str) -> Facts:
     )
 
 
+def front_matter(text: str) -> dict:
+    """The YAML before a card's text; {} where there is none. Raises yaml.YAMLError, RecursionError."""
+    parts = text.split("---\n", 2)
+    front = yaml.safe_load(parts[1]) if text.startswith("---\n") and len(parts) == 3 else {}
+    return front if isinstance(front, dict) else {}
+
+
 def _front_matter(path: Path) -> dict:
     if path.stat().st_size > MAX_BYTES:
         raise DataError(f"{path} is no card: it has more than {MAX_BYTES:,} bytes.")
     try:
-        text = path.read_text(encoding="utf-8-sig")
-        parts = text.split("---\n", 2)
-        front = yaml.safe_load(parts[1]) if text.startswith("---\n") and len(parts) == 3 else {}
+        return front_matter(path.read_text(encoding="utf-8-sig"))
     except (UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         raise DataError(f"{path}: its front matter is no YAML ({str(error).splitlines()[0]}).") from error
-    return front if isinstance(front, dict) else {}
 
 
 def put_card(name: str, folder: Path) -> None:

@@ -3,9 +3,9 @@
     files = Files((folder.resolve(),))
     files.read("images/1.png")
 
-A data set is somebody else's words: a row of a parquet file, a line of metadata.jsonl or a link may name any path of this
-machine. Each is resolved first; what then lies elsewhere, or is no plain file (a device, a pipe, a folder), is refused
-with a `DataError` before it is opened, and what is read comes from the very file that was looked at.
+A data set is somebody else's words: a row of a parquet file, a line of metadata.jsonl or a link may name any path of
+this machine. Each is resolved first; what then lies elsewhere, or is no plain file (a device, a pipe, a folder), is
+refused with a `DataError` before it is opened, and what is read comes from the very file that was looked at.
 """
 
 import difflib
@@ -63,7 +63,7 @@ class Files:
         return content
 
     def place(self, name: str | os.PathLike) -> tuple[Path, Path]:
-        """(folder, path in it) of a file that the data name, links resolved. Raises DataError where it lies elsewhere."""
+        """(folder, path in it) of a file that data name, links resolved. Raises DataError where it lies elsewhere."""
         text = os.fspath(name)
         if "\0" in text:
             raise DataError(f"{shown(name)} is no name of a file: it has a NUL in it")
@@ -134,7 +134,8 @@ def check_folder(folder: Path, where: str) -> None:
                 target = Path(*files.place(path.absolute()))
             except DataError:
                 raise DataError(
-                    f"{where}: {shown(inside)} is a link that leads out of the folder: put what it leads to into its place."
+                    f"{where}: {shown(inside)} is a link that leads out of the folder: put what it leads to into its "
+                    "place."
                 ) from None
             if target.is_dir() and Path(os.path.realpath(parent)).is_relative_to(target):
                 raise DataError(f"{where}: {shown(inside)} is a link to a folder around it: take it out.")

@@ -1,4 +1,4 @@
-"""Pictures with a class for every pixel, checked before training starts: painted scenes, a folder, or a data set of the Hub.
+"""Pictures with a class for every pixel, checked before training: painted scenes, a folder, or of the Hub.
 
     source = open_masks("path/to/pictures", split="train")
     check(source)
@@ -29,8 +29,8 @@ from training.data.art import on_ground
 from training.data.facts import Facts, facts_of
 from training.data.files import DataError, Files, first_line, some
 from training.data.scenes import Scenes
-from training.data.sources import MAX_SKIPPED_SHARE, THREADS, decode, file_of, licenses
-from training.data.split import Split, open_split
+from training.data.sources import decode, file_of, licenses
+from training.data.split import THREADS, Split, open_split, readable
 
 IGNORE = 255  # no answer here: left out of loss and metrics
 FULLY_READ = 500  # masks that `check` looks into; more only while a class is still missing
@@ -55,8 +55,8 @@ def open_masks(
 ) -> "MaskSource | PaintedSource":
     """One split of a data set, its pictures and masks.
 
-    dataset_name: "scenes" or "scenes-sample" (painted as they are asked for, from the emoji build or the bundled sample;
-    split is one of `scenes.SETS`; resolution_px and scene_options are `Scenes`'s), a folder, or a Hub id.
+    dataset_name: "scenes" or "scenes-sample" (painted as they are asked for, from the emoji build or the bundled
+    sample; split is one of `scenes.SETS`; resolution_px and scene_options are `Scenes`'s), a folder, or a Hub id.
     reduce_labels: 0 in the masks means no answer, and k the class k - 1 of id2label, as in ADE20K.
     limit: at most that many, evenly spread; scenes: how many there are, where they are painted. Where there is no
     "validation", a tenth of "train" is.
@@ -81,8 +81,9 @@ def with_masks(split: Split, column: str) -> Split:
     split.need(column, "label_column")
     if not isinstance(split.data.features[column], datasets.Image):
         raise DataError(
-            f"{split.where}: column '{column}' holds {split.data.features[column]}, no masks. In a folder, metadata.jsonl "
-            'names them: {"file_name": "images/1.jpg", "label_file_name": "masks/1.png"}. Or set --label_column.'
+            f"{split.where}: column '{column}' holds {split.data.features[column]}, no masks. In a folder, "
+            'metadata.jsonl names them: {"file_name": "images/1.jpg", "label_file_name": "masks/1.png"}. Or set '
+            "--label_column."
         )
     return dataclasses.replace(split, data=split.data.cast_column(column, datasets.Image(decode=False)))
 
@@ -125,35 +126,23 @@ class PaintedSource:
 class MaskSource:
     """Pictures of one split, each with the class of every pixel; see `open_masks`.
 
-    names: what to call each in messages. id2label: {0: name, 1: name, …}. data_hash: sha256 of pictures, masks and classes.
-    sizes: ((width, height) of the upright picture, of its mask) of each. licenses: what the column "license" says.
-    sources: what the column "source" says of each, the set that a picture is from; None without one.
+    names: what to call each in messages. id2label: {0: name, 1: name, …}. data_hash: sha256 of pictures, masks and
+    classes. sizes: ((width, height) of the upright picture, of its mask) of each. licenses: what the column "license"
+    says. sources: what the column "source" says of each, the set that a picture is from; None without one.
     skipped: what was left out because picture or mask cannot be read; more than 5 % raise DataError.
     """
 
     def __init__(self, split: Split, image_column, label_column, id2label, reduce_labels, facts: Facts):
-        data, names, where = split.data, split.names, split.where
-        self.name, self.id2label, self.reduce_labels, self.facts = where, id2label, reduce_labels, facts
-        self._columns, self._decoded, self._home, self.names = (image_column, label_column), None, split.files, names
-        self._files = data.select_columns([image_column, label_column])
-        with ThreadPoolExecutor(THREADS) as pool:
-            found = list(pool.map(self._glance, range(len(data))))
-        good = [i for i, facts in enumerate(found) if not isinstance(facts, str)]
-        self.skipped = [f"{names[i]} ({facts})" for i, facts in enumerate(found) if isinstance(facts, str)]
-        if len(self.skipped) > MAX_SKIPPED_SHARE * len(data):
-            raise DataError(
-                f"{where}: {len(self.skipped)} of {len(data)} pictures or masks cannot be read, more than "
-                f"{MAX_SKIPPED_SHARE:.0%}: {some(self.skipped)}. Repair or remove them."
-            )
-        if self.skipped:
-            print(f"{where}: {len(self.skipped)} with unreadable files left out: {some(self.skipped)}")
-            data, self._files = data.select(good), self._files.select(good)
-        self.names = [names[i] for i in good]
-        self.sizes = [found[i][0] for i in good]
-        self.licenses = licenses(data)
-        self.sources = list(data["source"]) if "source" in data.column_names else None
+        self.name, self.id2label, self.reduce_labels, self.facts = split.where, id2label, reduce_labels, facts
+        self._columns, self._decoded, self._home = [image_column, label_column], None, split.files
+        self.names, self._files = split.names, split.data.select_columns(self._columns)
+        split, _, found, self.skipped = readable(split, self._glance, "pictures or masks", "with unreadable files")
+        self.names, self._files = split.names, split.data.select_columns(self._columns)
+        self.sizes = [sizes for sizes, _ in found]
+        self.licenses = licenses(split.data)
+        self.sources = list(split.data["source"]) if "source" in split.data.column_names else None
         content = hashlib.sha256(json.dumps([id2label, reduce_labels]).encode())
-        content.update(b"".join(found[i][1] for i in good))
+        content.update(b"".join(digest for _, digest in found))
         self.data_hash = content.hexdigest()
 
     def __len__(self) -> int:

@@ -13,7 +13,7 @@ METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 
 
 def check_metadata(folder: Path, caption_column: str | None) -> None:
-    """Refuse metadata files that name a picture twice, or one that is not there; `datasets` would be silent or obscure."""
+    """Refuse metadata that name a picture twice, or one that is not there; `datasets` would be silent or obscure."""
     files = Files((folder.resolve(),))
     for path in sorted(p for p in folder.rglob("metadata.*") if p.name in METADATA):
         place = path.relative_to(folder)

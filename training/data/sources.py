@@ -1,4 +1,4 @@
-"""Pictures with labels or captions, checked before training starts: the emoji build, a folder, or a data set of the Hub.
+"""Pictures with labels or captions, checked before training: the emoji build, a folder, or a data set of the Hub.
 
     source = open_source("emoji", split="train")
     source.preload(64)
@@ -18,13 +18,11 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from training.data.facts import Facts, facts_of
-from training.data.files import DataError, Files, choices, some
+from training.data.files import DataError, Files, choices
 from training.data.metadata import captions_in
-from training.data.split import Split, need, open_split
+from training.data.split import THREADS, Split, need, open_split, readable
 
-MAX_SKIPPED_SHARE = 0.05  # of the pictures
 PRELOAD_BYTES = 2 * 2**30  # larger than that, pictures are decoded as they are asked for
-THREADS = 2
 
 
 def open_source(
@@ -78,41 +76,32 @@ def open_source(
 class Source:
     """Pictures of one split, each with its label and captions, if any; see `open_source`.
 
-    labels: int64 (N,), indices into label_names. data_hash: sha256 of pictures, labels and captions, whatever their paths.
-    skipped: the unreadable pictures that were left out. licenses: what the column "license" says, sorted.
+    labels: int64 (N,), indices into label_names. data_hash: sha256 of pictures, labels and captions, whatever their
+    paths. skipped: the unreadable pictures that were left out. licenses: what the column "license" says, sorted.
     array: uint8 (N, R, R, 4) after `preload`, or None. facts: what the data set says of itself.
     """
 
     def __init__(self, split: Split, image_column, labels, label_names, captions, facts: Facts):
-        data, names, where = split.data, split.names, split.where
-        self.name, self.facts, self.array = where, facts, None
-        self._names, self._files = names, split.files
+        self.name, self.facts, self.label_names, self.array = split.where, facts, label_names, None
         self._image_column, self._resolution_px = image_column, None
-        self._pictures = data.select_columns([image_column])
-
-        with ThreadPoolExecutor(THREADS) as pool:
-            digests = list(pool.map(self._digest, range(len(data))))
-        good = [i for i, digest in enumerate(digests) if digest is not None]
-        self.skipped = [names[i] for i, digest in enumerate(digests) if digest is None]
-        if len(self.skipped) > MAX_SKIPPED_SHARE * len(data):
-            raise DataError(
-                f"{where}: {len(self.skipped)} of {len(data)} pictures cannot be read, more than {MAX_SKIPPED_SHARE:.0%}: "
-                f"{some(self.skipped)}. Repair or remove them."
-            )
-        if self.skipped:
-            print(f"{where}: {len(self.skipped)} unreadable pictures left out: {some(self.skipped)}")
-            data, self._pictures = data.select(good), self._pictures.select(good)
-
-        self._names = [names[i] for i in good]
-        self._data = data.remove_columns([image_column])
+        self._hold(split)
+        split, good, digests, self.skipped = readable(split, self._digest, "pictures", "unreadable pictures")
+        self._hold(split)
+        self._data = split.data.remove_columns([image_column])
         self._labels = None if labels is None else labels[good]
-        self.label_names = label_names
         self._captions = None if captions is None else [captions[i] for i in good]
-        self.licenses = licenses(data)
+        self.licenses = licenses(split.data)
         content = hashlib.sha256(json.dumps([label_names, self._captions]).encode())
-        content.update(b"".join(digests[i] for i in good))
+        content.update(b"".join(digests))
         content.update(b"" if labels is None else self._labels.astype("<i8").tobytes())
         self.data_hash = content.hexdigest()
+
+    def _hold(self, split: Split) -> None:
+        self._names, self._files, self._pictures = (
+            split.names,
+            split.files,
+            split.data.select_columns([self._image_column]),
+        )
 
     def __len__(self) -> int:
         return len(self._names)
@@ -121,7 +110,8 @@ class Source:
     def labels(self) -> np.ndarray:
         if self._labels is None:
             raise DataError(
-                f"{self.name} has no labels: name the column with --label_column. {choices('', self._data.column_names, 'It has')}"
+                f"{self.name} has no labels: name the column with --label_column. "
+                f"{choices('', self._data.column_names, 'It has')}"
             )
         return self._labels
 
@@ -132,7 +122,8 @@ class Source:
         """The captions of a picture, at least one."""
         if self._captions is None:
             raise DataError(
-                f"{self.name} has no captions: name the column with --caption_column. {choices('', self._data.column_names, 'It has')}"
+                f"{self.name} has no captions: name the column with --caption_column. "
+                f"{choices('', self._data.column_names, 'It has')}"
             )
         return self._captions[index]
 
@@ -171,15 +162,15 @@ class Source:
     def _bytes(self, index: int) -> bytes:
         return file_of(self._pictures[int(index)][self._image_column], self._files, self.name, self._names[index])
 
-    def _digest(self, index: int) -> bytes | None:
-        """The sha256 of a picture's file; None where it cannot be read."""
+    def _digest(self, index: int) -> bytes | str:
+        """The sha256 of a picture's file; "" where it cannot be read."""
         try:
             content = self._bytes(index)
             decode(content, draft=True)
         except DataError:
             raise
         except Exception:  # PIL raises a dozen kinds, struct.error and SyntaxError among them, for broken files
-            return None
+            return ""
         return hashlib.sha256(content).digest()
 
 
@@ -216,7 +207,7 @@ def decode(content: bytes, *, draft: bool = False) -> Image.Image:
 
 
 def square(picture: Image.Image, resolution_px: int) -> Image.Image:
-    """The picture centred on a transparent square and resized, RGBA. PIL resizes RGBA premultiplied: no dark fringes."""
+    """The picture centred on a transparent square and resized, RGBA; premultiplied by PIL, so without dark fringes."""
     picture = picture.convert("RGBA")
     if picture.width != picture.height:
         side = max(picture.size)
@@ -247,14 +238,15 @@ def _labels(split: Split, column: str) -> tuple[np.ndarray, list[str]]:
         label_names = [str(k) for k in range(max((v for v in everywhere() if v is not None), default=-1) + 1)]
     else:
         raise DataError(
-            f"{where}: column '{column}' holds {getattr(feature, 'dtype', feature)}, but a label is a class name or an integer. "
-            f"{choices(column, data.column_names, 'The columns are')}"
+            f"{where}: column '{column}' holds {getattr(feature, 'dtype', feature)}, but a label is a class name or "
+            f"an integer. {choices(column, data.column_names, 'The columns are')}"
         )
     for value, name in zip(values, split.names, strict=True):
         if value is None:
             raise DataError(f"{where}, {name}: the label is missing in column '{column}'.")
         if not 0 <= value < len(label_names):
             raise DataError(
-                f"{where}, {name}: label {value} is out of range, column '{column}' has {len(label_names)} classes (0 to {len(label_names) - 1})."
+                f"{where}, {name}: label {value} is out of range, column '{column}' has {len(label_names)} classes "
+                f"(0 to {len(label_names) - 1})."
             )
     return np.array(values, dtype=np.int64), label_names

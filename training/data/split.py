@@ -13,17 +13,20 @@ import hashlib
 import os
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from training.data.files import DataError, Files, check_folder, check_named, choices, first_line
+from training.data.files import DataError, Files, check_folder, check_named, choices, first_line, some
 from training.data.metadata import check_metadata
 
 ROOT = Path(__file__).resolve().parents[2]
+MAX_SKIPPED_SHARE = 0.05  # of the rows
+THREADS = 2
 VALIDATION_SHARE = 0.10  # of the rows, where a data set has no validation split
 IN_MEMORY_BYTES = 2**30  # larger local parquet files are memory-mapped from the cache of `datasets`
 # Of data files, as `datasets` calls them.
@@ -90,6 +93,29 @@ def open_split(
     return Split(data.select(kept), [names[i] for i in kept], where, folder, files, list(splits.values()))
 
 
+def readable(
+    split: Split, look: Callable[[int], Any], what: str, left: str
+) -> tuple[Split, np.ndarray, list, list[str]]:
+    """The rows whose files can be read, as a split and as numbers, what `look` found in each, and the others' names.
+
+    look(i) -> what a row's files are, or a text: which of them cannot be read ("" if there is but one). what, left: how
+    such rows are called. Raises DataError where they are more than 5 %.
+    """
+    with ThreadPoolExecutor(THREADS) as pool:
+        found = list(pool.map(look, range(len(split.data))))
+    good = [i for i, facts in enumerate(found) if not isinstance(facts, str)]
+    skipped = [split.names[i] + f" ({facts})" * bool(facts) for i, facts in enumerate(found) if isinstance(facts, str)]
+    if len(skipped) > MAX_SKIPPED_SHARE * len(found):
+        raise DataError(
+            f"{split.where}: {len(skipped)} of {len(found)} {what} cannot be read, more than {MAX_SKIPPED_SHARE:.0%}: "
+            f"{some(skipped)}. Repair or remove them."
+        )
+    if skipped:
+        print(f"{split.where}: {len(skipped)} {left} left out: {some(skipped)}")
+        split = dataclasses.replace(split, data=split.data.select(good), names=[split.names[i] for i in good])
+    return split, np.array(good, np.int64), [found[i] for i in good], skipped
+
+
 def known_concepts(source, split: str) -> np.ndarray:
     """The rows of a split that are measured, int64 (N,): of an unseen style those of training concepts, else all."""
     if split != "unseen_style":
@@ -104,7 +130,8 @@ def locate(dataset_name: str, split: str) -> tuple[Path | None, str]:
         folder = built / ("emoji-unseen" if split == "unseen_style" else "emoji")
         if not folder.is_dir():
             raise DataError(
-                f"The emoji data are not built: {folder} is missing. Run `make data`, or use the bundled 'emoji-sample'."
+                f"The emoji data are not built: {folder} is missing. Run `make data`, or use the bundled "
+                "'emoji-sample'."
             )
         return folder, dataset_name
     if dataset_name == "emoji-sample":
@@ -153,20 +180,21 @@ def load_splits(datasets, folder: Path | None, where: str, config_name: str | No
 
 
 def built(datasets, folder: Path | None, where: str, config_name: str | None, cache_dir=None, in_memory: bool = False):
-    """What `load_dataset` gives, after a look at which files it is going to read. Raises DataError, and what it raises."""
+    """What `load_dataset` gives, after a look at the files it is going to read. Raises DataError, and what that does."""
     name = where if folder is None else str(folder.resolve())
     builder = datasets.load_dataset_builder(name, config_name, cache_dir=cache_dir)
     check_named(builder.config.data_files, folder, where)
     if builder.name not in KINDS:
         raise DataError(
-            f"{where} holds {builder.name} files: give pictures with metadata.jsonl or .csv, class folders, or parquet files."
+            f"{where} holds {builder.name} files: give pictures with metadata.jsonl or .csv, class folders, or parquet "
+            "files."
         )
     builder.download_and_prepare(verification_mode=None if folder is None else "no_checks")
     return builder.as_dataset(in_memory=in_memory)
 
 
 def undecoded(splits):
-    """The same splits, in which no column decodes by itself: what a row names as a file is opened here, or not at all."""
+    """The same splits, in which no column decodes by itself: a file that a row names is opened here, or not at all."""
     for split, data in splits.items():
         decodes = {
             name: dataclasses.replace(feature, decode=False)
@@ -180,7 +208,7 @@ def undecoded(splits):
 
 
 def files_of(folder: Path | None, where: str, data) -> Files:
-    """The folders whose files the rows may name: the data set's own. Of the Hub, only what was pulled of pictures there.
+    """The folders whose files the rows may name: the data set's own. Of the Hub, only pictures that were pulled.
 
     A parquet file of the Hub has the bytes of its pictures; if it names a file, that is one of this machine.
     """
@@ -203,9 +231,10 @@ def as_pictures(datasets, data, where: str, column: str):
         binary = getattr(feature, "dtype", "") in ("binary", "large_binary")
         if not encoded and not binary:
             pictures = [name for name, f in data.features.items() if isinstance(f, datasets.Image)]
+            where_else = choices(column, pictures, "Pictures are in") if pictures else "No column holds pictures."
             raise DataError(
-                f"{where}: column '{column}' holds {getattr(feature, 'dtype', feature)}, no pictures. "
-                f"{choices(column, pictures, 'Pictures are in') if pictures else 'No column holds pictures.'} Set --image_column."
+                f"{where}: column '{column}' holds {getattr(feature, 'dtype', feature)}, no pictures. {where_else} Set "
+                "--image_column."
             )
     return data.cast_column(column, datasets.Image(decode=False))
 

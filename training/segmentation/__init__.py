@@ -1,4 +1,4 @@
-"""Semantic segmentation: a class for each pixel, by a Swin (UperNet), a ViT (DPT) or a U-Net, from scratch or fine-tuned.
+"""Semantic segmentation: a class for each pixel, by a Swin (UperNet), a ViT (DPT) or a U-Net.
 
     python -m training.segmentation --preset swin --output_dir runs/swin-scenes --mixed_precision bf16   # or dpt, unet
     python -m training.segmentation --preset photo --output_dir runs/photo --mixed_precision bf16        # photographs
@@ -6,15 +6,15 @@
     python -m training.segmentation --preset finetune --dataset_name my_pictures --output_dir runs/mine \
         --pretrained_model_name_or_path swin-scenes     # your pictures and masks; or any segmenter of the Hub
 
-A training step at 128 px by processor time, one core with bf16 units whose neighbour was busy: 25 pictures a second for the
-Swin, 21 for the ViT, 30 for the U-Net; to paint and cut a scene takes 7 ms more.
+A training step at 128 px by processor time, one core with bf16 units whose neighbour was busy: 25 pictures a second for
+the Swin, 21 for the ViT, 30 for the U-Net; to paint and cut a scene takes 7 ms more.
 Scores of the shipped weights stand in their cards (hub_models/weights/segmentation/).
 
 Xiao et al. 2018 (UPerNet), Liu et al. 2021 (Swin), Ranftl et al. 2021 (DPT), Ronneberger et al. 2015 (U-Net),
 Milletari et al. 2016 (Dice loss), Guo et al. 2017 (temperature).
 
-Letters: B batch, R side of the training picture in pixels, K classes, H × W pixels, D features. Masks hold class ids, and
-255 where there is no answer.
+Letters: B batch, R side of the training picture in pixels, K classes, H × W pixels, D features. Masks hold class ids,
+and 255 where there is no answer.
 """
 
 from pathlib import Path
@@ -95,8 +95,8 @@ def card_of(served: contract.Segmenter, cfg: SegmentationConfig, train: MaskSour
         name=f"{served.kind}-{facts.ours or Path(cfg.dataset_name).name}",
         title=f"{kind}, {side} px: {facts.title}",
         summary=f"A {kind} ({begun}) that gives each pixel one of {classes} classes: "
-        f"{', '.join(served.label_names[:40])}. Training data: {facts.about or facts.title}. Its confidence is calibrated "
-        f"by a temperature of {served.temperature:.3g}, fitted to validation pictures.",
+        f"{', '.join(served.label_names[:40])}. Training data: {facts.about or facts.title}. Its confidence is "
+        f"calibrated by a temperature of {served.temperature:.3g}, fitted to validation pictures.",
         library_name="segmentation-models-pytorch" if in_smp else "transformers",
         pipeline_tag="image-segmentation",
         tags=["image-segmentation", "vision", "semantic-segmentation"],
@@ -104,7 +104,8 @@ def card_of(served: contract.Segmenter, cfg: SegmentationConfig, train: MaskSour
         usage=USAGE_OF_SMP if in_smp else USAGE,
         limits=[
             f"It tells {classes} classes apart and gives every pixel one of them, also where there is none of them.",
-            f"It sees squares of {side} px; larger pictures are shrunk to {served.max_side_px} px a side and seen in tiles.",
+            f"It sees squares of {side} px; larger pictures are shrunk to {served.max_side_px} px a side and seen in "
+            "tiles.",
         ],
     )
 

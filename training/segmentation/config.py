@@ -10,7 +10,8 @@ SIZES = {  # what a backbone is built of, unless model_args says otherwise
     "swin": {"embed_dim": 48, "depths": (2, 2, 6), "num_heads": (2, 4, 8), "window_size": 4, "patch_size": 4,
              "drop_path_rate": 0.1, "channels": 64, "pool_scales": (1, 2, 4)},
     "dpt": {"hidden_size": 192, "num_hidden_layers": 5, "num_attention_heads": 3, "intermediate_size": 768,
-            "patch_size": 8, "backbone_out_indices": (0, 1, 3, 4), "neck_hidden_sizes": (32, 48, 64, 96), "channels": 48},
+            "patch_size": 8, "backbone_out_indices": (0, 1, 3, 4), "neck_hidden_sizes": (32, 48, 64, 96),
+            "channels": 48},
     "unet": {"encoder_name": "tu-regnetx_002", "decoder_channels": (128, 96, 64, 32, 16)},
 }  # fmt: skip
 TITLES = {"swin": "Swin and UPerNet", "upernet": "UPerNet", "dpt": "ViT and DPT", "unet": "U-Net"}
@@ -46,12 +47,13 @@ class SegmentationConfig(TrainConfig):
         super().__post_init__()
         if self.tower_name_or_path and self.pretrained_model_name_or_path:
             raise ValueError(
-                "--tower_name_or_path and --pretrained_model_name_or_path exclude each other: a new segmenter begins as a "
-                "tower, or training goes on from a segmenter"
+                "--tower_name_or_path and --pretrained_model_name_or_path exclude each other: a new segmenter begins "
+                "as a tower, or training goes on from a segmenter"
             )
         if self.tower_name_or_path and self.backbone != "swin":
             raise ValueError(
-                f"--tower_name_or_path is for UPerNet, not for a {TITLES[self.backbone]}: leave it out, or add --backbone swin"
+                f"--tower_name_or_path is for UPerNet, not for a {TITLES[self.backbone]}: leave it out, or add "
+                "--backbone swin"
             )
 
 
@@ -67,12 +69,14 @@ PRESETS = {
     "street": dataclasses.replace(
         SCENES, dataset_name="build/data/camvid", tower_name_or_path="photo", resolution=192, max_side_px=384,
         train_batch_size=16, base_lr_scale=0.3, scale=(0.7, 2.0), random_flip=True, balance=0.3, max_train_steps=2000,
-        lr_warmup_steps=100, ema_decay=0.998, validation_pictures=101, object_ink=0.0, object_color=0.0, color_jitter=0.3,
+        lr_warmup_steps=100, ema_decay=0.998, validation_pictures=101, object_ink=0.0, object_color=0.0,
+        color_jitter=0.3,
     ),
     "photo": dataclasses.replace(
         SCENES, dataset_name="build/data/photo-scenes", tower_name_or_path="photo", resolution=192, max_side_px=256,
         train_batch_size=16, base_lr_scale=0.3, scale=(0.7, 1.8), random_flip=True, balance=0.3, max_train_steps=2000,
-        lr_warmup_steps=100, ema_decay=0.998, validation_pictures=371, object_ink=0.0, object_color=0.0, color_jitter=0.3,
+        lr_warmup_steps=100, ema_decay=0.998, validation_pictures=371, object_ink=0.0, object_color=0.0,
+        color_jitter=0.3,
     ),
     "finetune": dataclasses.replace(
         SCENES, pretrained_model_name_or_path="swin-scenes", dataset_name="path/to/pictures/and/masks",

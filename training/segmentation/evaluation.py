@@ -1,4 +1,4 @@
-"""What a segmenter is worth, in training or saved, and what is fitted to it afterwards: each from the answered pixels of a set.
+"""What a segmenter is worth, in training or saved, and what is fitted to it afterwards, from answered pixels.
 
 Letters: K classes, H × W pixels, D features.
 """
@@ -64,7 +64,7 @@ def predictions(served: contract.Segmenter, source, count: int | None = None) ->
 
 
 def tallies(served: contract.Segmenter, source, count: int | None = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Of each picture the confusion matrix (K, K) of its answered pixels, at its own size, and their confidence table."""
+    """Of each picture the confusion matrix (K, K) of its answered pixels, at its own size, and confidence table."""
     for _, mask, found in predictions(served, source, count):
         answered = mask != IGNORE
         truth, ids = mask[answered], found.ids[answered].astype(np.int64)

@@ -1,6 +1,7 @@
 """What a segmenter is trained for: the right class of each pixel, and each class as a whole.
 
-Letters: B batch, R side of the training picture in pixels, K classes. Masks hold class ids, and 255 where there is no answer.
+Letters: B batch, R side of the training picture in pixels, K classes. Masks hold class ids, and 255 where there is no
+answer.
 """
 
 import numpy as np
@@ -27,8 +28,8 @@ def training_loss(
 def dice_loss(probability: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """1 - Dice coefficient of the probabilities of a batch with its truth, mean over the classes that the truth has.
 
-    Milletari et al. 2016, §3, with plain sums in the denominator. probability (B, K, R, R), mask (B, R, R) with 255 = no
-    answer. The truth isn't spelled out as K planes: that takes five times as long on a CPU.
+    Milletari et al. 2016, §3, with plain sums in the denominator. probability (B, K, R, R), mask (B, R, R) with 255 =
+    no answer. The truth isn't spelled out as K planes: that takes five times as long on a CPU.
     """
     classes, answered = probability.shape[1], mask != IGNORE
     truth = mask.masked_fill(~answered, 0)

@@ -42,10 +42,10 @@ def create_model(cfg: SegmentationConfig, label_names: list[str]) -> contract.Se
     return contract.Segmenter(model, processor, label_names, name="in training", own=own)
 
 
-# Grey is 0 to these models, and with the library's biases of 0 a grey patch is a token of zeros, at which a layer norm has
-# a gradient of hundreds for 1; so the biases of the patches are drawn.
+# Grey is 0 to these models, and with the library's biases of 0 a grey patch is a token of zeros, at which a layer norm
+# has a gradient of hundreds for 1; so the biases of the patches are drawn.
 def _swin(args: dict, classes: int, side_px: int, tower: Path | None) -> UperNetForSemanticSegmentation:
-    """tower: folder of a model whose Swin gives the backbone its shape and first weights; None = a fresh one of `args`."""
+    """tower: folder of a model whose Swin the backbone begins as; None = a fresh one of `args`."""
     args, begun = dict(args), swin_of(tower) if tower else None
     head = {"hidden_size": args.pop("channels"), "pool_scales": list(args.pop("pool_scales"))}
     if begun is not None:
@@ -59,8 +59,9 @@ def _swin(args: dict, classes: int, side_px: int, tower: Path | None) -> UperNet
         try:
             model.backbone.swin.load_state_dict(begun.state_dict())
         except RuntimeError as error:
-            raise SystemExit(f"--tower_name_or_path {tower}: {str(error).splitlines()[-1].strip()}; its positions are for "
-                             f"{begun.config.image_size} px: set --resolution to that") from None  # fmt: skip
+            said = str(error).splitlines()[-1].strip()
+            raise SystemExit(f"--tower_name_or_path {tower}: {said}; its positions are for {begun.config.image_size} px"
+                             ": set --resolution to that") from None  # fmt: skip
         return model
     patches = next(layer for layer in model.backbone.modules() if isinstance(layer, torch.nn.Conv2d))
     torch.nn.init.normal_(patches.bias, std=0.1)
@@ -158,7 +159,7 @@ def start_from(cfg: SegmentationConfig, label_names: list[str]) -> contract.Segm
 
 
 def replace_class_layer(model: torch.nn.Module, label_names: list[str]) -> None:
-    """Put a fresh layer of len(label_names) outputs in the place of the last one of a segmenter, and say so in its config."""
+    """Put a fresh layer of len(label_names) outputs in the place of a segmenter's last, and say so in its config."""
     layer = contract.class_layer(model)
     name = next(name for name, module in model.named_modules() if module is layer)
     has_bias = layer.bias is not None

@@ -17,7 +17,7 @@ from training.segmentation.config import SegmentationConfig
 
 
 class MaskedPictures:
-    """Augmented training samples {"pixels": (3, R, R) normalised, "mask": (R, R) int64}; see `training.order.Samples`."""
+    """Augmented training samples {"pixels": (3, R, R) normalised, "mask": (R, R)}; see `training.order.Samples`."""
 
     def __init__(self, source: MaskSource | PaintedSource, cfg: SegmentationConfig, served: contract.Segmenter):
         self.source, self.cfg, self.served, self.data_hash = source, cfg, served, source.data_hash

@@ -1,11 +1,12 @@
 """Text to image: latent diffusion, conditioned on the text tower of our CLIP.
 
     python -m training.text_to_image --vae_name_or_path runs/autoencoder/export --clip_name_or_path runs/clip/export \
-        --output_dir runs/text_to_image --mixed_precision bf16               # smileys, animals, food, travel, activities, objects
+        --output_dir runs/text_to_image --mixed_precision bf16     # smileys, animals, food, travel, activities, objects
     python -m training.text_to_image --preset emoji-all --pretrained_model_name_or_path runs/text_to_image/export \
         --output_dir runs/text_to_image-all                                  # widen it to all emoji
-    python -m training.text_to_image --preset finetune --pretrained_model_name_or_path stable-diffusion-v1-5/stable-diffusion-v1-5 \
-        --dataset_name my_pictures --resolution 512 --lora_rank 8 --output_dir runs/lora   # any Stable Diffusion; a LoRA
+    python -m training.text_to_image --preset finetune --dataset_name my_pictures --resolution 512 --lora_rank 8 \
+        --pretrained_model_name_or_path stable-diffusion-v1-5/stable-diffusion-v1-5 --output_dir runs/lora
+                                                                             # any Stable Diffusion; a LoRA
 
 Cost and scores of the shipped weights stand in their card (hub_models/weights/text_to_image/emoji/README.md).
 
@@ -101,7 +102,8 @@ def card_of(model: contract.TextToImage, cfg: TextToImageConfig, train: Selectio
         title=f"{f'LoRA for {base_of(cfg)}' if lora else 'Text to image'}, {side} px",
         summary=f"{'A LoRA' if lora else 'Latent diffusion'} that draws {side} × {side} pictures from a prompt: stock "
         f"StableDiffusionPipeline, {trained / 1e6:.1f}M trained parameters in the U-Net, "
-        f"{model.pipe.scheduler.config.prediction_type}. Training data: {facts.title}; {len(train):,} pictures, {drawn}.",
+        f"{model.pipe.scheduler.config.prediction_type}. Training data: {facts.title}; {len(train):,} pictures, "
+        f"{drawn}.",
         library_name="diffusers",
         pipeline_tag="text-to-image",
         tags=tags + ["lora"] * lora,

@@ -68,9 +68,9 @@ EMOJI = TextToImageConfig(
     learning_rate=5e-3, lr_warmup_steps=300, ema_decay=0.999, max_train_steps=9_000, checkpointing_steps=250,
     validation_steps=1000,
     validation_prompts=(
-        "grinning face", "a crying face, noto style", "a cat face", "an owl", "a red apple", "hamburger, 3d fluent style",
-        "a birthday cake", "a sunflower", "an automobile", "rocket, flat fluent style", "a house", "a mountain",
-        "a guitar", "a key, twemoji style", "a soccer ball", "a blue cat",
+        "grinning face", "a crying face, noto style", "a cat face", "an owl", "a red apple",
+        "hamburger, 3d fluent style", "a birthday cake", "a sunflower", "an automobile", "rocket, flat fluent style",
+        "a house", "a mountain", "a guitar", "a key, twemoji style", "a soccer ball", "a blue cat",
     ),
 )  # fmt: skip
 PRESETS = {
@@ -78,8 +78,8 @@ PRESETS = {
     "emoji-all": dataclasses.replace(EMOJI, groups=()),
     "finetune": dataclasses.replace(
         EMOJI, pretrained_model_name_or_path="emoji", dataset_name="path/to/pictures", groups=(), train_batch_size=8,
-        optimizer="adamw", learning_rate=1e-4, lr_warmup_steps=50, max_train_steps=1000, ema_decay=0.99, validation_steps=250,
-        validation_prompts=(),
+        optimizer="adamw", learning_rate=1e-4, lr_warmup_steps=50, max_train_steps=1000, ema_decay=0.99,
+        validation_steps=250, validation_prompts=(),
     ),
     "tiny": dataclasses.replace(
         EMOJI, dataset_name="emoji-sample", groups=(), resolution=32, block_out_channels=(16, 32), attention_heads=2,

@@ -32,14 +32,14 @@ from training.text_to_image.selection import Selection, select
 def evaluate_checkpoint(name: str, dataset_name: str, *, pictures: int = 200) -> Results:
     """What a saved model draws, for captions of the groups and styles that it was trained on.
 
-    retrieval_precision: share of drawn pictures whose own caption comes first among 100 by the bundled CLIP (one picture
-    each for 200 training captions with their style, and for 100 held-out pairs; captions are compared in their plain form);
-    retrieval_precision_real, and the baseline, are the same for the real pictures of these captions. kid_x1000: kernel
-    inception distance (Bińkowski 2018) in the feature space of the bundled classifier "swin", between pictures drawn for
-    the captions of validation and held-out pairs, and the pictures there; the baseline is training pictures against
-    them. colours/…: see `judging`. held_out_loss: see `Strata`. nearest_train_distance: median root mean square distance
-    in [0, 1] pixels, at 32 px, to the nearest training picture, beside that of real held-out pictures; far below that
-    would be copying.
+    retrieval_precision: share of drawn pictures whose own caption comes first among 100 by the bundled CLIP (one
+    picture each for 200 training captions with their style, and for 100 held-out pairs; captions are compared in their
+    plain form); retrieval_precision_real, and the baseline, are the same for the real pictures of these captions.
+    kid_x1000: kernel inception distance (Bińkowski 2018) in the feature space of the bundled classifier "swin", between
+    pictures drawn for the captions of validation and held-out pairs, and the pictures there; the baseline is training
+    pictures against them. colours/…: see `judging`. held_out_loss: see `Strata`. nearest_train_distance: median root
+    mean square distance in [0, 1] pixels, at 32 px, to the nearest training picture, beside that of real held-out
+    pictures; far below that would be copying.
     """
     model, folder = contract.load(name), store.resolve(STEM, name)
     chosen, has_pairs = trained_on(folder), "heldout_pairs" in facts_of(dataset_name).evaluation_sets
@@ -97,7 +97,7 @@ def evaluate_checkpoint(name: str, dataset_name: str, *, pictures: int = 200) ->
 
 
 def trained_on(folder: Path) -> dict[str, tuple[str, ...]]:
-    """The groups and styles that the model of a folder was trained on, as `select` takes them; empty where all, or unknown."""
+    """The groups and styles that the model of a folder was trained on, for `select`; empty where all, or unknown."""
     run = json.loads((folder / publish.RUN).read_text()) if (folder / publish.RUN).is_file() else {}
     return {key: tuple(run.get("config", {}).get(key, ())) for key in ("groups", "styles")}
 
@@ -116,7 +116,7 @@ class Strata:
 
 
 def draw(model: contract.TextToImage, prompts: Sequence[str], seed: int, *, batch_size=16, **settings) -> np.ndarray:
-    """One picture per prompt, uint8 (N, R, R, 3), at the model's defaults or `settings`; picture i has seed f(seed, i)."""
+    """One picture per prompt, uint8 (N, R, R, 3), at default `settings` or others; picture i has seed f(seed, i)."""
     made = []
     for at in range(0, len(prompts), batch_size):
         part = list(prompts[at : at + batch_size])

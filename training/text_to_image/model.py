@@ -46,8 +46,9 @@ def create_model(
                 f"--resolution {cfg.resolution} is no multiple of {vae.reduction}, the autoencoder's reduction"
             )
         if clip.model.config.model_type != "vision-text-dual-encoder":
-            raise SystemExit(f"{cfg.clip_name_or_path} is a {clip.model.config.model_type}, whose text tower is no model of "
-                             "its own: name a VisionTextDualEncoderModel, such as training/clip.py exports")  # fmt: skip
+            kind = clip.model.config.model_type
+            raise SystemExit(f"{cfg.clip_name_or_path} is a {kind}, whose text tower is no model of its own: name a "
+                             "VisionTextDualEncoderModel, such as training.clip exports")  # fmt: skip
         tower = clip.model.text_model
         pipe = StableDiffusionPipeline(
             vae=vae.vae, text_encoder=tower, tokenizer=clip.tokenizer, scheduler=create_scheduler(cfg),
@@ -85,8 +86,8 @@ def create_unet(cfg: TextToImageConfig, latent_shape: tuple[int, int, int], text
     up = ["CrossAttnUpBlock2D" if cross else "UpBlock2D" for cross in reversed(cfg.cross_attention_levels)]
     return UNet2DConditionModel(
         sample_size=latent_shape[1], in_channels=latent_shape[0], out_channels=latent_shape[0],
-        block_out_channels=cfg.block_out_channels, layers_per_block=cfg.layers_per_block, cross_attention_dim=text_width,
-        attention_head_dim=cfg.attention_heads,  # diffusers calls the number of heads so
+        block_out_channels=cfg.block_out_channels, layers_per_block=cfg.layers_per_block,
+        cross_attention_dim=text_width, attention_head_dim=cfg.attention_heads,  # diffusers calls their number so
         norm_num_groups=cfg.norm_num_groups, down_block_types=tuple(down), up_block_types=tuple(up),
     )  # fmt: skip
 
@@ -94,9 +95,9 @@ def create_unet(cfg: TextToImageConfig, latent_shape: tuple[int, int, int], text
 def create_scheduler(cfg: TextToImageConfig) -> DDIMScheduler:
     """The noise schedule, as the scheduler that the stock pipeline will draw with."""
     return DDIMScheduler(
-        num_train_timesteps=cfg.num_train_timesteps, beta_start=0.00085, beta_end=0.012, beta_schedule=cfg.beta_schedule,
-        prediction_type=cfg.prediction_type, rescale_betas_zero_snr=cfg.zero_terminal_snr, clip_sample=False,
-        timestep_spacing="trailing", steps_offset=1,
+        num_train_timesteps=cfg.num_train_timesteps, beta_start=0.00085, beta_end=0.012,
+        beta_schedule=cfg.beta_schedule, prediction_type=cfg.prediction_type, rescale_betas_zero_snr=cfg.zero_terminal_snr,
+        clip_sample=False, timestep_spacing="trailing", steps_offset=1,
     )  # fmt: skip
 
 

@@ -20,7 +20,8 @@ LABELS = (
 
 # Every subgroup of CLDR, under the label of its emoji. Decided by the subgroup alone: the fuel pump and the traffic
 # lights are of transport-ground, hence "vehicle"; mountains and beaches, of place-geographic, go with the other places
-# to "building"; globes and maps, of place-map, are objects. None: no pictures of their own (skin tones, hair), left out.
+# to "building"; globes and maps, of place-map, are objects. None: no pictures of their own (skin tones, hair), left
+# out.
 _SUBGROUPS = {
     "face": """
         face-smiling face-affection face-tongue face-hand face-neutral-skeptical face-sleepy face-unwell face-hat
