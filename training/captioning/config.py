@@ -81,8 +81,8 @@ PHOTO = dataclasses.replace(
     EMOJI, dataset_name="build/data/flickr8k", tower_name_or_path="photo", resolution=224, train_batch_size=32,
     optimizer="muon", learning_rate=3e-3, lr_warmup_steps=50, adam_weight_decay=0.05, ema_decay=0.99,
     max_train_steps=700, validation_steps=100, scenes=0.0, object_ink=0.0, relation_weight=1.0, place_weight=0.0,
-    pointing_weight=0.0, unfreeze_step=None, cached_views=3, captions_each=5, max_length=40, dropout=0.0, zoom=(1.0, 1.1),
-    rotation_deg=0.0, ground_share=0.0,
+    pointing_weight=0.0, unfreeze_step=None, cached_views=3, captions_each=5, max_length=40, dropout=0.0,
+    zoom=(1.0, 1.1), rotation_deg=0.0, ground_share=0.0,
     tower_args={"hidden_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 768},
     decoder_args={"hidden_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 1024},
 )  # fmt: skip

@@ -25,59 +25,28 @@ from hub_models.segmentation import default_palette
 from training.data.captions import MOST_SAID, scene_caption
 from training.data.scenes import Scenes
 
-PICTURES = (  # name, style; all of the validation split, whose concepts are in no training picture
-    ("pleading face", "noto"),
-    ("fox", "fluent"),
-    ("birthday cake", "noto"),
-    ("rose", "fluent-flat"),
-    ("airplane departure", "fluent"),
-    ("flag: Cuba", "twemoji"),
-    ("soccer ball", "fluent"),
-    ("octopus", "twemoji"),
-    ("post office", "noto"),
-    ("doughnut", "fluent"),
-    ("tornado", "fxemoji"),
-    ("firefighter", "noto"),
-    ("yin yang", "twemoji"),
-    ("shamrock", "noto"),
-    ("moai", "fluent"),
-    ("face blowing a kiss", "fluent-flat"),
-    ("monorail", "twemoji"),
-    ("milky way", "noto"),
-    ("woman dancing", "fluent"),
-    ("purple heart", "fluent-flat"),
-    ("bell", "fxemoji"),
-    ("flag: Ghana", "twemoji"),
-    ("baseball", "noto"),
-    ("post office", "fluent"),
-)
-CAPTIONED = (  # name, style; all of the split heldout_pairs, which no script trains on
-    ("smiling face with sunglasses", "twemoji"),
-    ("thinking face", "noto"),
-    ("detective", "noto"),
-    ("dog", "noto"),
-    ("spouting whale", "fluent"),
-    ("crab", "twemoji"),
-    ("mushroom", "fluent-flat"),
-    ("pancakes", "fluent"),
-    ("carrot", "fluent"),
-    ("fire engine", "fluent"),
-    ("taxi", "fxemoji"),
-    ("circus tent", "noto"),
-    ("wrapped gift", "noto"),
-    ("camera", "fluent"),
-    ("broken heart", "fluent"),
-    ("cloud with lightning and rain", "twemoji"),
-)
+
+def named(text: str) -> tuple[tuple[str, str], ...]:
+    """(name, style) of each picture in a table of NAME/STYLE."""
+    return tuple(tuple(picture.strip().split("/")) for picture in text.split(","))
+
+
+# All of the validation split, whose concepts are in no training picture.
+PICTURES = named("""
+    pleading face/noto, fox/fluent, birthday cake/noto, rose/fluent-flat, airplane departure/fluent,
+    flag: Cuba/twemoji, soccer ball/fluent, octopus/twemoji, post office/noto, doughnut/fluent, tornado/fxemoji,
+    firefighter/noto, yin yang/twemoji, shamrock/noto, moai/fluent, face blowing a kiss/fluent-flat,
+    monorail/twemoji, milky way/noto, woman dancing/fluent, purple heart/fluent-flat, bell/fxemoji,
+    flag: Ghana/twemoji, baseball/noto, post office/fluent
+""")
+# All of the split heldout_pairs, which no script trains on.
+CAPTIONED = named("""
+    smiling face with sunglasses/twemoji, thinking face/noto, detective/noto, dog/noto, spouting whale/fluent,
+    crab/twemoji, mushroom/fluent-flat, pancakes/fluent, carrot/fluent, fire engine/fluent, taxi/fxemoji,
+    circus tent/noto, wrapped gift/noto, camera/fluent, broken heart/fluent, cloud with lightning and rain/twemoji
+""")
 CAPTIONED_SCENES = 8  # the first of the set, not the best
-DRAWN = (
-    "face",
-    "person",
-    "food",
-    "vehicle",
-    "plant",
-    "flag",
-)  # one picture each, seeds 0, 1, …: the first, not the best
+DRAWN = ("face", "person", "food", "vehicle", "plant", "flag")  # one picture each, seeds 0, 1, …: the first
 WRITTEN = ("a grinning face", "a cat face", "a red apple", "a sunflower", "an automobile", "a guitar")  # seeds 0, 1, …
 STYLES = ("noto", "twemoji", "fluent", "fluent-flat", "fxemoji")  # permissive; OpenMoji is share-alike and stays out
 SCENES = {"new_scenes": 24, "validation": 24}  # the first of each set, not the best; OpenMoji's again stay out
@@ -165,19 +134,24 @@ def choose_captioned(cfg: Config) -> list[dict]:
     for row in index:
         row["credit"] = ART_CREDIT
     scenes = Scenes("new_scenes", length=CAPTIONED_SCENES, max_objects=MOST_SAID)
-    origins = [scenes.source.column(key) for key in ("style", "license", "source")]
     for number in range(CAPTIONED_SCENES):
         scene, file = scenes.scene(number), f"scene-{number:02d}.png"
         scene.image.save(folder / file, optimize=True)
-        objects = [
-            {"name": o.name}
-            | dict(zip(("style", "license", "source"), (column[o.source_index] for column in origins), strict=True))
-            for o in scene.objects
-        ]
+        objects = [{"name": o.name} | origin(scenes, o) for o in scene.objects]
         said = scene_caption(scene.objects)
         index.append({"file": file, "name": said, "credit": ART_CREDIT,
                       "set": "new_scenes", "scene": number, "objects": objects})  # fmt: skip
-    rows = ",\n".join(json.dumps(row, ensure_ascii=False) for row in index)  # a line each
+    return written(folder, index)
+
+
+def origin(scenes: Scenes, thing) -> dict:
+    """Style, licence and source of the drawing that an object of a scene is."""
+    return {key: scenes.source.column(key)[thing.source_index] for key in ("style", "license", "source")}
+
+
+def written(folder: Path, index: list[dict]) -> list[dict]:
+    """The rows of an index.json, after writing it, a line each."""
+    rows = ",\n".join(json.dumps(row, ensure_ascii=False) for row in index)
     (folder / "index.json").write_text(f"[\n{rows}\n]\n", encoding="utf-8")
     return index
 
@@ -213,7 +187,6 @@ def paint_scenes(folder: Path) -> list[dict]:
     index = []
     for which, count in SCENES.items():
         scenes = Scenes(which, length=count)
-        origins = [scenes.source.column(key) for key in ("style", "license", "source")]
         for number in range(count):
             scene, stem = scenes.scene(number), f"{which}-{number:02d}".replace("_", "-")
             scene.image.save(folder / f"{stem}.png", optimize=True)
@@ -221,8 +194,7 @@ def paint_scenes(folder: Path) -> list[dict]:
             mask.putpalette([part for colour in default_palette(scenes.label_names) for part in colour])
             mask.save(folder / f"{stem}-mask.png", optimize=True)
             objects = [
-                {"name": o.name, "label": scenes.label_names[o.label], "box": o.box}
-                | dict(zip(("style", "license", "source"), (column[o.source_index] for column in origins), strict=True))
+                {"name": o.name, "label": scenes.label_names[o.label], "box": o.box} | origin(scenes, o)
                 for o in scene.objects
             ]
             index.append({
@@ -237,9 +209,7 @@ def paint_scenes(folder: Path) -> list[dict]:
         picture.save(folder / f"photo-{name}.jpg", quality=85, optimize=True)
         facts = {"name": name, "credit": f"{name}: {by}, {license}", "license": license, "source": source}
         index.append({"file": f"photo-{name}.jpg", **facts})
-    rows = ",\n".join(json.dumps(row, ensure_ascii=False) for row in index)  # a line each
-    (folder / "index.json").write_text(f"[\n{rows}\n]\n", encoding="utf-8")
-    return index
+    return written(folder, index)
 
 
 if __name__ == "__main__":

@@ -134,13 +134,14 @@ class MaskSource:
 
     def __init__(self, split: Split, image_column, label_column, id2label, reduce_labels, facts: Facts):
         self.name, self.id2label, self.reduce_labels, self.facts = split.where, id2label, reduce_labels, facts
-        self._columns, self._decoded, self._home = [image_column, label_column], None, split.files
-        self.names, self._files = split.names, split.data.select_columns(self._columns)
-        split, _, found, self.skipped = readable(split, self._glance, "pictures or masks", "with unreadable files")
-        self.names, self._files = split.names, split.data.select_columns(self._columns)
+        self._columns, self._decoded = [image_column, label_column], None
+        self._rows = dataclasses.replace(split, data=split.data.select_columns(self._columns))
+        what = ("pictures or masks", "with unreadable files")
+        self._rows, good, found, self.skipped = readable(self._rows, self._glance, *what)
+        self.names, data = self._rows.names, split.data.select(good)
         self.sizes = [sizes for sizes, _ in found]
-        self.licenses = licenses(split.data)
-        self.sources = list(split.data["source"]) if "source" in split.data.column_names else None
+        self.licenses = licenses(data)
+        self.sources = list(data["source"]) if "source" in data.column_names else None
         content = hashlib.sha256(json.dumps([id2label, reduce_labels]).encode())
         content.update(b"".join(digest for _, digest in found))
         self.data_hash = content.hexdigest()
@@ -199,8 +200,7 @@ class MaskSource:
         return np.where((raw == 0) | (raw == IGNORE), IGNORE, raw - 1)
 
     def _bytes(self, index: int, which: int) -> bytes:
-        file = self._files[int(index)][self._columns[which]]
-        return file_of(file, self._home, self.name, self.names[index])
+        return file_of(self._rows, index, self._columns[which])
 
     def _glance(self, index: int) -> tuple | str:
         """Sizes and sha256 of a picture and its mask, or which of them cannot be read."""

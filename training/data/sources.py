@@ -8,6 +8,7 @@ Whatever is wrong with the data (a column, a caption, a label, a missing file) i
 what to do. A few unreadable pictures are left out and listed in `Source.skipped`; more than 5 % are an error.
 """
 
+import dataclasses
 import hashlib
 import io
 import json
@@ -18,7 +19,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from training.data.facts import Facts, facts_of
-from training.data.files import DataError, Files, choices
+from training.data.files import DataError, choices
 from training.data.metadata import captions_in
 from training.data.split import THREADS, Split, need, open_split, readable
 
@@ -84,27 +85,19 @@ class Source:
     def __init__(self, split: Split, image_column, labels, label_names, captions, facts: Facts):
         self.name, self.facts, self.label_names, self.array = split.where, facts, label_names, None
         self._image_column, self._resolution_px = image_column, None
-        self._hold(split)
-        split, good, digests, self.skipped = readable(split, self._digest, "pictures", "unreadable pictures")
-        self._hold(split)
-        self._data = split.data.remove_columns([image_column])
+        self._rows = dataclasses.replace(split, data=split.data.select_columns([image_column]))
+        self._rows, good, digests, self.skipped = readable(self._rows, self._digest, "pictures", "unreadable pictures")
+        self._data = split.data.remove_columns([image_column]).select(good)
         self._labels = None if labels is None else labels[good]
         self._captions = None if captions is None else [captions[i] for i in good]
-        self.licenses = licenses(split.data)
+        self.licenses = licenses(self._data)
         content = hashlib.sha256(json.dumps([label_names, self._captions]).encode())
         content.update(b"".join(digests))
         content.update(b"" if labels is None else self._labels.astype("<i8").tobytes())
         self.data_hash = content.hexdigest()
 
-    def _hold(self, split: Split) -> None:
-        self._names, self._files, self._pictures = (
-            split.names,
-            split.files,
-            split.data.select_columns([self._image_column]),
-        )
-
     def __len__(self) -> int:
-        return len(self._names)
+        return len(self._rows.names)
 
     @property
     def labels(self) -> np.ndarray:
@@ -160,7 +153,7 @@ class Source:
         self.array = array
 
     def _bytes(self, index: int) -> bytes:
-        return file_of(self._pictures[int(index)][self._image_column], self._files, self.name, self._names[index])
+        return file_of(self._rows, index, self._image_column)
 
     def _digest(self, index: int) -> bytes | str:
         """The sha256 of a picture's file; "" where it cannot be read."""
@@ -174,14 +167,15 @@ class Source:
         return hashlib.sha256(content).digest()
 
 
-def file_of(picture: dict, files: Files, where: str, name: str) -> bytes:
-    """The file of a picture as data name it, {"bytes", "path"}. Raises DataError where the path may not be opened."""
+def file_of(split: Split, index: int, column: str) -> bytes:
+    """The file of a picture as a row names it, {"bytes", "path"}. Raises DataError where the path may not be opened."""
+    picture = split.data[int(index)][column]
     if picture["bytes"] is not None:
         return picture["bytes"]
     try:
-        return files.read(picture["path"])
+        return split.files.read(picture["path"])
     except DataError as error:
-        raise DataError(f"{where}, {name}: {error}.") from error
+        raise DataError(f"{split.where}, {split.names[index]}: {error}.") from error
 
 
 def licenses(data) -> list[str]:

@@ -180,7 +180,7 @@ def load_splits(datasets, folder: Path | None, where: str, config_name: str | No
 
 
 def built(datasets, folder: Path | None, where: str, config_name: str | None, cache_dir=None, in_memory: bool = False):
-    """What `load_dataset` gives, after a look at the files it is going to read. Raises DataError, and what that does."""
+    """What `load_dataset` gives, after a look at the files that it will read. Raises DataError, and what that does."""
     name = where if folder is None else str(folder.resolve())
     builder = datasets.load_dataset_builder(name, config_name, cache_dir=cache_dir)
     check_named(builder.config.data_files, folder, where)

@@ -96,8 +96,8 @@ def create_scheduler(cfg: TextToImageConfig) -> DDIMScheduler:
     """The noise schedule, as the scheduler that the stock pipeline will draw with."""
     return DDIMScheduler(
         num_train_timesteps=cfg.num_train_timesteps, beta_start=0.00085, beta_end=0.012,
-        beta_schedule=cfg.beta_schedule, prediction_type=cfg.prediction_type, rescale_betas_zero_snr=cfg.zero_terminal_snr,
-        clip_sample=False, timestep_spacing="trailing", steps_offset=1,
+        beta_schedule=cfg.beta_schedule, prediction_type=cfg.prediction_type,
+        rescale_betas_zero_snr=cfg.zero_terminal_snr, clip_sample=False, timestep_spacing="trailing", steps_offset=1,
     )  # fmt: skip
 
 
