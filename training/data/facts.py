@@ -23,6 +23,7 @@ from pathlib import Path
 
 import yaml
 
+from hub_models.publish.licences import AND
 from training.data.files import DataError
 
 CARDS = Path(__file__).parent / "cards"
@@ -37,7 +38,7 @@ class Facts:
     """Title, licence, credits and limits of a data set, for the card of what is trained on it; how it was split."""
 
     title: str
-    license: str | None = None  # an id of the Hub
+    license: str | None = None  # an id of the Hub, or several joined by AND
     license_name: str | None = None  # where that is "other"
     license_link: str | None = None
     credits: tuple[str, ...] = ()  # whose work it is, a line each
@@ -110,6 +111,8 @@ def facts_of(dataset_name: str) -> Facts:
     if not isinstance(own.get("show_pictures", True), bool):
         raise DataError(f"{path}: {OWN}.show_pictures has to be true or false.")
     stated = {key: front.get(key) for key in ("license", "license_name", "license_link")}
+    if isinstance(stated["license"], list) and all(isinstance(one, str) for one in stated["license"]):
+        stated["license"] = AND.join(stated["license"]) or None
     for key, value in {"pretty_name": front.get("pretty_name"), **stated}.items():
         if value is not None and not isinstance(value, str):
             raise DataError(f"{path}: {key} has to be a text.")

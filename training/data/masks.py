@@ -71,7 +71,7 @@ def open_masks(
     split_of = open_split(dataset_name, split, config_name=dataset_config_name, image_column=image_column, limit=limit)
     split_of = with_masks(split_of, label_column)
     id2label = _read_id2label(split_of.where, split_of.folder, reduce_labels)
-    return MaskSource(split_of, image_column, label_column, id2label, reduce_labels, facts_of(dataset_name))
+    return MaskSource(split_of, image_column, label_column, id2label, reduce_labels, dataset_name)
 
 
 def with_masks(split: Split, column: str) -> Split:
@@ -132,9 +132,9 @@ class MaskSource:
     skipped: what was left out because picture or mask cannot be read; more than 5 % raise DataError.
     """
 
-    def __init__(self, split: Split, image_column, label_column, id2label, reduce_labels, facts: Facts):
-        self.name, self.id2label, self.reduce_labels, self.facts = split.where, id2label, reduce_labels, facts
-        self._columns, self._decoded = [image_column, label_column], None
+    def __init__(self, split: Split, image_column, label_column, id2label, reduce_labels, dataset_name: str):
+        self.name, self.id2label, self.reduce_labels = split.where, id2label, reduce_labels
+        self._dataset_name, self._columns, self._decoded = dataset_name, [image_column, label_column], None
         self._rows = dataclasses.replace(split, data=split.data.select_columns(self._columns))
         what = ("pictures or masks", "with unreadable files")
         self._rows, good, found, self.skipped = readable(self._rows, self._glance, *what)
@@ -145,6 +145,11 @@ class MaskSource:
         content = hashlib.sha256(json.dumps([id2label, reduce_labels]).encode())
         content.update(b"".join(digest for _, digest in found))
         self.data_hash = content.hexdigest()
+
+    @property
+    def facts(self) -> Facts:
+        """What the data set says of itself. Raises DataError where its card can't be read."""
+        return facts_of(self._dataset_name)
 
     def __len__(self) -> int:
         return len(self.names)

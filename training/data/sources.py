@@ -71,7 +71,7 @@ def open_source(
         except DataError:
             if asked:
                 raise
-    return Source(split_of, image_column, labels, label_names, captions, facts_of(dataset_name))
+    return Source(split_of, image_column, labels, label_names, captions, dataset_name)
 
 
 class Source:
@@ -79,12 +79,12 @@ class Source:
 
     labels: int64 (N,), indices into label_names. data_hash: sha256 of pictures, labels and captions, whatever their
     paths. skipped: the unreadable pictures that were left out. licenses: what the column "license" says, sorted.
-    array: uint8 (N, R, R, 4) after `preload`, or None. facts: what the data set says of itself.
+    array: uint8 (N, R, R, 4) after `preload`, or None.
     """
 
-    def __init__(self, split: Split, image_column, labels, label_names, captions, facts: Facts):
-        self.name, self.facts, self.label_names, self.array = split.where, facts, label_names, None
-        self._image_column, self._resolution_px = image_column, None
+    def __init__(self, split: Split, image_column, labels, label_names, captions, dataset_name: str):
+        self.name, self.label_names, self.array = split.where, label_names, None
+        self._dataset_name, self._image_column, self._resolution_px = dataset_name, image_column, None
         self._rows = dataclasses.replace(split, data=split.data.select_columns([image_column]))
         self._rows, good, digests, self.skipped = readable(self._rows, self._digest, "pictures", "unreadable pictures")
         self._data = split.data.remove_columns([image_column]).select(good)
@@ -98,6 +98,11 @@ class Source:
 
     def __len__(self) -> int:
         return len(self._rows.names)
+
+    @property
+    def facts(self) -> Facts:
+        """What the data set says of itself. Raises DataError where its card can't be read."""
+        return facts_of(self._dataset_name)
 
     @property
     def labels(self) -> np.ndarray:
