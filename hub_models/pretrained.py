@@ -2,6 +2,7 @@
 
 import contextlib
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, PreTrainedConfig, PreTrainedModel
@@ -11,7 +12,7 @@ from hub_models.store import CheckpointError
 
 
 def open_config(folder: Path, wanted: str) -> PreTrainedConfig:
-    """The folder's config. Raises CheckpointError, which says that `wanted` is needed, where transformers can't read it."""
+    """The folder's config. Raises CheckpointError, which says that `wanted` is needed, where there is none to read."""
     try:
         return AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # whatever a foreign config.json raises
@@ -20,7 +21,7 @@ def open_config(folder: Path, wanted: str) -> PreTrainedConfig:
         ) from error
 
 
-def open_model(folder: Path, kind: type, config: PreTrainedConfig, purpose: str) -> PreTrainedModel:
+def open_model(folder: Path, kind: Any, config: PreTrainedConfig, purpose: str) -> PreTrainedModel:
     """The model of class `kind` (or an Auto class), fp32, from safetensors.
 
     Raises CheckpointError where it can't be opened or weights are missing: those of a trained `purpose` are expected.
@@ -50,7 +51,8 @@ def open_image_processor(folder: Path):
         return AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # whatever a foreign file raises
         raise CheckpointError(
-            f"{folder}/preprocessor_config.json is not one that transformers knows ({store.one_line(error)}); save an image "
+            f"{folder}/preprocessor_config.json is not one that transformers knows ({store.one_line(error)}); save an "
+            "image "
             "processor there"
         ) from error
 

@@ -6,6 +6,7 @@ Letters: see `hub_models.captioning`.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,7 +32,7 @@ from hub_models.captioning.parts import (
     special_tokens,
     token_log_probs,
 )
-from hub_models.pictures import frame, on_white
+from hub_models.pictures import frame, on_ground
 
 BATCH = 32  # pictures that are seen at once
 COVERED_BATCH = 8  # pictures with something covered, of which somebody waits for each
@@ -89,6 +90,12 @@ class Captioner:
         size = getattr(vision, "image_size", 224)
         self.resolution_px: int = size if isinstance(size, int) else size[-1]
         self.start_id, self.end_id, self.pad_id = special_tokens(model, tokenizer)
+        self.marks = {
+            "bos_token_id": self.start_id,
+            "decoder_start_token_id": self.start_id,
+            "eos_token_id": self.end_id,
+            "pad_token_id": self.pad_id,
+        }
         self.max_length: int = min(int(decoder.max_position_embeddings), int(tokenizer.model_max_length))
         self.max_prefix_tokens: int = self.max_length - 2  # beside the start, and one token that the model says
         self.parameters = sum(p.numel() for p in model.parameters())
@@ -105,11 +112,11 @@ class Captioner:
         """The square of R × R pixels, RGB, that the model sees of a picture."""
         if self.framed:
             return frame(image, self.resolution_px)
-        return on_white(image).resize((self.resolution_px,) * 2, Image.Resampling.BICUBIC)
+        return on_ground(image).resize((self.resolution_px, self.resolution_px), Image.Resampling.BICUBIC)
 
     def pixel_values(self, images: Sequence[Image.Image]) -> torch.Tensor:
         """The pictures as the model wants them, (B, 3, R, R), on the CPU."""
-        images = [frame(image, self.resolution_px) if self.framed else on_white(image) for image in images]
+        images = [frame(image, self.resolution_px) if self.framed else on_ground(image) for image in images]
         return self.image_processor(images=images, return_tensors="pt")["pixel_values"]
 
     def encode(self, images: Sequence[Image.Image]) -> torch.Tensor:
@@ -161,7 +168,7 @@ class Captioner:
         use_cache: bool = True,
         on_step: Callable[[], None] | None = None,
     ) -> list[list[Caption]]:
-        """Captions of each picture, best first; a picture's captions do not depend on its company, unless they are drawn.
+        """Captions of each picture, best first; they do not depend on the pictures beside it, unless they are drawn.
 
         Greedy; with num_beams > 1 by beam search, and best is the log-probability over length ** length_penalty, as
         transformers has it; with do_sample drawn from the fewest tokens that hold top_p of the probability (Holtzman et
@@ -172,10 +179,13 @@ class Captioner:
         """
         check_options(num_beams, num_return_sequences, do_sample, top_p, temperature, max_new_tokens, length_penalty)
         begun = [self.start_id, *self.prefix_tokens(prefix)]
-        settings = {
-            "num_beams": num_beams, "num_return_sequences": num_return_sequences, "do_sample": do_sample,
-            "max_new_tokens": min(max_new_tokens or NEW_TOKENS, self.max_length - len(begun)), "use_cache": use_cache,
-        }  # fmt: skip
+        settings: dict[str, Any] = {
+            "num_beams": num_beams,
+            "num_return_sequences": num_return_sequences,
+            "do_sample": do_sample,
+            "max_new_tokens": min(max_new_tokens or NEW_TOKENS, self.max_length - len(begun)),
+            "use_cache": use_cache,
+        }
         if do_sample:
             settings |= {"top_p": top_p, "top_k": 0, "temperature": temperature}
         if num_beams > 1:
@@ -242,23 +252,18 @@ class Captioner:
 
     def _generate(self, raw: torch.Tensor, begun: list[int], settings: dict, on_step=None) -> list[list[int]]:
         """Token lists after the start, cut behind their end: those of transformers' own `generate`."""
-        config = GenerationConfig(
-            bos_token_id=self.start_id, eos_token_id=self.end_id, pad_token_id=self.pad_id,
-            decoder_start_token_id=self.start_id, **settings,
-        )  # fmt: skip
+        config = GenerationConfig(**self.marks, **settings)
         ids = torch.tensor([begun] * len(raw), device=raw.device)
         watch = StoppingCriteriaList([never_stopping(on_step)] if on_step else [])
+        stock: Any = self.model  # either class has `generate` of a mixin
+        asked = {"generation_config": config, "stopping_criteria": watch}
         if self.kind == "blip":
             mask = torch.ones(raw.shape[:2], dtype=torch.long, device=raw.device)
-            out = self.model.text_decoder.generate(
-                input_ids=ids, attention_mask=torch.ones_like(ids), encoder_hidden_states=raw,
-                encoder_attention_mask=mask, generation_config=config, stopping_criteria=watch,
-            )  # fmt: skip
+            seen = {"encoder_hidden_states": raw, "encoder_attention_mask": mask}
+            out = stock.text_decoder.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **seen, **asked)
         else:
-            out = self.model.generate(
-                encoder_outputs=BaseModelOutput(last_hidden_state=raw), decoder_input_ids=ids, generation_config=config,
-                stopping_criteria=watch,
-            )  # fmt: skip
+            seen = BaseModelOutput(last_hidden_state=raw)
+            out = stock.generate(encoder_outputs=seen, decoder_input_ids=ids, **asked)
         return self._cut(out, begun)
 
     def _scored(self, states: torch.Tensor, rows: Sequence[list[int]]) -> list[Caption]:
@@ -295,10 +300,10 @@ class Captioner:
         """For each word of a caption of the picture, where the model looked, and what it is worth to it.
 
         attention: cross-attention to the patches, weighted by how much the word's log-probability gains by it
-        (`parts.relevance`). That alone is no explanation (Jain & Wallace 2019), so the patches it is highest at are covered
-        with the picture's mean colour, and `drop` is what the word's log-probability, after the same words, loses by that.
-        A word of probability 1 owes nothing to anything: its map is the attention alone.
-        on_step: called after each word, and after each few pictures that are covered; what it raises ends the work.
+        (`parts.relevance`). That alone is no explanation (Jain & Wallace 2019), so the patches it is highest at are
+        covered with the picture's mean colour, and `drop` is what the word's log-probability, after the same words,
+        loses by that. A word of probability 1 owes nothing to anything: its map is the attention alone. on_step: called
+        after each word, and after each few pictures that are covered; what it raises ends the work.
         """
         if not caption.words:
             return []

@@ -12,9 +12,10 @@ from transformers import PreTrainedModel
 from hub_models import building, store
 from hub_models.device import default_device
 from hub_models.documents import read_object
+from hub_models.drawing import is_number
 from hub_models.store import CheckpointError
 from hub_models.text_to_image.model import EXTRA, TextToImage
-from hub_models.text_to_image.settings import SAMPLERS, is_number
+from hub_models.text_to_image.settings import SAMPLERS
 
 
 def load(name: str = "emoji", device: str | torch.device | None = None) -> TextToImage:
