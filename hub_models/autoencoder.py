@@ -23,10 +23,10 @@ import torch
 from diffusers import AutoencoderKL
 from PIL import Image
 
-from hub_models import building, store
+from hub_models import pretrained, store
 from hub_models.device import default_device
 from hub_models.documents import read_object
-from hub_models.pictures import frame, from_uint8, to_uint8
+from hub_models.pictures import frame, from_uint8, is_ground, to_uint8
 
 STEM = "autoencoder"
 PREPROCESSOR = "preprocessor_config.json"
@@ -204,40 +204,19 @@ def load(name: str = "emoji", device: str | torch.device | None = None) -> Autoe
 def _open(folder: Path, name: str) -> Autoencoder:
     if not (folder / "config.json").is_file():
         raise store.CheckpointError(f"{folder} is a pipeline without a vae/: name one that has an AutoencoderKL")
-    config = read_object(folder / "config.json")
-    kind = config.get("_class_name")
+    kind = read_object(folder / "config.json").get("_class_name")
     if kind != "AutoencoderKL":
         raise store.CheckpointError(
             f"{folder}/config.json is of a {kind}: this needs an AutoencoderKL, such as training/autoencoder.py exports"
         )
-    try:
-        with building.as_large_as_its_weights(folder):
-            with torch.device("meta"):
-                AutoencoderKL.from_config(config)
-            vae, info = AutoencoderKL.from_pretrained(
-                folder,
-                use_safetensors=True,
-                low_cpu_mem_usage=False,
-                output_loading_info=True,
-                trust_remote_code=False,
-            )
-    except store.CheckpointError:
-        raise
-    except Exception as error:  # diffusers raises anything from OSError to AttributeError on a config it cannot read
-        raise store.CheckpointError(
-            f"{folder}: diffusers cannot read the autoencoder "
-            f"({type(error).__name__}: {' '.join(str(error).split())[:200]}); export it again"
-        ) from error
-    if info["missing_keys"] or info["unexpected_keys"]:
-        key = (info["missing_keys"] or info["unexpected_keys"])[0]
-        raise store.CheckpointError(f"{folder}: weights and config.json disagree, first at {key!r}; export again")
+    vae = pretrained.open_diffusers(folder, AutoencoderKL, "autoencoder")
     if (vae.config.in_channels, vae.config.out_channels) != (3, 3) or not vae.config.scaling_factor:
         raise store.CheckpointError(
             f"{folder}/config.json: need 3 channels in and out and a scaling_factor that is not 0"
         )
     extra = _read_extra(folder / PREPROCESSOR, vae)
     return Autoencoder(
-        vae.float().eval().requires_grad_(False),
+        vae,
         name=name,
         weights_sha256=store.weights_sha256(folder),
         **extra,
@@ -254,7 +233,7 @@ def _read_extra(path: Path, vae: AutoencoderKL) -> dict:
     if isinstance(side, bool) or not isinstance(side, int) or side < step or side % step:
         raise store.CheckpointError(f"{path}: resolution_px {side!r} is no multiple of {step}; correct it")
     ground = saved.get("ground", [255, 255, 255])
-    if not isinstance(ground, list) or len(ground) != 3 or not all(type(c) is int and 0 <= c < 256 for c in ground):
+    if not is_ground(ground):
         raise store.CheckpointError(f"{path}: ground {ground!r} is not three numbers from 0 to 255; correct it")
     extra["ground"] = ground
     if "latent_to_rgb" in saved:

@@ -38,8 +38,7 @@ def as_large_as_its_weights(folder: Path) -> Generator[None]:
         if room[what] < 0:
             raise CheckpointError(
                 f"{folder}/config.json asks for a model far larger than the {numbers:,} numbers of its weights: "
-                "correct "
-                "the config, or download both again"
+                "correct the config, or download both again"
             )
 
     def tensor(_module: torch.nn.Module, _name: str, value: torch.Tensor | None) -> None:

@@ -155,7 +155,7 @@ def _open(folder: Path, name: str) -> CLIP:
     model = pretrained.open_model(folder, MODELS[config.model_type], config, "dual encoder")
     tokenizer, image_processor = pretrained.open_processors(folder, config)
     model = model.eval().requires_grad_(False)
-    own = {"rank_temperature": _rank_temperature(folder), "framed": _is_framed(folder)}
+    own = {"rank_temperature": _rank_temperature(folder), "framed": pretrained.is_framed(folder, True)}
     sha256 = store.weights_sha256(folder)
     return CLIP(model, tokenizer, image_processor, name=name, weights_sha256=sha256, **own)
 
@@ -166,14 +166,6 @@ def _rank_temperature(folder: Path) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e5:
         raise CheckpointError(f"{path}: {RANK_TEMPERATURE} must be a positive number, it is {str(value)[:40]}")
     return float(value)
-
-
-def _is_framed(folder: Path) -> bool:
-    path = folder / PROCESSOR
-    value = read_object(path).get(FRAMED, True) if path.is_file() else True
-    if not isinstance(value, bool):
-        raise CheckpointError(f"{path}: {FRAMED} must be true or false, it is {str(value)[:40]}")
-    return value
 
 
 def save_folder(

@@ -12,7 +12,7 @@ t counts the scheduler's timesteps, 0 … T-1; alpha_bar_t is `scheduler.alphas_
 
 import json
 import math
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,12 +20,12 @@ import torch
 from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler, DPMSolverMultistepScheduler, UNet2DModel
 from PIL import Image
 
-from hub_models import building, drawing, store
+from hub_models import drawing, pretrained, store
 from hub_models.device import default_device
 from hub_models.documents import read_object
 from hub_models.drawing import RECEIPT_KEY as RECEIPT_KEY  # for who writes it
 from hub_models.drawing import Step, guide, predict_x0
-from hub_models.pictures import frame, from_uint8, to_uint8
+from hub_models.pictures import frame, from_uint8, is_ground, to_uint8
 
 SAMPLERS = ("ddpm", "ddim", "dpm++")
 
@@ -36,6 +36,49 @@ def trailing_timesteps(num_train_timesteps: int, num_inference_steps: int) -> li
         round(num_train_timesteps * (num_inference_steps - i) / num_inference_steps) - 1
         for i in range(num_inference_steps)
     ]
+
+
+def _solver(
+    scheduler: DDPMScheduler, sampler: str, num_inference_steps: int, generators: list[torch.Generator]
+) -> tuple[list[int], Callable]:
+    """Timesteps, and a function (index, t, model output, x_t) -> the next x_t; all state is in its closure."""
+    config = dict(scheduler.config)
+    config.pop("_use_default_values", None)  # with it, from_config resets whatever was passed by position
+    if sampler == "ddpm":
+        solver = DDPMScheduler.from_config(config)
+        solver.set_timesteps(num_inference_steps)
+
+        def step(index, t, output, x):
+            return solver.step(output, t, x, generator=generators).prev_sample
+
+        return [int(t) for t in solver.timesteps], step
+    timesteps = trailing_timesteps(scheduler.config.num_train_timesteps, num_inference_steps)
+    if sampler == "dpm++":
+        # sample_max_value 1 makes of its dynamic thresholding the clipping that the other two call clip_sample.
+        clip = {"thresholding": config["clip_sample"], "sample_max_value": 1.0}
+        solver = DPMSolverMultistepScheduler.from_config(config, **clip)
+        solver.set_timesteps(timesteps=timesteps)
+        solver.set_begin_index(0)
+        return timesteps, lambda i, t, output, x: solver.step(output, t, x).prev_sample
+    # DDIMScheduler takes every step to be T // steps long, which is wrong wherever steps does not divide T. On the
+    # betas of the chosen timesteps alone (Nichol & Dhariwal 2021, §4) each of its steps is the next index.
+    alphas = scheduler.alphas_cumprod[timesteps[::-1]].double().cpu()  # (steps,)
+    betas = 1 - alphas / torch.cat([torch.ones(1, dtype=torch.float64), alphas[:-1]])
+    solver = DDIMScheduler.from_config(
+        config,
+        num_train_timesteps=num_inference_steps,
+        trained_betas=betas.tolist(),
+        rescale_betas_zero_snr=False,  # these betas have it already
+        timestep_spacing="leading",
+        steps_offset=0,
+    )
+    solver.set_timesteps(num_inference_steps)
+
+    def step(index, t, output, x):  # the clipped x0 also decides ε, as in guided-diffusion: guidance stays stable
+        clip = bool(config["clip_sample"])
+        return solver.step(output, num_inference_steps - 1 - index, x, use_clipped_model_output=clip).prev_sample
+
+    return timesteps, step
 
 
 class DDPM:
@@ -142,53 +185,13 @@ class DDPM:
     def _steps(self, rows, seeds, num_inference_steps, scale, sampler) -> Generator[Step]:
         generators = drawing.generators_of(seeds)
         alphas_cumprod = self.scheduler.alphas_cumprod.to(self.device)  # (T,)
-        timesteps, advance = self._solver(sampler, num_inference_steps, generators)
+        timesteps, advance = _solver(self.scheduler, sampler, num_inference_steps, generators)
         x = drawing.noise(generators, self.shape, self.device)  # (B, 3, R, R)
         for index, t in enumerate(timesteps):
             output = self._evaluate(x, t, rows, scale)  # (B, 3, R, R)
             x0 = self._clip(predict_x0(output, x, alphas_cumprod[t], self.scheduler.config.prediction_type))
             x = advance(index, t, output, x)
             yield Step(index, len(timesteps), t, x, x0)
-
-    def _solver(self, sampler: str, num_inference_steps: int, generators: list[torch.Generator]):
-        """Timesteps, and a function (index, t, model output, x_t) -> the next x_t; all state is in its closure."""
-        config = dict(self.scheduler.config)
-        config.pop("_use_default_values", None)  # with it, from_config resets whatever was passed by position
-        if sampler == "ddpm":
-            solver = DDPMScheduler.from_config(config)
-            solver.set_timesteps(num_inference_steps)
-
-            def step(index, t, output, x):
-                return solver.step(output, t, x, generator=generators).prev_sample
-
-            return [int(t) for t in solver.timesteps], step
-        timesteps = trailing_timesteps(self.num_train_timesteps, num_inference_steps)
-        if sampler == "dpm++":
-            # sample_max_value 1 makes of its dynamic thresholding the clipping that the other two call clip_sample.
-            clip = {"thresholding": config["clip_sample"], "sample_max_value": 1.0}
-            solver = DPMSolverMultistepScheduler.from_config(config, **clip)
-            solver.set_timesteps(timesteps=timesteps)
-            solver.set_begin_index(0)
-            return timesteps, lambda i, t, output, x: solver.step(output, t, x).prev_sample
-        # DDIMScheduler takes every step to be T // steps long, which is wrong wherever steps does not divide T. On the
-        # betas of the chosen timesteps alone (Nichol & Dhariwal 2021, §4) each of its steps is the next index.
-        alphas = self.scheduler.alphas_cumprod[timesteps[::-1]].double().cpu()  # (steps,)
-        betas = 1 - alphas / torch.cat([torch.ones(1, dtype=torch.float64), alphas[:-1]])
-        solver = DDIMScheduler.from_config(
-            config,
-            num_train_timesteps=num_inference_steps,
-            trained_betas=betas.tolist(),
-            rescale_betas_zero_snr=False,  # these betas have it already
-            timestep_spacing="leading",
-            steps_offset=0,
-        )
-        solver.set_timesteps(num_inference_steps)
-
-        def step(index, t, output, x):  # the clipped x0 also decides ε, as in guided-diffusion: guidance stays stable
-            clip = bool(config["clip_sample"])
-            return solver.step(output, num_inference_steps - 1 - index, x, use_clipped_model_output=clip).prev_sample
-
-        return timesteps, step
 
     def _evaluate(self, x: torch.Tensor, t: int, rows: list[int | None], scale: float) -> torch.Tensor:
         """The model's output at x (B, 3, R, R), guided: one forward pass, of 2 B where guidance needs both."""
@@ -275,24 +278,9 @@ def _open(folder: Path, name: str) -> DDPM:
             f"{folder}/model_index.json is of a {index.get('_class_name')}: this page needs a DDPMPipeline folder, "
             "such as training/ddpm.py exports"
         )
-    try:
-        with building.as_large_as_its_weights(folder / "unet"):
-            with torch.device("meta"):
-                UNet2DModel.from_config(read_object(folder / "unet" / "config.json"))
-            options = {"use_safetensors": True, "low_cpu_mem_usage": False, "output_loading_info": True}
-            unet, info = UNet2DModel.from_pretrained(folder, subfolder="unet", trust_remote_code=False, **options)
-        # Whatever sampler the folder names, its noise schedule is what we read.
-        scheduler = DDPMScheduler.from_pretrained(folder, subfolder="scheduler", trust_remote_code=False)
-    except store.CheckpointError:
-        raise
-    except Exception as error:  # diffusers raises anything from OSError to AttributeError on a config it cannot read
-        raise store.CheckpointError(
-            f"{folder}: diffusers cannot read the unet or the scheduler "
-            f"({type(error).__name__}: {' '.join(str(error).split())[:200]}); export it again"
-        ) from error
-    if info["missing_keys"] or info["unexpected_keys"]:
-        key = (info["missing_keys"] or info["unexpected_keys"])[0]
-        raise store.CheckpointError(f"{folder}/unet: weights and config.json disagree, first at {key!r}; export again")
+    unet = pretrained.open_diffusers(folder / "unet", UNet2DModel, "unet")
+    # Whatever sampler the folder names, its noise schedule is what we read.
+    scheduler = DDPMScheduler.from_pretrained(folder, subfolder="scheduler", trust_remote_code=False)
     config = unet.config
     if (config.in_channels, config.out_channels) != (3, 3) or not isinstance(config.sample_size, int):
         raise store.CheckpointError(
@@ -305,15 +293,7 @@ def _open(folder: Path, name: str) -> DDPM:
             "or sample"
         )
     extra = _read_preprocessor(folder / "preprocessor_config.json", unet)
-    model = DDPM(
-        unet.float().eval(),
-        scheduler,
-        name=name,
-        weights_sha256=store.weights_sha256(folder),
-        **extra,
-    )
-    model.unet.requires_grad_(False)
-    return model
+    return DDPM(unet, scheduler, name=name, weights_sha256=store.weights_sha256(folder), **extra)
 
 
 def save_folder(
@@ -377,6 +357,6 @@ def _disagreement(extra: dict, unet: UNet2DModel) -> str | None:
     if isinstance(scale, bool) or not isinstance(scale, int | float) or not math.isfinite(scale):
         return f"guidance_scale {scale!r} is not a finite number"
     ground = extra["ground"]
-    if not isinstance(ground, list) or len(ground) != 3 or not all(isinstance(c, int) and 0 <= c < 256 for c in ground):
+    if not is_ground(ground):
         return f"ground {ground!r} is not three numbers from 0 to 255"
     return None

@@ -4,12 +4,18 @@ Letters: B pictures, H × W pixels.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
 WHITE = (255, 255, 255)  # what transparency and the borders of a picture that is not square become, as in training
+
+
+def is_ground(value: Any) -> bool:
+    """Whether this is a colour as JSON has it: a list of three whole numbers from 0 to 255."""
+    return isinstance(value, list) and len(value) == 3 and all(type(part) is int and 0 <= part < 256 for part in value)
 
 
 def on_ground(image: Image.Image, ground: Sequence[int] = WHITE) -> Image.Image:

@@ -394,8 +394,7 @@ def _transformers_model(folder: Path) -> Stock:
     if type(config) not in MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING:
         raise CheckpointError(
             f"{folder}/config.json says model_type {config.model_type!r}, which has no semantic segmenter in "
-            "transformers: "
-            "choose a SegFormer, UperNet, DPT, BEiT or MobileViT checkpoint, or an smp one"
+            "transformers: choose a SegFormer, UperNet, DPT, BEiT or MobileViT checkpoint, or an smp one"
         )
     return pretrained.open_model(folder, AutoModelForSemanticSegmentation, config, "segmenter")
 

@@ -10,7 +10,6 @@ from hub_models import pretrained, store
 from hub_models.captioning.model import NEW_TOKENS, Captioner
 from hub_models.captioning.parts import decoder_of
 from hub_models.device import default_device
-from hub_models.documents import read_object
 from hub_models.store import CheckpointError
 
 MODELS = {"vision-encoder-decoder": VisionEncoderDecoderModel, "blip": BlipForConditionalGeneration}
@@ -43,7 +42,11 @@ def _open(folder: Path, name: str) -> Captioner:
         have = f"its tokenizer has {len(tokenizer)} pieces and its decoder {pieces}"
         raise CheckpointError(f"{folder}: {have}: they belong to different models")
     model = model.eval().requires_grad_(False)
-    about = {"name": name, "weights_sha256": store.weights_sha256(folder), "framed": _is_framed(folder)}
+    about = {
+        "name": name,
+        "weights_sha256": store.weights_sha256(folder),
+        "framed": pretrained.is_framed(folder, False),
+    }
     served = Captioner(model, tokenizer, image_processor, **about)
     special = {"start": served.start_id, "end": served.end_id, "padding": served.pad_id}
     for meaning, token in special.items():
@@ -52,16 +55,6 @@ def _open(folder: Path, name: str) -> Captioner:
                 f"{folder}: its {meaning} is token {str(token)[:40]}, of {pieces}: correct the configs"
             )
     return served
-
-
-def _is_framed(folder: Path) -> bool:
-    path = folder / PROCESSOR
-    if not path.is_file():
-        return False
-    framed = read_object(path).get("framed", False)
-    if not isinstance(framed, bool):
-        raise CheckpointError(f"{path}: framed must be true or false, it is {str(framed)[:40]}")
-    return framed
 
 
 def save_folder(folder: str | Path, captioner: Captioner) -> None:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from PIL import Image
-from transformers import PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel, StoppingCriteriaList
+from transformers.modeling_outputs import BaseModelOutput
 
 from hub_models.store import CheckpointError
 
@@ -162,6 +163,49 @@ def drawing(seed: int | None, device: torch.device) -> Generator[None]:
     with _DRAWING, torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed % 2**63)
         yield
+
+
+def cut(ids: torch.Tensor, begun: list[int], end_id: int) -> list[list[int]]:
+    """Token lists after the start, cut behind their end."""
+    rows = []
+    for row in ids.tolist():
+        ends = [place for place in range(len(begun), len(row)) if row[place] == end_id]
+        rows.append(row[1 : ends[0] + 1 if ends else len(row)])
+    return rows
+
+
+def generated(
+    served: "Captioner", raw: torch.Tensor, begun: list[int], settings: dict, on_step=None
+) -> list[list[int]]:
+    """Token lists after the start, cut behind their end: those of transformers' own `generate`."""
+    config = GenerationConfig(**served.marks, **settings)
+    ids = torch.tensor([begun] * len(raw), device=raw.device)
+    watch = StoppingCriteriaList([never_stopping(on_step)] if on_step else [])
+    stock: Any = served.model  # either class has `generate` of a mixin
+    asked = {"generation_config": config, "stopping_criteria": watch}
+    if served.kind == "blip":
+        mask = torch.ones(raw.shape[:2], dtype=torch.long, device=raw.device)
+        seen = {"encoder_hidden_states": raw, "encoder_attention_mask": mask}
+        out = stock.text_decoder.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **seen, **asked)
+    else:
+        seen = BaseModelOutput(last_hidden_state=raw)
+        out = stock.generate(encoder_outputs=seen, decoder_input_ids=ids, **asked)
+    return cut(out, begun, served.end_id)
+
+
+def words_of(served: "Captioner", tokens: Sequence[int]) -> list[tuple[str, slice]]:
+    """The words that tokens make, each with its place among them; special tokens are none."""
+    places: list[slice] = []
+    special = set(served.tokenizer.all_special_ids)
+    for at, piece in enumerate(served.tokenizer.convert_ids_to_tokens(list(tokens))):
+        if tokens[at] in special:
+            continue
+        goes_on = piece.startswith("##") if served.wordpiece else not piece.startswith(("Ġ", "▁"))
+        if goes_on and places and places[-1].stop == at:
+            places[-1] = slice(places[-1].start, at + 1)
+        else:
+            places.append(slice(at, at + 1))
+    return [(served.tokenizer.decode(list(tokens[place])).strip().removeprefix("##"), place) for place in places]
 
 
 def check_options(beams, count, do_sample, top_p, temperature, new_tokens, length_penalty) -> None:

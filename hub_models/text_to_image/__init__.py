@@ -6,7 +6,8 @@ A model folder is that of a stock `StableDiffusionPipeline`, plus one file for w
     preprocessor_config.json {"guidance_scale", "default_steps", "default_sampler", "resolution_px", "ground", "styles",
                               "latent_to_rgb", "latent_to_rgb_bias"}; any of these, or the whole file, may be absent
 
-model.py draws; settings.py is what may be asked, and the texts of other programs; folder.py opens and writes model
+model.py draws; receipts.py writes and verifies what it drew; settings.py is what may be asked, and the texts of other
+programs; folder.py opens and writes model
 folders.
 """
 
@@ -33,27 +34,3 @@ from hub_models.text_to_image.settings import (
     read_parameters,
     read_receipt,
 )
-
-__all__ = [
-    "EXTRA",
-    "MAX_PICTURES",
-    "MAX_PROMPT_CHARACTERS",
-    "MAX_SEED",
-    "PARAMETERS_KEY",
-    "RECEIPT_KEY",
-    "SAMPLERS",
-    "THEIR_NAMES",
-    "CheckpointError",
-    "ReceiptError",
-    "Step",
-    "TextToImage",
-    "Verdict",
-    "altered_fields",
-    "load",
-    "normalise_prompt",
-    "parameters_text",
-    "pixels_sha256",
-    "read_parameters",
-    "read_receipt",
-    "save_folder",
-]

@@ -5,7 +5,7 @@ scaled as the pipeline's are (times `vae.config.scaling_factor`).
 """
 
 import contextlib
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Sequence
 from typing import Any
 
 import diffusers
@@ -16,20 +16,10 @@ from PIL import Image, ImageFilter
 from transformers.utils import logging as transformers_logging
 
 from hub_models import drawing
-from hub_models.drawing import (
-    ReceiptError,
-    Step,
-    Verdict,
-    check_seed,
-    check_whole,
-    guide,
-    is_number,
-    normalise_prompt,
-    pixels_sha256,
-    predict_x0,
-)
+from hub_models.drawing import Step, check_seed, check_whole, guide, is_number, normalise_prompt, predict_x0
 from hub_models.pictures import frame, from_uint8
-from hub_models.text_to_image.settings import MAX_PICTURES, MAX_PROMPT_CHARACTERS, SAMPLERS
+from hub_models.text_to_image import receipts
+from hub_models.text_to_image.settings import MAX_PICTURES, MAX_PROMPT_CHARACTERS, SAMPLERS, steps_run
 
 SCHEDULERS = {
     "dpm++": diffusers.DPMSolverMultistepScheduler,  # 2M: Lu et al. 2022
@@ -48,13 +38,6 @@ EXTRA: dict[str, Any] = {
     "latent_to_rgb": None,
     "latent_to_rgb_bias": [0.0, 0.0, 0.0],
 }
-
-
-def steps_run(num_inference_steps: int, strength: float | None) -> int:
-    """How many of the steps are taken: all, or those that image-to-image with this strength has left."""
-    if strength is None:
-        return num_inference_steps
-    return max(1, min(int(num_inference_steps * strength), num_inference_steps))
 
 
 class TextToImage:
@@ -145,14 +128,14 @@ class TextToImage:
         if len(prompts) != len(seeds):
             raise ValueError(f"{len(prompts)} prompts for {len(seeds)} seeds: give one for all, or one for each")
         choices = negative_prompt, num_inference_steps, guidance_scale, sampler
-        prompts = [self._settings(text, *choices)[0] for text in prompts]
-        _, *settings = self._settings("", *choices)
+        prompts = [self.settings(text, *choices)[0] for text in prompts]
+        _, *settings = self.settings("", *choices)
         seeds = [check_seed(seed) for seed in seeds]
         if image is not None and not (is_number(strength) and 0 < strength <= 1):
             raise ValueError(f"strength {strength!r} is not a number above 0 and up to 1")
         return self._steps(prompts, *settings, seeds, None if image is None else self.to_tensor(image), strength)
 
-    def _settings(self, prompt, negative_prompt, steps, scale, sampler) -> tuple[str, str, int, float, str]:
+    def settings(self, prompt, negative_prompt, steps, scale, sampler) -> tuple[str, str, int, float, str]:
         """The settings with the defaults filled in. Raises ValueError for one that is out of its range."""
         texts = normalise_prompt(prompt), normalise_prompt(negative_prompt)
         for text in texts:
@@ -241,83 +224,7 @@ class TextToImage:
         """The whole picture in a square of the ground's colour, RGB, R × R: what image-to-image starts from."""
         return frame(image, self.resolution_px, self.ground)
 
-    # ---- receipts ----------------------------------------------------------------------------------------------------
-
-    def receipt(
-        self,
-        prompt: str,
-        seed: int,
-        *,
-        negative_prompt: str = "",
-        num_inference_steps: int | None = None,
-        guidance_scale: float | None = None,
-        sampler: str | None = None,
-        image: Image.Image | None = None,
-        strength: float = 0.6,
-        picture: Image.Image | None = None,
-        steps_done: int | None = None,
-    ) -> dict:
-        """Everything that draws this one picture again, for JSON: see `drawing`. Arguments as of `generate`.
-
-        picture: what came out. steps_done: the steps taken, Step.index + 1, of a drawing that was stopped; None, and
-        all of them, is no field.
-        """
-        texts = self._settings(prompt, negative_prompt, num_inference_steps, guidance_scale, sampler)
-        fields = {
-            "model": self.name,
-            "weights_sha256": self.weights_sha256,
-            "prompt": texts[0],
-            "negative_prompt": texts[1],
-            "seed": str(check_seed(seed)),
-            "num_inference_steps": texts[2],
-            "guidance_scale": texts[3],
-            "sampler": texts[4],
-            "size": [self.resolution_px, self.resolution_px],
-        }
-        if image is not None:
-            fields |= {"strength": float(strength), "image_sha256": pixels_sha256(self.frame(image))}
-        if steps_done is not None:
-            run = steps_run(texts[2], None if image is None else strength)
-            if check_whole("steps_done", steps_done, 1, run) < run:
-                fields["steps_done"] = int(steps_done)
-        if picture is not None:
-            fields["picture_sha256"] = pixels_sha256(picture)
-        return drawing.sealed(fields, self.device)
-
-    def verify(
-        self,
-        receipt: Mapping,
-        picture: Image.Image,
-        *,
-        image: Image.Image | None = None,
-        on_step: Callable[[Step], None] | None = None,
-    ) -> Verdict:
-        """Draw a receipt's picture again, as far as it was drawn, and compare.
-
-        image: what image-to-image started from, where it did. on_step: called after every step; what it raises ends
-        the drawing. Raises ReceiptError where it cannot be drawn here: settings missing or out of range, or the start
-        picture.
-        """
-        unfit = []
-        if "strength" in receipt:
-            if image is None:
-                raise ReceiptError("this picture was drawn from another one: give that one, too, to draw it again")
-            if receipt.get("image_sha256") != pixels_sha256(self.frame(image)):
-                unfit.append("image_sha256")
-
-        def draw() -> Image.Image:
-            with drawing.settings_of_a_receipt():
-                names = ("negative_prompt", "num_inference_steps", "guidance_scale", "sampler")
-                arguments = {name: receipt[name] for name in names} | {"strength": receipt.get("strength", 0.6)}
-                steps = self.generate(receipt["prompt"], [int(receipt["seed"])], image=image, **arguments)
-                run = steps_run(arguments["num_inference_steps"], None if image is None else arguments["strength"])
-                done = receipt.get("steps_done")
-                done = run if done is None else check_whole("steps_done", done, 1, run)
-            return self.decode(drawing.drawn(steps, done, on_step).best)[0]
-
-        return drawing.verify(
-            receipt, picture, draw, weights_sha256=self.weights_sha256, device=self.device, unfit=unfit
-        )
+    receipt, verify = receipts.receipt, receipts.verify
 
 
 @contextlib.contextmanager

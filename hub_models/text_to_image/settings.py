@@ -17,6 +17,13 @@ MAX_PROMPT_CHARACTERS = 2000
 PARAMETERS_KEY = "parameters"  # the PNG text chunk of other programs
 
 
+def steps_run(num_inference_steps: int, strength: float | None) -> int:
+    """How many of the steps are taken: all, or those that image-to-image with this strength has left."""
+    if strength is None:
+        return num_inference_steps
+    return max(1, min(int(num_inference_steps * strength), num_inference_steps))
+
+
 def parameters_text(receipt: Mapping) -> str:
     """The `parameters` text that AUTOMATIC1111's programs write and read, of a receipt."""
     lines = [receipt.get("prompt", "")]
