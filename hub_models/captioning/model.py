@@ -72,12 +72,6 @@ class Captioner:
         size = getattr(vision, "image_size", 224)
         self.resolution_px: int = size if isinstance(size, int) else size[-1]
         self.start_id, self.end_id, self.pad_id = special_tokens(model, tokenizer)
-        self.marks = {
-            "bos_token_id": self.start_id,
-            "decoder_start_token_id": self.start_id,
-            "eos_token_id": self.end_id,
-            "pad_token_id": self.pad_id,
-        }
         self.max_length: int = min(int(decoder.max_position_embeddings), int(tokenizer.model_max_length))
         self.max_prefix_tokens: int = self.max_length - 2  # beside the start, and one token that the model says
         self.parameters = sum(p.numel() for p in model.parameters())
@@ -87,6 +81,12 @@ class Captioner:
     @property
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
+
+    @property
+    def marks(self) -> dict[str, int]:
+        """start_id, end_id and pad_id, as a GenerationConfig names them."""
+        start = {"bos_token_id": self.start_id, "decoder_start_token_id": self.start_id}
+        return start | {"eos_token_id": self.end_id, "pad_token_id": self.pad_id}
 
     # --- Pictures and texts as the model takes them -----------------------------------------------------------------
 
