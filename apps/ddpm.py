@@ -181,7 +181,7 @@ class Order:
         names = self.labels if self.model.label_names else ["picture"] * len(self.labels)
         return [(label, str(seed)) for label, seed in zip(names, self.seeds, strict=True)]
 
-    def receipt(self, k: int | None = None) -> dict:
+    def receipt(self, k: int | None = None, steps_done: int | None = None) -> dict:
         """Of picture k, or of all."""
         which = slice(None) if k is None else slice(k, k + 1)
         return self.model.receipt(
@@ -190,6 +190,7 @@ class Order:
             num_inference_steps=self.num_inference_steps,
             guidance_scale=self.guidance_scale,
             sampler=self.sampler,
+            steps_done=steps_done,
         )
 
     def steps(self) -> Iterator[Step]:
@@ -356,7 +357,7 @@ def _draw_tab(demo, models, model_name, stops, film):
                 yield tiles, ui.status(text, (step.index + 1) / step.total), order.seeds[0], *([gr.skip()] * 3)
                 shown = time.monotonic()
         seconds, done, total = time.monotonic() - started, recorder.done, recorder.total
-        receipt = order.receipt() | {"steps_done": done}
+        receipt = order.receipt(steps_done=done)
         result = recorder.film(order.captions, receipt)
         cause = "Stopped" if flag.is_set() else f"Out of time ({DEADLINE_SECONDS} s: ask for fewer steps or pictures)"
         text = f"Done: {done} steps" if done == total else f"{cause} after {done} of {total} steps"

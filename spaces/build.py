@@ -6,8 +6,9 @@
     python spaces/build.py ddpm --model runs/mine/export            # weights of your own, bundled
     python spaces/build.py gallery --push --repo_id org/name [--hardware zero-a10g] [--private]
 
-Written by hand is spaces/<stem>/README.md alone: front matter, text, and under the key `vitrail` what the Hub is not told:
-`gpu_seconds`, what a call may take on ZeroGPU, and `call`, the endpoint that stands for the page in tests and examples.
+Written by hand is spaces/<stem>/README.md alone: front matter, text, and under the key `vitrail` what the Hub is not
+told: `gpu_seconds`, what a call may take on ZeroGPU, and `call`, the endpoint that stands for the page in tests and
+examples.
 """
 
 import argparse
@@ -47,7 +48,7 @@ class BuildError(RuntimeError):
     """One sentence: why there is no Space, and what to do."""
 
 
-# ---- what an app is made of -------------------------------------------------------------------------------------------
+# ---- what an app is made of ------------------------------------------------------------------------------------------
 
 
 def stems() -> list[str]:
@@ -143,7 +144,7 @@ def _normal(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-# ---- models: bundled, or pulled by the Space ----------------------------------------------------------------------------
+# ---- models: bundled, or pulled by the Space -------------------------------------------------------------------------
 
 
 @dataclass
@@ -161,16 +162,17 @@ class Weights:
 def choose_weights(stem: str, chosen: Sequence[str] = ()) -> Weights:
     """The weights of a Space: those chosen, each as NAME or STEM=NAME, and the bundled ones of pages without a choice.
 
-    A name is a bundled variant, a folder, or org/repo[@revision], which is checked, pinned to its commit and pulled by the
-    Space. Raises BuildError; store.CheckpointError for a model that is not sound.
+    A name is a bundled variant, a folder, or org/repo[@revision], which is checked, pinned to its commit and pulled by
+    the Space. Raises BuildError; store.CheckpointError for a model that is not sound.
     """
     names: dict[str, list[str]] = {page: [] for page in pages(stem)}
     for choice in chosen:
         page, _, name = choice.rpartition("=")
         page = page or (stem if stem != GALLERY else "")
         if page not in names or not name:
-            raise BuildError(f"--model {choice}: write {'STEM=MODEL, where STEM is one of ' if stem == GALLERY else ''}"
-                             f"{', '.join(names) if stem == GALLERY else 'a variant, a folder or org/repo@revision'}")  # fmt: skip
+            here = f"STEM=MODEL, where STEM is one of {', '.join(names)}"
+            alone = "a variant, a folder or org/repo@revision"
+            raise BuildError(f"--model {choice}: write {here if stem == GALLERY else alone}")
         names[page].append(name)
     weights = Weights()
     for page, mine in names.items():
@@ -242,10 +244,9 @@ def space_license(licenses: Iterable[str]) -> str:
     return "other"
 
 
-# ---- front matter -----------------------------------------------------------------------------------------------------
+# ---- front matter ----------------------------------------------------------------------------------------------------
 
-NEEDED = ("title", "emoji", "colorFrom", "colorTo", "sdk", "sdk_version", "python_version", "app_file", "license",
-          "short_description")  # fmt: skip
+NEEDED = """title emoji colorFrom colorTo sdk sdk_version python_version app_file license short_description""".split()
 
 
 def split(text: str) -> tuple[dict, str]:
@@ -288,7 +289,7 @@ def front_matter(stem: str, weights: Weights, hardware: str | None = None) -> di
     return front
 
 
-# ---- the folder -------------------------------------------------------------------------------------------------------
+# ---- the folder ------------------------------------------------------------------------------------------------------
 
 PAGE = '''"""{title}. {built_by} {stem}`; edit it there, not here."""
 
@@ -313,9 +314,13 @@ def app_source(stem: str, weights: Weights) -> str:
         else [f"{page}={n}" for page, mine in weights.choices.items() for n in mine]
     )
     return PAGE.format(
-        title=written["title"], built_by=BUILT_BY, stem=stem, names=names, seconds=int(written["vitrail"]["gpu_seconds"]),
+        title=written["title"],
+        built_by=BUILT_BY,
+        stem=stem,
+        names=names,
+        seconds=int(written["vitrail"]["gpu_seconds"]),
         flat="models" if stem != GALLERY else f"{GALLERY}.flat(models)",
-    )  # fmt: skip
+    )
 
 
 def readme(stem: str, weights: Weights, hardware: str | None = None) -> str:
@@ -335,8 +340,8 @@ def readme(stem: str, weights: Weights, hardware: str | None = None) -> str:
     parts += [
         "## Another model",
         "Duplicate this Space and set the variable `MODEL_REPO_ID` to your model"
-        f"{'s, each after its page' if stem == GALLERY else ''} (`{example.removeprefix(f'{stem}=')}`), and `MODEL_REVISION` "
-        "to a commit of it. A private model needs the secret `HF_TOKEN`.",
+        f"{'s, each after its page' if stem == GALLERY else ''} (`{example.removeprefix(f'{stem}=')}`), and "
+        "`MODEL_REVISION` to a commit of it. A private model needs the secret `HF_TOKEN`.",
     ]
     if weights.private:
         parts.append(
@@ -400,14 +405,14 @@ def _copy(source: Path, target: Path) -> None:
     shutil.copyfile(source, target)
 
 
-# ---- to the Hub ---------------------------------------------------------------------------------------------------------
+# ---- to the Hub ------------------------------------------------------------------------------------------------------
 
 REFUSALS = {
     401: "the Hub does not know you: `hf auth login`, or set HF_TOKEN to a token that may write",
-    402: "the Hub wants a paid account for this: a free one may host two ZeroGPU Spaces and no Gradio Space on a CPU. Free one "
-    "of the two, build `gallery` (all pages in one Space) with --hardware zero-a10g, or subscribe to PRO",
-    403: "your token may not create a Space there: take a token that may write to {owner}, or another --repo_id; on a free "
-    "account ZeroGPU is limited to two Spaces",
+    402: "the Hub wants a paid account for this: a free one may host two ZeroGPU Spaces and no Gradio Space on a CPU. "
+    "Free one of the two, build `gallery` (all pages in one Space) with --hardware zero-a10g, or subscribe to PRO",
+    403: "your token may not create a Space there: take a token that may write to {owner}, or another --repo_id; on a "
+    "free account ZeroGPU is limited to two Spaces",
 }
 
 
@@ -435,13 +440,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="spaces/build.py", description=__doc__.split("\n")[0])
     parser.add_argument("stem", help=f"one of {', '.join(stems())}")
     parser.add_argument("--output", type=Path, help="the folder to build; build/spaces/<stem> by default")
-    parser.add_argument("--model", action="append", default=[], metavar="[STEM=]MODEL",
-                        help="a variant or a folder, bundled, or org/repo[@revision], pulled; may be repeated")  # fmt: skip
+    several = {"action": "append", "default": []}
+    model = "a variant or a folder, bundled, or org/repo[@revision], pulled; may be repeated"
+    parser.add_argument("--model", metavar="[STEM=]MODEL", help=model, **several)
     parser.add_argument("--push", action="store_true", help="upload it; needs --repo_id")
     parser.add_argument("--repo_id", help="org/name of the Space")
     parser.add_argument("--private", action="store_true")
-    parser.add_argument("--harmless", action="append", default=[], metavar="PLACE",
-                        help="what looks like a secret and is none, as the refusal names it; may be repeated")  # fmt: skip
+    harmless = "what looks like a secret and is none, as the refusal names it; may be repeated"
+    parser.add_argument("--harmless", metavar="PLACE", help=harmless, **several)
     parser.add_argument("--hardware", choices=[kind.value for kind in SpaceHardware], help="zero-a10g by default")
     args = parser.parse_args(argv)
     if args.push and not args.repo_id:
@@ -452,8 +458,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         megabytes = sum(path.stat().st_size for path in files) / 1e6
         print(f"built {folder}: {len(files)} files, {megabytes:.1f} MB")
         if args.push:
-            print("pushed to", push(folder, args.repo_id, hardware=args.hardware, private=args.private,
-                                    harmless=args.harmless))  # fmt: skip
+            options = {"hardware": args.hardware, "private": args.private, "harmless": args.harmless}
+            print("pushed to", push(folder, args.repo_id, **options))
     except (BuildError, store.CheckpointError) as error:
         print(error, file=sys.stderr)
         raise SystemExit(1) from None
