@@ -33,8 +33,8 @@ def untrained() -> captioning.Captioner:
     """A captioner of the size of the preset `emoji` with fresh weights."""
     torch.manual_seed(0)
     cfg = training.PRESETS["emoji"]
-    eye = clip_training.create_clip(dataclasses.replace(clip_training.EMOJI, text="scratch"), WORDS)
-    made = training.create_captioner(cfg, eye)
+    eye = clip_training.model.create_clip(dataclasses.replace(clip_training.config.EMOJI, text="scratch"), WORDS)
+    made = training.model.create_captioner(cfg, eye)
     captioning.decoder_of(made.model).set_attn_implementation("sdpa")  # as `load` has it
     made.model.eval()
     return made

@@ -23,7 +23,7 @@ from transformers import SwinConfig, SwinModel, ViTConfig, ViTModel
 
 from benchmarks.table import markdown, write
 from hub_models import segmentation, store
-from training.segmentation import SIZES
+from training.segmentation.config import SIZES
 
 DOCS = Path(__file__).parent.parent / "docs"
 SIDES_PX = (128, 192, 256, 384, 512, 768, 1024)

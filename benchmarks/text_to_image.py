@@ -73,16 +73,18 @@ def bootstrap(ours: np.ndarray, theirs: np.ndarray, real: np.ndarray, draws: int
 
 
 def sampler(model, name: str) -> dict:
-    chosen = training.trained_on(store.resolve("text_to_image", name))
-    validation = training.select(open_source("emoji", split="validation"), **chosen)
-    pairs = training.select(open_source("emoji", split="heldout_pairs"), **chosen)
-    asked = [part.prompts[row] for part in (validation, pairs) for row in training.distinct_rows(part, len(part))]
+    chosen = training.evaluation.trained_on(store.resolve("text_to_image", name))
+    validation = training.selection.select(open_source("emoji", split="validation"), **chosen)
+    pairs = training.selection.select(open_source("emoji", split="heldout_pairs"), **chosen)
+    asked = [
+        part.prompts[row] for part in (validation, pairs) for row in training.evaluation.distinct_rows(part, len(part))
+    ]
     prompts = (asked * (PAIRS // len(asked) + 1))[:PAIRS]
     default = {"sampler": model.default_sampler, "num_inference_steps": model.default_steps}
     reference = {"sampler": "ddim", "num_inference_steps": DDIM_STEPS}
     paired_drawings(model, prompts[:BATCH], default)  # the first call pays for allocations
     space = classifier.load("swin")
-    real = np.concatenate([training.pictures_of(part, model) for part in (validation, pairs)])
+    real = np.concatenate([training.evaluation.pictures_of(part, model) for part in (validation, pairs)])
     real = metrics.in_batches(space.features, real)
     rows, features = [], {}
     for name, settings in (("default", default), ("reference", reference)):

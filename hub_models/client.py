@@ -1,6 +1,6 @@
 """Which client huggingface_hub calls the Hub through."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager
 
 import httpx2
@@ -21,7 +21,7 @@ class _Hasty(httpx2.Client):
 
 
 @contextmanager
-def through(make: Callable[[], httpx2.Client]) -> Iterator[None]:
+def through(make: Callable[[], httpx2.Client]) -> Generator[None]:
     """Within it, every call of huggingface_hub goes through a client made by `make`."""
     before = _http._GLOBAL_CLIENT_FACTORY
     set_client_factory(make)
@@ -33,5 +33,5 @@ def through(make: Callable[[], httpx2.Client]) -> Iterator[None]:
 
 def haste() -> AbstractContextManager:
     """Within it, a server that hangs counts as one that is down: what is in the cache serves."""
-    hooks = {"request": [_http.hf_request_event_hook]}
+    hooks: dict[str, list[Callable]] = {"request": [_http.hf_request_event_hook]}
     return through(lambda: _Hasty(event_hooks=hooks, follow_redirects=True))

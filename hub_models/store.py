@@ -9,7 +9,7 @@ import contextlib
 import difflib
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +28,8 @@ READ = (".safetensors", ".json", ".txt")  # what a model is made of: pulled, and
 PICKLED = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".msgpack", ".h5", ".npz")
 REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
 
-# Safetensors dtype → the unsigned integer of the same width, and the exponent bits that are all set in NaN and Inf only.
+# Safetensors dtype → the unsigned integer of the same width, and the exponent bits that are all set in NaN and Inf
+# only.
 FLOATS = {
     "F16": ("<u2", 0x7C00),
     "BF16": ("<u2", 0x7F80),
@@ -64,8 +65,8 @@ def whole_of(folder: Path) -> Path:
 def resolve(stem: str, name: str | Path) -> Path:
     """The verified folder of a checkpoint: a bundled variant, else a folder, else "org/repo[@revision]" from the Hub.
 
-    A name without a slash never asks the Hub. What comes from there is cached, and the cache serves when the Hub doesn't.
-    Raises CheckpointError.
+    A name without a slash never asks the Hub. What comes from there is cached, and the cache serves when the Hub
+    doesn't. Raises CheckpointError.
     """
     name = str(name)
     ours = bundled(stem)
@@ -99,7 +100,7 @@ def _folder_here(name: str) -> Path | None:
 
 
 @contextlib.contextmanager
-def opening(folder: Path) -> Iterator[None]:
+def opening(folder: Path) -> Generator[None]:
     """Whatever else a foreign folder makes a library raise in the block, as CheckpointError that names the folder."""
     try:
         yield
@@ -131,7 +132,7 @@ def _pull(repo_id: str, revision: str) -> Path:
 
 
 def _check_blobs(folder: Path) -> None:
-    """Raise if a pulled file is not what the Hub said it sends: the cache names each by the sha256, or git's hash, of it.
+    """Raise if a pulled file is not what the Hub said it sends: the cache names each by its sha256, or git's hash.
 
     The client compares sizes only, and never looks at a file again that lies in its cache.
     """
@@ -141,15 +142,16 @@ def _check_blobs(folder: Path) -> None:
             found = file_sha256(blob) if len(blob.name) == 64 else git_sha1(blob)
             if found != blob.name:
                 raise CheckpointError(
-                    f"{path.relative_to(folder)} came damaged (its checksum isn't the Hub's): delete {blob} and try again"
+                    f"{path.relative_to(folder)} came damaged (its checksum isn't the Hub's): delete {blob} and try "
+                    "again"
                 )
 
 
 def verify(folder: str | Path, *, manifest_required: bool = False) -> None:
     """Return if every file that a model is made of is there, whole, unaltered and finite.
 
-    Raises CheckpointError for: a missing file, an LFS pointer, an HTML page, a folder or file of pickles, a truncated or
-    foreign safetensors file, NaN or Inf among the weights, and, where there is a manifest, another size or sha256.
+    Raises CheckpointError for: a missing file, an LFS pointer, an HTML page, a folder or file of pickles, a truncated
+    or foreign safetensors file, NaN or Inf among the weights, and, where there is a manifest, another size or sha256.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -286,7 +288,7 @@ def _check_weights(path: Path) -> None:
 
 
 def read_tensors(path: Path) -> Iterator[tuple[str, str, list[int], np.ndarray]]:
-    """(name, dtype, shape, bytes as uint8 (N,)) of each tensor, read in place. Raises CheckpointError on a broken file."""
+    """(name, dtype, shape, bytes as uint8 (N,)) of each tensor, read in place. Raises CheckpointError."""
     header, begin = read_header(path)
     try:
         with safetensors.safe_open(path, "np"):  # the library's own rules: overlaps, gaps, bytes behind the end

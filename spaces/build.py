@@ -244,8 +244,7 @@ def space_license(licenses: Iterable[str]) -> str:
 
 # ---- front matter ----------------------------------------------------------------------------------------------------
 
-NEEDED = ("title", "emoji", "colorFrom", "colorTo", "sdk", "sdk_version", "python_version", "app_file", "license",
-          "short_description")  # fmt: skip
+NEEDED = """title emoji colorFrom colorTo sdk sdk_version python_version app_file license short_description""".split()
 
 
 def split(text: str) -> tuple[dict, str]:
@@ -404,8 +403,8 @@ def _copy(source: Path, target: Path) -> None:
 
 REFUSALS = {
     401: "the Hub does not know you: `hf auth login`, or set HF_TOKEN to a token that may write",
-    402: "the Hub wants a paid account for this: a free one may host two ZeroGPU Spaces and no Gradio Space on a CPU. Free "
-    "one of the two, build `gallery` (all pages in one Space) with --hardware zero-a10g, or subscribe to PRO",
+    402: "the Hub wants a paid account for this: a free one may host two ZeroGPU Spaces and no Gradio Space on a CPU. "
+    "Free one of the two, build `gallery` (all pages in one Space) with --hardware zero-a10g, or subscribe to PRO",
     403: "your token may not create a Space there: take a token that may write to {owner}, or another --repo_id; on a "
     "free account ZeroGPU is limited to two Spaces",
 }
@@ -435,13 +434,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="spaces/build.py", description=__doc__.split("\n")[0])
     parser.add_argument("stem", help=f"one of {', '.join(stems())}")
     parser.add_argument("--output", type=Path, help="the folder to build; build/spaces/<stem> by default")
-    parser.add_argument("--model", action="append", default=[], metavar="[STEM=]MODEL",
-                        help="a variant or a folder, bundled, or org/repo[@revision], pulled; may be repeated")  # fmt: skip
+    several = {"action": "append", "default": []}
+    model = "a variant or a folder, bundled, or org/repo[@revision], pulled; may be repeated"
+    parser.add_argument("--model", metavar="[STEM=]MODEL", help=model, **several)
     parser.add_argument("--push", action="store_true", help="upload it; needs --repo_id")
     parser.add_argument("--repo_id", help="org/name of the Space")
     parser.add_argument("--private", action="store_true")
-    parser.add_argument("--harmless", action="append", default=[], metavar="PLACE",
-                        help="what looks like a secret and is none, as the refusal names it; may be repeated")  # fmt: skip
+    harmless = "what looks like a secret and is none, as the refusal names it; may be repeated"
+    parser.add_argument("--harmless", metavar="PLACE", help=harmless, **several)
     parser.add_argument("--hardware", choices=[kind.value for kind in SpaceHardware], help="zero-a10g by default")
     args = parser.parse_args(argv)
     if args.push and not args.repo_id:
@@ -452,8 +452,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         megabytes = sum(path.stat().st_size for path in files) / 1e6
         print(f"built {folder}: {len(files)} files, {megabytes:.1f} MB")
         if args.push:
-            print("pushed to", push(folder, args.repo_id, hardware=args.hardware, private=args.private,
-                                    harmless=args.harmless))  # fmt: skip
+            options = {"hardware": args.hardware, "private": args.private, "harmless": args.harmless}
+            print("pushed to", push(folder, args.repo_id, **options))
     except (BuildError, store.CheckpointError) as error:
         print(error, file=sys.stderr)
         raise SystemExit(1) from None

@@ -167,23 +167,27 @@ def test_bleu_by_hand():
 def test_names_said_exactly():
     names = ["red apple", "flag: Réunion", "eyes", "keycap: 1"]
     said = ["a red apple, noto style", "the flag of Reunion", "a pair of eyes", "keycap 1"]
-    assert captioning.exact_name_accuracy(said, [captions.plain(name) for name in names]) == 0.75
+    assert captioning.evaluation.exact_name_accuracy(said, [captions.plain(name) for name in names]) == 0.75
 
 
 def test_layout_scores_by_hand():
     kinds = {"cat face": 3, "pizza": 5, "blue car": 6, "dog face": 3}
     scene = [dataclasses.replace(o, label=kinds[o.name]) for o in SCENE]
     true = scene_caption(scene)
-    full = captioning.layout_scores([true], [scene], kinds)
+    full = captioning.layouts.layout_scores([true], [scene], kinds)
     assert full == {"objects_right": 1, "relations_right": 1, "relations_judged": 2, "kinds_right": 1,
                     "kind_relations_right": 1}  # fmt: skip
-    wrong = captioning.layout_scores(["a dog face to the right of a pizza, a blue car below"], [scene], kinds)
+    wrong = captioning.layouts.layout_scores(["a dog face to the right of a pizza, a blue car below"], [scene], kinds)
     assert wrong["objects_right"] == pytest.approx(2 / 3) and wrong["relations_judged"] == 1
     assert wrong["relations_right"] == 1 and wrong["kinds_right"] == 1 and wrong["kind_relations_right"] == 0.5
-    assert captioning.layout_scores(["a pizza"], [scene], {})["objects_right"] == pytest.approx(1 / 3), "too little"
+    assert captioning.layouts.layout_scores(["a pizza"], [scene], {})["objects_right"] == pytest.approx(1 / 3), (
+        "too little"
+    )
     many = "a pizza, a pizza above, a pizza above, a cat face above"
-    assert captioning.layout_scores([many], [scene], {})["objects_right"] == pytest.approx(2 / 4), "each object once"
-    none = captioning.layout_scores([""], [scene], {})
+    assert captioning.layouts.layout_scores([many], [scene], {})["objects_right"] == pytest.approx(2 / 4), (
+        "each object once"
+    )
+    none = captioning.layouts.layout_scores([""], [scene], {})
     assert none == {"objects_right": 0, "relations_right": 0, "relations_judged": 0}
 
 
@@ -198,7 +202,7 @@ def eye(tmp_path_factory) -> clip.CLIP:
 @pytest.fixture
 def served(eye) -> contract.Captioner:
     torch.manual_seed(0)
-    return captioning.create_captioner(dataclasses.replace(TINY, dropout=0.0), eye)
+    return captioning.model.create_captioner(dataclasses.replace(TINY, dropout=0.0), eye)
 
 
 TEXTS = ["a cat", "a red apple face , a blue car"]
@@ -207,9 +211,9 @@ SMOOTH = dataclasses.replace(PLAIN, label_smoothing=0.1)
 
 
 def test_the_loss_by_hand_and_padding_counts_nothing(served):
-    model = captioning.Trainee(served.model, 0).eval()
+    model = captioning.losses.Trainee(served.model, 0).eval()
     pixels = torch.randn(2, 3, 32, 32)
-    loss, parts = captioning.training_loss(model, {"pixels": pixels, "caption": TEXTS}, served, SMOOTH)
+    loss, parts = captioning.losses.training_loss(model, {"pixels": pixels, "caption": TEXTS}, served, SMOOTH)
     ids, real = served.sequences(TEXTS)
     with torch.no_grad():
         log_probs = served.model(pixel_values=pixels, decoder_input_ids=ids[:, :-1]).logits.log_softmax(-1)  # (2, L, V)
@@ -217,10 +221,10 @@ def test_the_loss_by_hand_and_padding_counts_nothing(served):
     even = log_probs.mean(-1)[real[:, 1:]]
     assert parts["cross_entropy"].item() == pytest.approx(-chosen.mean().item(), abs=1e-5)
     assert loss.item() == pytest.approx(-(0.9 * chosen + 0.1 * even).mean().item(), abs=1e-5)
-    alone = [captioning.training_loss(model, {"pixels": pixels[n : n + 1], "caption": [TEXTS[n]]}, served, PLAIN)[0].item()
+    alone = [captioning.losses.training_loss(model, {"pixels": pixels[n : n + 1], "caption": [TEXTS[n]]}, served, PLAIN)[0].item()
              for n in range(2)]  # fmt: skip
     lengths = real.sum(1) - 1
-    together = captioning.training_loss(model, {"pixels": pixels, "caption": TEXTS}, served, PLAIN)[0].item()
+    together = captioning.losses.training_loss(model, {"pixels": pixels, "caption": TEXTS}, served, PLAIN)[0].item()
     assert together == pytest.approx((np.array(alone) * lengths.numpy()).sum() / lengths.sum().item(), abs=1e-5)
     stock = served.model(pixel_values=pixels[:1], labels=ids[:1, 1:][real[:1, 1:]][None]).loss
     assert stock.item() == pytest.approx(alone[0], abs=1e-5)
@@ -231,23 +235,23 @@ def test_the_loss_by_hand_and_padding_counts_nothing(served):
 def test_the_loss_of_places_by_hand(served):
     true = torch.tensor([[-0.5, -0.5], [0.5, -0.5], [-0.5, 0.5], [0.5, 0.5]])  # of 2 × 2 patches: column, row
     told = torch.cat([torch.full((1, 2), 9.0), true])[None].repeat(3, 1, 1)  # a class token before them
-    assert captioning.place_loss(told).item() == 0
+    assert captioning.losses.place_loss(told).item() == 0
     told[:, 1:, 0] += 0.5
-    assert captioning.place_loss(told).item() == pytest.approx(0.25)
-    assert captioning.place_loss(torch.zeros(1, 64, 2)).item() == pytest.approx(2 / 3, abs=0.02)
-    model, batch = captioning.Trainee(served.model, 0, places=True).eval(), {"pixels": torch.randn(2, 3, 32, 32)}
+    assert captioning.losses.place_loss(told).item() == pytest.approx(0.25)
+    assert captioning.losses.place_loss(torch.zeros(1, 64, 2)).item() == pytest.approx(2 / 3, abs=0.02)
+    model, batch = captioning.losses.Trainee(served.model, 0, places=True).eval(), {"pixels": torch.randn(2, 3, 32, 32)}
     (words, _), (both, parts) = (
-        captioning.training_loss(model, batch | {"caption": TEXTS}, served, cfg)
+        captioning.losses.training_loss(model, batch | {"caption": TEXTS}, served, cfg)
         for cfg in (PLAIN, dataclasses.replace(PLAIN, place_weight=0.5))
     )
     assert both.item() == pytest.approx(words.item() + 0.5 * parts["places"].item(), abs=1e-5)
 
 
 def test_losses_on_places_need_a_square_of_patches(served, monkeypatch):
-    captioning.require_places(served)
-    monkeypatch.setattr(captioning.contract, "encode", lambda model, pixels: torch.zeros(1, 43, 8))
+    captioning.model.require_places(served)
+    monkeypatch.setattr(captioning.model.contract, "encode", lambda model, pixels: torch.zeros(1, 43, 8))
     with pytest.raises(SystemExit, match="43 states.*--pointing_weight 0"):
-        captioning.require_places(served)
+        captioning.model.require_places(served)
 
 
 @pytest.mark.parametrize("flag", ["relation_weight", "pointing_weight", "place_weight", "position_scale"])
@@ -263,26 +267,26 @@ def test_the_loss_of_pointing_by_hand(served):
     cells = torch.zeros(2, 3, 16, 16)
     cells[0, 1, :8] = 1  # the upper half
     cells[0, 1, 8:, 0] = 0.5  # a hair of the lower left
-    loss = captioning.pointing_loss([attention], [(0, 1, slice(1, 3))], cells)
+    loss = captioning.losses.pointing_loss([attention], [(0, 1, slice(1, 3))], cells)
     assert loss.item() == pytest.approx(-(math.log(0.7) + math.log(0.2)) / 2, abs=1e-6), "the second head is free"
-    twice = captioning.pointing_loss([attention, attention], [(0, 1, slice(1, 3))], cells)
+    twice = captioning.losses.pointing_loss([attention, attention], [(0, 1, slice(1, 3))], cells)
     assert twice.item() == pytest.approx(loss.item())
-    assert captioning.pointing_loss([attention], [], cells).item() == 0
+    assert captioning.losses.pointing_loss([attention], [], cells).item() == 0
     ids, _ = served.sequences(["a red apple of a cat in blue", "a cat"])
-    found = captioning.named_at(served, ids, ["a cat\na red apple\na dog", "a cat"])
+    found = captioning.losses.named_at(served, ids, ["a cat\na red apple\na dog", "a cat"])
     assert [(picture, thing) for picture, thing, _ in found] == [(0, 1), (0, 0), (1, 0)]
     said = [served.tokenizer.decode(ids[picture, place].tolist()) for picture, _, place in found]
     assert said == ["a red apple of", "a cat in blue", "a cat"]
 
 
 def test_words_that_say_where_count_more(served, monkeypatch):
-    assert captioning.where_ids(served.tokenizer) == []  # this vocabulary has none
+    assert captioning.losses.where_ids(served.tokenizer) == []  # this vocabulary has none
     word = served.tokenizer.convert_tokens_to_ids("cat")
-    monkeypatch.setattr(captioning, "where_ids", lambda tokenizer: [word])
-    model = captioning.Trainee(served.model, 0).eval()
+    monkeypatch.setattr(captioning.losses, "where_ids", lambda tokenizer: [word])
+    model = captioning.losses.Trainee(served.model, 0).eval()
     batch = {"pixels": torch.randn(1, 3, 32, 32), "caption": ["a red cat"]}
     (once, parts), (thrice, _) = (
-        captioning.training_loss(model, batch, served, dataclasses.replace(PLAIN, relation_weight=weight))
+        captioning.losses.training_loss(model, batch, served, dataclasses.replace(PLAIN, relation_weight=weight))
         for weight in (1.0, 3.0)
     )
     assert parts["where"].item() > 0
@@ -292,8 +296,8 @@ def test_words_that_say_where_count_more(served, monkeypatch):
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_the_tower_is_frozen_and_then_learns(served, optimizer):
     cfg = dataclasses.replace(TINY, optimizer=optimizer, unfreeze_step=2, adam_weight_decay=0.5, pointing_weight=0.0)
-    model = captioning.Trainee(served.model, cfg.unfreeze_step, places=True)
-    groups = captioning.tower_groups(model, cfg)
+    model = captioning.losses.Trainee(served.model, cfg.unfreeze_step, places=True)
+    groups = captioning.losses.tower_groups(model, cfg)
     ours = [id(p) for group in groups for p in group["params"]]
     assert sorted(ours) == sorted(id(p) for p in model.parameters())
     optimiser = (Muon if optimizer == "muon" else torch.optim.AdamW)(groups, lr=1e-2)
@@ -302,7 +306,7 @@ def test_the_tower_is_frozen_and_then_learns(served, optimizer):
     batch = {"pixels": torch.randn(2, 3, 32, 32), "caption": TEXTS}
     for step in range(4):
         before = decoder.clone()
-        captioning.training_loss(model.train(), batch, served, cfg)[0].backward()
+        captioning.losses.training_loss(model.train(), batch, served, cfg)[0].backward()
         assert all(p.grad is not None for p in model.parameters()), "other processes wait for it"
         optimiser.step()
         optimiser.zero_grad()
@@ -315,11 +319,11 @@ def test_the_tower_is_frozen_and_then_learns(served, optimizer):
 
 
 def test_a_checkpoint_holds_each_tensor_once_and_counts_go_on(served):
-    model = captioning.Trainee(served.model, 5)
+    model = captioning.losses.Trainee(served.model, 5)
     model.passes += 3
     state = {name: value.clone() for name, value in model.state_dict().items()}
     assert len({value.data_ptr() for value in model.state_dict().values()}) == len(state)
-    other = captioning.Trainee(served.model, 5)
+    other = captioning.losses.Trainee(served.model, 5)
     with torch.no_grad():
         for p in other.parameters():
             p.zero_()
@@ -338,21 +342,24 @@ def test_a_checkpoint_holds_each_tensor_once_and_counts_go_on(served):
 
 def test_a_swin_tower_takes_larger_pictures_and_gets_positions(eye):
     trained = eye.model.vision_model
-    made = captioning.tower(trained, 64).eval()
+    made = captioning.towers.tower(trained, 64).eval()
     pixels = torch.randn(1, 3, 64, 64)
     positions = made.embeddings.position_embeddings
     assert positions.shape == (1, 256, 16)
-    assert positions.std().item() == pytest.approx(captioning.POSITION_SCALE)
+    assert positions.std().item() == pytest.approx(captioning.towers.POSITION_SCALE)
     assert len(torch.unique(positions[0].round(decimals=4), dim=0)) == 256, "no two places alike"
     with torch.no_grad():
         assert made(pixels).last_hidden_state.shape == (1, 64, 32)
         apart = made(pixels).last_hidden_state - trained(pixels).last_hidden_state
         size = apart.abs().mean()
-        louder = captioning.tower(trained, 64, 0.6).eval()(pixels).last_hidden_state - trained(pixels).last_hidden_state
+        louder = (
+            captioning.towers.tower(trained, 64, 0.6).eval()(pixels).last_hidden_state
+            - trained(pixels).last_hidden_state
+        )
         assert 0 < size < trained(pixels).last_hidden_state.abs().mean() and louder.abs().mean() > 1.3 * size
         positions.zero_()
         torch.testing.assert_close(made(pixels).last_hidden_state, trained(pixels).last_hidden_state)
-    again = captioning.tower(made, 32)
+    again = captioning.towers.tower(made, 32)
     assert again.embeddings.position_embeddings.shape == (1, 64, 16)
 
 
@@ -367,7 +374,7 @@ def test_a_swin_tower_gets_smaller_windows_where_its_last_stage_sees_less():
     for part in biases.values():
         part.relative_position_bias_table.data.normal_()
     for side_px, window in ((64, 4), (48, 3), (40, 3), (32, 2), (16, 1)):
-        made = captioning.tower(trained, side_px).eval()
+        made = captioning.towers.tower(trained, side_px).eval()
         assert made.config.window_size == window
         with torch.no_grad():
             assert made(torch.randn(1, 3, side_px, side_px)).last_hidden_state.shape[1] == (-(-side_px // 16)) ** 2
@@ -382,7 +389,7 @@ def test_a_vit_tower_is_resized():
     trained = ViTModel(ViTConfig(image_size=32, patch_size=8, hidden_size=32, intermediate_size=48, num_hidden_layers=1,
                                  num_attention_heads=2)).eval()  # fmt: skip
     trained.embeddings.position_embeddings.data.normal_()
-    same, larger = captioning.tower(trained, 32).eval(), captioning.tower(trained, 64).eval()
+    same, larger = captioning.towers.tower(trained, 32).eval(), captioning.towers.tower(trained, 64).eval()
     pixels = torch.randn(1, 3, 32, 32)
     with torch.no_grad():
         torch.testing.assert_close(same(pixels).last_hidden_state, trained(pixels).last_hidden_state)
@@ -393,16 +400,16 @@ def test_a_vit_tower_is_resized():
     torch.testing.assert_close(F.avg_pool2d(plane, 8), old[:, 1:].mean(1)[..., None, None], atol=0.1, rtol=0)
     trained.config.model_type = "beit"
     with pytest.raises(SystemExit, match="Swin or a ViT"):
-        captioning.tower(trained, 32)
+        captioning.towers.tower(trained, 32)
 
 
 def test_the_shipped_size_fits_into_14_mib(tmp_path):
     from training import clip as dual_encoder
 
-    cfg = dataclasses.replace(dual_encoder.EMOJI, text="scratch", text_args={"hidden_size": 32, "num_attention_heads": 2,
+    cfg = dataclasses.replace(dual_encoder.config.EMOJI, text="scratch", text_args={"hidden_size": 32, "num_attention_heads": 2,
                                                                             "intermediate_size": 64})  # fmt: skip
-    eye = dual_encoder.create_clip(cfg, [f"w{number}" for number in range(6000)])
-    served = captioning.create_captioner(captioning.EMOJI, eye)
+    eye = dual_encoder.model.create_clip(cfg, [f"w{number}" for number in range(6000)])
+    served = captioning.model.create_captioner(captioning.config.EMOJI, eye)
     assert served.kind == "swin-bert" and len(served.tokenizer) == 5000 and served.parameters <= 7.3e6
     assert (served.resolution_px, served.max_length, served.max_prefix_tokens) == (128, 64, 62)
     assert contract.attended(served.model, served.encode([Image.new("RGB", (9, 9))])).shape == (1, 64, 224)
@@ -418,7 +425,7 @@ def test_the_shipped_size_fits_into_14_mib(tmp_path):
 def test_samples_follow_their_draw(served):
     source = open_source("emoji-sample", split="train", limit=10)
     scenes = Scenes("train", dataset_name="emoji-sample", resolution_px=32, length=20, max_objects=3)
-    samples = captioning.CaptionedPictures(source, scenes, TINY, served)
+    samples = captioning.samples.CaptionedPictures(source, scenes, TINY, served)
     one, same = (samples.sample(3, torch.Generator().manual_seed(7)) for _ in range(2))
     assert torch.equal(one["pixels"], same["pixels"]) and one["caption"] == same["caption"]
     drawn = [samples.sample(3, torch.Generator().manual_seed(seed)) for seed in range(40)]
@@ -427,7 +434,7 @@ def test_samples_follow_their_draw(served):
     about = [read_layout(s["caption"])[0][0] == single for s in drawn]
     assert 8 < sum(about) < 32, "half of them are scenes"
     assert len({s["caption"] for s in drawn}) > 15
-    alone = captioning.CaptionedPictures(source, None, TINY, served)
+    alone = captioning.samples.CaptionedPictures(source, None, TINY, served)
     assert all(single in core(alone.sample(3, torch.Generator().manual_seed(s))["caption"]) for s in range(10))
 
 
@@ -470,9 +477,9 @@ def test_it_learns_from_somebodys_folder(own_data, start, tmp_path):
     said = [ours.caption(held_out.picture(i))[0] for i in range(6)]
     assert [c.text.split()[-1] for c in said] == [held_out.captions(i)[0].split()[-1] for i in range(6)]
     assert all(c.log_prob > -3 for c in said)
-    results, pictures = captioning.evaluate_checkpoint(str(export), str(own_data))
-    assert results["metrics"]["validation/cider_d"] > 1 and results["baseline"]["validation/cider_d"] > 1
-    assert results["metrics"]["validation/pictures"] == 6 and pictures["captions"].width == 1120
+    results = captioning.evaluate_checkpoint(str(export), str(own_data))
+    assert results.metrics["validation/cider_d"] > 1 and results.baseline["validation/cider_d"] > 1
+    assert results.metrics["validation/pictures"] == 6 and results.figures["captions"].width == 1120
     card = (export / "README.md").read_text()
     assert "pipeline_tag: image-to-text" in card and ("Blip" in card) == (start == "blip")
 
@@ -480,7 +487,9 @@ def test_it_learns_from_somebodys_folder(own_data, start, tmp_path):
 def test_positions_of_a_checkpoint_can_be_made_louder(tmp_path):
     base = tiny_models.captioner(tmp_path / "base")
     cfg = dataclasses.replace(TINY, pretrained_model_name_or_path=str(base))
-    kept, louder = (captioning.start_from(dataclasses.replace(cfg, position_scale=scale)) for scale in (None, 0.5))
+    kept, louder = (
+        captioning.model.start_from(dataclasses.replace(cfg, position_scale=scale)) for scale in (None, 0.5)
+    )
     before, after = (served.model.state_dict() for served in (kept, louder))
     (name,) = (name for name in before if not torch.equal(before[name], after[name]))
     assert name == "encoder.embeddings.position_embeddings" and after[name].std().item() == pytest.approx(0.5)
@@ -490,7 +499,7 @@ def test_positions_of_a_checkpoint_can_be_made_louder(tmp_path):
 def test_another_resolution_is_refused(tmp_path):
     base = tiny_models.captioner(tmp_path / "base", "swin-bert")
     with pytest.raises(SystemExit, match="--resolution"):
-        captioning.start_from(dataclasses.replace(TINY, pretrained_model_name_or_path=str(base), resolution=64))
+        captioning.model.start_from(dataclasses.replace(TINY, pretrained_model_name_or_path=str(base), resolution=64))
     for wrong in ({"scenes": 1.5}, {"scene_objects": 4}, {"max_length": 2}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             dataclasses.replace(TINY, **wrong)

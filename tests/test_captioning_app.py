@@ -273,7 +273,7 @@ def test_every_kind_of_folder_is_served(kind, address, models, photo, seen):
 
 
 def test_a_model_without_maps_says_so(serve, page, models, photo, monkeypatch):
-    monkeypatch.setattr(captioning.model, "grid_of", lambda states: None)
+    monkeypatch.setattr(captioning.evidence, "grid_of", lambda states: None)
     address = serve(app.build({"swin-bert": models["swin-bert"], RANKER: models[RANKER]}))
     event, (painted, said) = call(address, "captioning_evidence", sent(address, photo), "swin-bert", "a dog", 0, 50)
     assert event == "complete" and painted is None and said["words"][0]["attention"] is None

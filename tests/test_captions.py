@@ -229,7 +229,7 @@ def test_more_than_there_is_of_a_tower(package, tmp_path):
 def test_minilm_reads_captions_as_before():
     """The pinned wheel itself, where it has been fetched: embeddings kept by piece, captions cut into the same pieces."""
     if not (vocabulary.SOURCES / vocabulary.MINILM.wheel).is_file():
-        pytest.skip("the wheel of MiniLM is not in build/sources; training/clip.py fetches it")
+        pytest.skip("the wheel of MiniLM is not in build/sources; training.clip fetches it")
     from safetensors import safe_open
 
     folder = vocabulary.fetch()

@@ -54,7 +54,7 @@ def folder(tmp_path_factory) -> Path:
     """An untrained dual encoder as an export holds it."""
     folder = tmp_path_factory.mktemp("clip")
     torch.manual_seed(0)
-    made = script.create_clip(TINY, TEXTS)
+    made = script.model.create_clip(TINY, TEXTS)
     for parameter in made.model.parameters():  # louder than fresh, so that pictures and words make a difference
         parameter.data.mul_(4) if parameter.ndim > 1 else None
     clip.save_folder(folder, made.model, made.tokenizer, made.image_processor)
@@ -156,8 +156,8 @@ def test_a_fitted_temperature_is_kept_and_calibrates(model, folder, tmp_path):
     with pytest.raises(CheckpointError, match="rank_temperature must be a positive"):
         clip.load(str(tmp_path / "warm"), device="cpu")
     source = open_source("emoji-sample", split="validation")
-    fitted = script.fit_rank_temperature(model, source)
-    assert fitted == script.fit_rank_temperature(model, source) and 0.1 <= fitted <= 10
+    fitted = script.evaluation.fit_rank_temperature(model, source)
+    assert fitted == script.evaluation.fit_rank_temperature(model, source) and 0.1 <= fitted <= 10
 
 
 def test_text_states_are_those_of_the_stock_pipeline(model, tmp_path):
@@ -240,12 +240,12 @@ def test_a_folder_that_is_no_dual_encoder(damage, says, folder, tmp_path):
 
 
 def test_pretrained_text_weights_reach_the_dual_encoder(monkeypatch):
-    tower = script.vocabulary.new_text_tower(40, 1, 16, **TINY.text_args)
+    tower = script.model.vocabulary.new_text_tower(40, 1, 16, **TINY.text_args)
     torch.nn.init.constant_(tower.pooler.dense.weight, 0.125)
     torch.nn.init.constant_(tower.embeddings.LayerNorm.weight, 3.0)
     expected = {name: tensor.clone() for name, tensor in tower.state_dict().items()}
-    monkeypatch.setattr(script.vocabulary, "new_text_tower", lambda *_, **__: tower)
-    made = script.create_clip(TINY, TEXTS).model.text_model.state_dict()
+    monkeypatch.setattr(script.model.vocabulary, "new_text_tower", lambda *_, **__: tower)
+    made = script.model.create_clip(TINY, TEXTS).model.text_model.state_dict()
     assert all(torch.equal(made[name], tensor) for name, tensor in expected.items())
 
 
@@ -257,14 +257,14 @@ def test_contrast_is_the_stock_loss_where_all_names_differ():
 
     image, text = (F.normalize(torch.randn(6, 5), dim=1) for _ in range(2))
     names = torch.arange(6)
-    ours = script.contrastive_loss(image, text, names, names, torch.tensor(7.0))
+    ours = script.losses.contrastive_loss(image, text, names, names, torch.tensor(7.0))
     torch.testing.assert_close(ours, image_text_contrastive_loss(7.0 * text @ image.T))
 
 
 def test_contrast_takes_equal_names_for_positives_by_hand():
     image = torch.eye(3)
     text = torch.tensor([[1.0, 0, 0], [0, 1, 0]])
-    loss = script.contrastive_loss(image, text, torch.tensor([4, 4, 9]), torch.tensor([4, 9]), torch.tensor(2.0))
+    loss = script.losses.contrastive_loss(image, text, torch.tensor([4, 4, 9]), torch.tensor([4, 9]), torch.tensor(2.0))
     e = np.exp(2)
     by_image = [-np.log(e / (e + 1)), -np.log(1 / (1 + e)), -np.log(1 / 2)]  # logits 2 0 | 0 2 | 0 0
     by_text = [-(np.log(e / (e + 2)) + np.log(1 / (e + 2))) / 2, -np.log(1 / (e + 2))]  # logits 2 0 0 | 0 2 0
@@ -280,18 +280,18 @@ def test_image_contrast_equals_the_sums_of_the_paper():
         total = sum(np.exp(similar[i, a]) for a in range(7) if a != i)
         if positives:  # 2 and 3 stand alone
             terms.append(-np.mean([np.log(np.exp(similar[i, p]) / total) for p in positives]))
-    assert script.image_contrast(rows, names, temperature).item() == pytest.approx(np.mean(terms), rel=1e-5)
+    assert script.losses.image_contrast(rows, names, temperature).item() == pytest.approx(np.mean(terms), rel=1e-5)
     alone = rows.clone().requires_grad_()
-    script.image_contrast(alone, torch.arange(7), temperature).backward()
+    script.losses.image_contrast(alone, torch.arange(7), temperature).backward()
     assert alone.grad.abs().max() == 0  # no positives at all: nothing, and not NaN
 
 
 def test_the_temperature_stays_below_its_limit(model, folder):
     served = clip.load(str(folder), device="cpu")
     served.model.logit_scale.data.fill_(9.0)
-    samples = script.CaptionedPictures(open_source("emoji-sample", split="train", limit=8), TINY)
+    samples = script.samples.CaptionedPictures(open_source("emoji-sample", split="train", limit=8), TINY)
     batch = torch.utils.data.default_collate([samples.sample(i, torch.Generator().manual_seed(i)) for i in range(4)])
-    _, parts = script.training_loss(script.Trainee(served.model, len(samples.names)), batch, served, TINY)
+    _, parts = script.losses.training_loss(script.losses.Trainee(served.model, len(samples.names)), batch, served, TINY)
     assert parts["logit_scale"].item() == pytest.approx(100)
     assert set(parts) == {"contrastive", "concept", "image", "logit_scale"}
 
@@ -351,7 +351,7 @@ def test_it_fine_tunes_the_clip_of_somebody_else(foreign, tmp_path):
 
 def test_augmentation_that_changes_nothing_is_the_picture_on_white():
     pixels = np.stack([np.asarray(picture(n, (32, 32))) for n in range(4)])
-    x = script.augment(torch.from_numpy(pixels), torch.rand(4, script.CHANCES), STILL)
+    x = script.augmentation.augment(torch.from_numpy(pixels), torch.rand(4, script.augmentation.CHANCES), STILL)
     for row, art in zip(x, pixels, strict=True):
         white = Image.new("RGBA", (32, 32), "white")
         expected = np.asarray(Image.alpha_composite(white, Image.fromarray(art)).convert("RGB"))
@@ -360,20 +360,23 @@ def test_augmentation_that_changes_nothing_is_the_picture_on_white():
 
 def test_augmentation_is_a_function_of_each_pictures_own_numbers():
     cfg = dataclasses.replace(TINY, **{f.name: 0.5 for f in dataclasses.fields(TINY) if f.name.endswith("_share")})
-    pixels, chances = torch.randint(256, (12, 40, 40, 4), dtype=torch.uint8), torch.rand(12, script.CHANCES)
+    pixels, chances = (
+        torch.randint(256, (12, 40, 40, 4), dtype=torch.uint8),
+        torch.rand(12, script.augmentation.CHANCES),
+    )
     before = pixels.clone()
-    x = script.augment(pixels, chances, cfg)
+    x = script.augmentation.augment(pixels, chances, cfg)
     assert x.shape == (12, 3, 32, 32) and x.min() >= 0 and x.max() <= 1 and torch.equal(pixels, before)
     for i in range(12):
         torch.testing.assert_close(
-            script.augment(pixels[i : i + 1], chances[i : i + 1], cfg)[0], x[i], rtol=0, atol=1e-5
+            script.augmentation.augment(pixels[i : i + 1], chances[i : i + 1], cfg)[0], x[i], rtol=0, atol=1e-5
         )
-    assert (script.augment(pixels, chances.flip(0), cfg) - x).abs().mean() > 0.05
+    assert (script.augmentation.augment(pixels, chances.flip(0), cfg) - x).abs().mean() > 0.05
 
 
 def test_grey_squares_do_not_make_the_gradient_explode():
     torch.manual_seed(0)
-    vision = script.create_clip(TINY, TEXTS).model.vision_model
+    vision = script.model.create_clip(TINY, TEXTS).model.vision_model
     plain, target = torch.rand(4, 3, 32, 32) * 2 - 1, torch.randn(4, 32)
     grey = plain.clone()
     grey[:, :, 8:24, 8:24] = 0
@@ -388,18 +391,24 @@ def test_grey_squares_do_not_make_the_gradient_explode():
 def test_line_art_is_dark_lines_on_white_and_grey_is_grey():
     square = torch.zeros(1, 32, 32, 4, dtype=torch.uint8)
     square[:, 8:24, 8:24] = torch.tensor([200, 30, 30, 255], dtype=torch.uint8)
-    lines = script.augment(square, torch.rand(1, script.CHANCES), dataclasses.replace(STILL, line_art_share=1.0))[0]
+    lines = script.augmentation.augment(
+        square, torch.rand(1, script.augmentation.CHANCES), dataclasses.replace(STILL, line_art_share=1.0)
+    )[0]
     assert torch.all(lines[:, 12:20, 12:20] > 0.99) and torch.all(lines[:, :6] > 0.99)
     assert lines[:, 12:20, 7].max() < 0.5 and lines[:, 12:20, 8].max() < 0.5
-    outlined = script.augment(square, torch.rand(1, script.CHANCES), dataclasses.replace(STILL, outline_share=1.0))[0]
+    outlined = script.augmentation.augment(
+        square, torch.rand(1, script.augmentation.CHANCES), dataclasses.replace(STILL, outline_share=1.0)
+    )[0]
     assert torch.allclose(outlined[:, 16, 16], torch.tensor([200, 30, 30]) / 255, atol=0.01)
-    grey = script.augment(square, torch.rand(1, script.CHANCES), dataclasses.replace(STILL, grayscale_share=1.0))[0]
+    grey = script.augmentation.augment(
+        square, torch.rand(1, script.augmentation.CHANCES), dataclasses.replace(STILL, grayscale_share=1.0)
+    )[0]
     assert (grey.amax(0) - grey.amin(0)).max() < 1e-5 and abs(grey[0, 16, 16] - 260 / 765) < 0.01
 
 
 def test_a_sample_shows_one_name_in_several_pictures():
     source = open_source("emoji-sample", split="train")
-    samples = script.CaptionedPictures(source, dataclasses.replace(TINY, views=3))
+    samples = script.samples.CaptionedPictures(source, dataclasses.replace(TINY, views=3))
     shared = [i for i in range(len(samples)) if len(samples.alike[samples.number[i]]) > 1]
     assert shared, "the sample has names in two styles"
     for index in (shared[0], 5):
@@ -418,7 +427,7 @@ def test_a_sample_shows_one_name_in_several_pictures():
 def test_a_style_can_be_left_out():
     source = open_source("emoji-sample", split="train")
     styles = source.column("style")
-    samples = script.CaptionedPictures(source, dataclasses.replace(TINY, leave_out_style="noto"))
+    samples = script.samples.CaptionedPictures(source, dataclasses.replace(TINY, leave_out_style="noto"))
     assert 0 < len(samples) == sum(style != "noto" for style in styles)
     assert all(styles[i] != "noto" for rows in samples.alike.values() for i in rows)
 
@@ -428,7 +437,7 @@ def test_a_style_can_be_left_out():
 
 def test_the_oracle_ranks_names_by_their_nearest_picture():
     known = np.array([[0.0, 0.0], [10.0, 0.0], [0.0, 1.0], [4.0, 0.0]])
-    similarity = script.oracle_similarity(
+    similarity = script.evaluation.oracle_similarity(
         np.array([[1.0, 0.0], [9.0, 0.0], [0.0, 2.0]]), ["a", "b", "c"], known, list("abba")
     )
     expected = [[-1, -2, -1e9], [-25, -1, -1e9], [-4, -1, -1e9]]
@@ -437,19 +446,19 @@ def test_the_oracle_ranks_names_by_their_nearest_picture():
 
 def test_evaluated_pictures_are_of_distinct_concepts_and_names():
     source = open_source("emoji-sample", split="train")
-    said = script.Captions(source)
-    picked = script.distinct(source, said, np.arange(len(source)), 500)
+    said = script.evaluation.Captions(source)
+    picked = script.evaluation.distinct(source, said, np.arange(len(source)), 500)
     concepts = [source.column("concept")[i] for i in picked]
     assert len(set(concepts)) == len(concepts) == len(set(source.column("concept")))
-    assert script.distinct(source, said, np.arange(len(source)), 5).tolist() == picked[:5].tolist()
+    assert script.evaluation.distinct(source, said, np.arange(len(source)), 5).tolist() == picked[:5].tolist()
 
 
 def test_recalls_are_those_of_the_similarities(model):
     source = open_source("emoji-sample", split="heldout_pairs")
-    texts = [script.Captions(source).plain(i) for i in range(len(source))]
+    texts = [script.evaluation.Captions(source).plain(i) for i in range(len(source))]
     similarity = model.embed_images([source.picture(i) for i in range(len(source))]) @ model.embed_texts(texts).T
     rank = (similarity >= similarity.diag()[:, None]).sum(1)  # 1 = first
-    scores = script.recalls(model, source)
+    scores = script.evaluation.recalls(model, source)
     assert scores["image_to_text/recall@5"] == pytest.approx((rank <= 5).float().mean().item())
     rank = (similarity.T >= similarity.diag()[:, None]).sum(1)
     assert scores["text_to_image/recall@1"] == pytest.approx((rank <= 1).float().mean().item())

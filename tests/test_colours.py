@@ -9,7 +9,6 @@ import tiny_models
 import torch
 from PIL import Image, ImageDraw
 
-from training import judging
 from training import text_to_image as script
 from training.checkpoint import RunError
 from training.data import recoloured as recoloured_data
@@ -17,6 +16,7 @@ from training.data.captions import plain
 from training.data.pairs import OPPOSITE, SIDES, Pairs
 from training.data.recolouring import TARGETS, WORDS, coloured, measured, oklch, recolour, rgb_of
 from training.data.sources import open_source
+from training.text_to_image import judging
 
 SHARES = {"recoloured_share": 0.3, "pair_share": 0.3, "pairs": 12}
 
@@ -31,7 +31,7 @@ def cache(tmp_path, monkeypatch):
 def selection():
     source = open_source("emoji-sample", split="train")
     source.preload(32)
-    return script.select(source)
+    return script.selection.select(source)
 
 
 @pytest.fixture(scope="module")
@@ -177,8 +177,8 @@ def test_held_out_pictures_and_names_are_in_neither(selection, tinted):
 def samples(selection, parts, **changes):
     cfg = dataclasses.replace(script.PRESETS["tiny"], cpu=True, caption_dropout=0.2, **parts, **changes)
     torch.manual_seed(0)
-    model, vae = script.create_model(cfg)
-    return script.samples_of(selection, model, vae, cfg), model, vae
+    model, vae = script.model.create_model(cfg)
+    return script.latents.samples_of(selection, model, vae, cfg), model, vae
 
 
 def drawn(made, count=24) -> list[dict]:
@@ -187,7 +187,7 @@ def drawn(made, count=24) -> list[dict]:
 
 def test_without_shares_the_draws_are_the_old_ones(selection, parts):
     made, *_ = samples(selection, parts)
-    assert isinstance(made, script.LatentCaptions) and made.data_hash == selection.data_hash
+    assert isinstance(made, script.latents.LatentCaptions) and made.data_hash == selection.data_hash
     assert not [field for field in ("recoloured_share", "pair_share") if getattr(script.PRESETS["emoji"], field)]
 
 
@@ -199,7 +199,9 @@ def test_draws_are_the_same_with_the_cache_and_without(selection, parts, cache, 
     assert len({*map(str, cache.glob("recolourings-*/"))}) == 1
     assert cached.data_hash == uncached.data_hash == again.data_hash != selection.data_hash
     batch, anew = (torch.utils.data.default_collate(drawn(part)) for part in (cached, uncached))
-    for one, other in zip(script.conditions(batch, model, vae), script.conditions(anew, model, vae), strict=True):
+    for one, other in zip(
+        script.latents.conditions(batch, model, vae), script.latents.conditions(anew, model, vae), strict=True
+    ):
         assert torch.allclose(one, other, rtol=1e-3, atol=1e-3)
     second = torch.utils.data.default_collate(drawn(again))
     assert all(torch.equal(batch[key], second[key]) for key in batch)

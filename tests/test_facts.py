@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from hub_models.publish import lint
+from hub_models.publish import licences, lint
 from training.data import facts
 from training.data.facts import Facts, facts_of
 from training.data.sources import DataError
@@ -50,7 +50,8 @@ def test_a_folder_is_its_owners_whatever_it_is_called(tmp_path, name):
     ("front", "said"),
     [
         ("a: [b\n", "no YAML"),
-        ("license: [mit, cc0-1.0]\n", "license has to be a text"),
+        ("license: [mit, 1]\n", "license has to be a text"),
+        ("license: {mit: 1}\n", "license has to be a text"),
         ("vitrail: 3\n", "has to be an object"),
         ("vitrail: {credits: me}\n", "credits has to be a list"),
         ("vitrail: {limits: [1]}\n", "limits has to be a list"),
@@ -60,6 +61,13 @@ def test_a_folder_is_its_owners_whatever_it_is_called(tmp_path, name):
 def test_a_card_that_cannot_be_read_is_named(tmp_path, front, said):
     with pytest.raises(DataError, match=said):
         facts_of(write(tmp_path / "mine", front))
+
+
+def test_several_licences_are_those_of_its_parts(tmp_path):
+    """As a card of the Hub may have them, and as those of our own builds do."""
+    found = facts_of(write(tmp_path / "mine", "license: [mit, cc-by-4.0]\n"))
+    assert found.license == "mit AND cc-by-4.0" and licences.license_of(found.licensed()) == "cc-by-4.0"
+    assert facts_of(write(tmp_path / "other", "license: []\n")).license is None
 
 
 def test_a_card_that_is_a_link_or_enormous_is_not_read(tmp_path):

@@ -14,12 +14,13 @@ from PIL import Image
 from transformers import AutoImageProcessor, AutoTokenizer, VisionEncoderDecoderModel
 
 from hub_models import captioning as contract
-from training import captioning, hybrid, self_critical
+from training import captioning, hybrid
+from training.captioning import self_critical
+from training.captioning.packed import pack, packed_loss
 from training.data import views
 from training.data.captions import Captions
 from training.data.sources import open_source
 from training.metrics import CiderD, cider_d
-from training.packed import pack, packed_loss
 
 SIDE = 64
 SIZES = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 48}
@@ -218,15 +219,15 @@ def test_advantages_by_hand():
 
 @pytest.fixture
 def served(backbone):
-    cfg = captioning.CaptioningConfig(tower_name_or_path=str(backbone), resolution=SIDE, tower_args=SIZES,
+    cfg = captioning.config.CaptioningConfig(tower_name_or_path=str(backbone), resolution=SIDE, tower_args=SIZES,
                                       decoder_args=SIZES, vocabulary_size=200, max_length=12)  # fmt: skip
     torch.manual_seed(0)
-    return captioning.create_photo_captioner(cfg, ["a red disc", "a blue disc on white."])
+    return captioning.model.create_photo_captioner(cfg, ["a red disc", "a blue disc on white."])
 
 
 def test_captions_in_one_row_do_not_see_each_other(served):
     served.model.eval()
-    trainee = captioning.Trainee(served.model, 0, maps=True).eval()
+    trainee = captioning.losses.Trainee(served.model, 0, maps=True).eval()
     maps, texts = torch.randn(2, 112, 4, 4), ["a red disc", "a blue", "a disc on white . a", "blue blue blue"]
     rows = [row[kept].tolist() for row, kept in zip(*served.sequences(texts), strict=True)]
     packed = pack(rows, 2, served.pad_id)
@@ -267,7 +268,7 @@ def test_the_loss_of_drawn_captions_by_hand(served):
             assert rows == [7, 7, 7, 2, 2, 2]
             return np.array([1.0, 2.0, 6.0, 0.0, 0.0, 3.0])
 
-    trainee = captioning.Trainee(served.model, 0, maps=True).train()
+    trainee = captioning.losses.Trainee(served.model, 0, maps=True).train()
     batch = {"pixels": torch.randn(2, 112, 4, 4), "row": torch.tensor([7, 2])}
     torch.manual_seed(3)
     loss, told = self_critical.self_critical_loss(trainee, batch, served, Rising(), 3, 11, 0.5)
@@ -292,7 +293,7 @@ def test_what_is_rewarded_becomes_more_probable(served):
         def __call__(self, texts, ended, rows):
             return np.array([float("red" in text.split()) for text in texts])
 
-    trainee = captioning.Trainee(served.model, 10**9, maps=True).train()
+    trainee = captioning.losses.Trainee(served.model, 10**9, maps=True).train()
     optimizer = torch.optim.Adam(trainee.parameters(), lr=3e-3)
     batch = {"pixels": torch.randn(4, 112, 4, 4), "row": torch.arange(4)}
     told = []
@@ -343,11 +344,11 @@ def test_both_stages_run_resume_exactly_and_the_stock_class_says_the_same(own_da
         assert all(one.attention.shape == (2, 2) for one in evidence if one.attention is not None)
     card = (second / "export" / "README.md").read_text()
     assert "license_name: discs-only" in card and "Discs, somebody 2020" in card and "For nobody." in card
-    measured, pictures = captioning.evaluate_checkpoint(str(second / "export"), str(own_data))
+    results = captioning.evaluate_checkpoint(str(second / "export"), str(own_data))
     assert {"validation/cider_d", "validation/bleu4", "validation/nouns", "validation/beams/cider_d"} <= set(
-        measured["metrics"]
+        results.metrics
     )
-    assert set(measured["baseline"]) <= set(measured["metrics"]) and not pictures
+    assert set(results.baseline) <= set(results.metrics) and not results.figures
 
 
 def test_drawing_needs_views_and_company(own_data, backbone, tmp_path):

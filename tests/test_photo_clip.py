@@ -90,9 +90,9 @@ def test_only_what_comes_after_the_maps_has_learnt(run):
 def test_its_card_says_whose_data_it_saw(run):
     card = (run / "whole" / "export" / "README.md").read_text()
     assert "license_name: discs-only" in card and "Discs, somebody 2020" in card and "squeezed" in card
-    measured, pictures = clip.evaluate_checkpoint(str(run / "whole" / "export"), str(run / "data"))
-    assert measured["metrics"]["validation/pictures"] == 4 and not pictures
-    assert 0 <= measured["metrics"]["validation/text_to_image/recall@1"] <= 1
+    results = clip.evaluate_checkpoint(str(run / "whole" / "export"), str(run / "data"))
+    assert results.metrics["validation/pictures"] == 4 and not results.figures
+    assert 0 <= results.metrics["validation/text_to_image/recall@1"] <= 1
 
 
 def test_whether_a_picture_is_framed_has_to_be_said_plainly(run, tmp_path):
@@ -107,7 +107,7 @@ def test_whether_a_picture_is_framed_has_to_be_said_plainly(run, tmp_path):
 
 def test_views_are_for_contrast_alone(run):
     with pytest.raises(ValueError, match="--concept_weight 0"):
-        clip.CLIPConfig(cached_views=2, concept_weight=0.5)
+        clip.config.CLIPConfig(cached_views=2, concept_weight=0.5)
 
 
 def test_words_that_are_said_often_enough():

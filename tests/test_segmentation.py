@@ -53,7 +53,7 @@ def test_calibration_and_risk_by_hand():
 
 def test_scores_by_source_by_hand():
     confs = [np.array([[3, 1], [0, 4]]), np.array([[1, 0], [2, 1]]), np.array([[0, 0], [0, 5]])]
-    found = segmentation.by_source(["a", "b", "a"], confs)
+    found = segmentation.evaluation.by_source(["a", "b", "a"], confs)
     assert found == {"a/pixel_accuracy": pytest.approx(12 / 13), "b/pixel_accuracy": pytest.approx(2 / 4)}
 
 
@@ -86,29 +86,29 @@ def test_dice_by_hand():
     chance = torch.tensor([[[[0.8, 0.4]], [[0.1, 0.5]], [[0.1, 0.1]]]])  # (1, 3, 1, 2)
     mask = torch.tensor([[[0, 1]]])
     expected = 1 - (2 * 0.8 / (0.8 + 0.4 + 1) + 2 * 0.5 / (0.1 + 0.5 + 1)) / 2  # class 2 isn't in the truth
-    assert segmentation.dice_loss(chance, mask).item() == pytest.approx(expected, abs=1e-6)
+    assert segmentation.losses.dice_loss(chance, mask).item() == pytest.approx(expected, abs=1e-6)
 
 
 def test_what_has_no_answer_does_not_count():
     logits, mask = torch.randn(2, 3, 8, 8), torch.randint(0, 3, (2, 8, 8))
     mask[:, :, 4:] = 255
-    loss, parts = segmentation.training_loss(logits, mask, dice_weight=0.5)
+    loss, parts = segmentation.losses.training_loss(logits, mask, dice_weight=0.5)
     assert parts["cross_entropy"].item() == pytest.approx(
         F.cross_entropy(logits, mask, ignore_index=255).item(), rel=1e-5
     )
-    half, _ = segmentation.training_loss(logits[..., :4], mask[..., :4], dice_weight=0.5)
+    half, _ = segmentation.losses.training_loss(logits[..., :4], mask[..., :4], dice_weight=0.5)
     assert loss.item() == pytest.approx(half.item(), rel=1e-5)
     blank = torch.randn(1, 3, 4, 4, requires_grad=True)
-    nothing, _ = segmentation.training_loss(blank, torch.full((1, 4, 4), 255), dice_weight=0.5)
+    nothing, _ = segmentation.losses.training_loss(blank, torch.full((1, 4, 4), 255), dice_weight=0.5)
     nothing.backward()
     assert nothing.item() == 0 and torch.isfinite(blank.grad).all()
 
 
 def test_class_weights_keep_the_mean():
-    weight = segmentation.class_weights({0: 900, 1: 100, 255: 7}, 3, 0.5)
+    weight = segmentation.losses.class_weights({0: 900, 1: 100, 255: 7}, 3, 0.5)
     assert (900 * weight[0] + 100 * weight[1]).item() == pytest.approx(1000, rel=1e-5)
     assert (weight[1] / weight[0]).item() == pytest.approx(3) and weight[2] == 0
-    assert segmentation.class_weights({0: 1}, 1, 0.0) is None
+    assert segmentation.losses.class_weights({0: 1}, 1, 0.0) is None
 
 
 # --- Picture and mask move together -----------------------------------------------------------------------------------
@@ -125,7 +125,7 @@ def halves(size=(60, 40)) -> tuple[Image.Image, np.ndarray]:
 def test_cut_takes_the_same_place_of_both(zoom):
     picture, mask = halves()
     for seed in range(5):
-        piece, truth = segmentation.cut(picture, mask, zoom, 32, random.Random(seed))
+        piece, truth = segmentation.samples.cut(picture, mask, zoom, 32, random.Random(seed))
         assert piece.size == (32, 32) and truth.shape == (32, 32)
         answered = truth != 255
         assert answered.all() == (zoom > 20), "the picture is smaller than the square at 20 px"
@@ -141,8 +141,8 @@ def test_samples_follow_their_draw_and_the_processor(tmp_path):
             return 1
 
     cfg = dataclasses.replace(TINY, random_flip=True)
-    served = segmentation.create_model(cfg, ["dark", "light"])
-    samples = segmentation.MaskedPictures(Halves(), cfg, served)
+    served = segmentation.model.create_model(cfg, ["dark", "light"])
+    samples = segmentation.samples.MaskedPictures(Halves(), cfg, served)
     one, same, other = (samples.sample(0, torch.Generator().manual_seed(seed)) for seed in (3, 3, 4))
     assert torch.equal(one["pixels"], same["pixels"]) and torch.equal(one["mask"], same["mask"])
     assert not torch.equal(one["pixels"], other["pixels"])
@@ -160,7 +160,7 @@ def test_samples_follow_their_draw_and_the_processor(tmp_path):
 )
 def test_presets_fit_into_8_mib(preset, kind):
     cfg = segmentation.PRESETS[preset]
-    served = segmentation.create_model(cfg, [f"class {k}" for k in range(13)])
+    served = segmentation.model.create_model(cfg, [f"class {k}" for k in range(13)])
     assert served.kind == kind and served.parameters <= 4.0e6
     assert served.resolution_px == cfg.resolution
 
@@ -169,9 +169,9 @@ def test_presets_fit_into_8_mib(preset, kind):
 def test_the_class_layer_is_made_anew_where_classes_differ(kind, tmp_path, capsys):
     base = tiny_models.segmenter(tmp_path / "base", kind)
     cfg = dataclasses.replace(TINY, pretrained_model_name_or_path=str(base), dataset_name="mine")
-    kept = segmentation.start_from(cfg, ["background", "face", "plant"])
+    kept = segmentation.model.start_from(cfg, ["background", "face", "plant"])
     assert "made anew" not in capsys.readouterr().out
-    served = segmentation.start_from(cfg, ["road", "sky", "car", "tree", "dog"])
+    served = segmentation.model.start_from(cfg, ["road", "sky", "car", "tree", "dog"])
     said = capsys.readouterr().out
     assert "3 classes" in said and "mine has 5" in said and "class layer is made anew" in said
     before, after = kept.model.state_dict(), served.model.state_dict()
@@ -187,7 +187,7 @@ def test_a_plain_vit_keeps_its_resolution(tmp_path):
     base = tiny_models.segmenter(tmp_path / "base", "dpt")
     cfg = dataclasses.replace(TINY, pretrained_model_name_or_path=str(base), resolution=64)
     with pytest.raises(SystemExit, match="--resolution"):
-        segmentation.start_from(cfg, ["a", "b"])
+        segmentation.model.start_from(cfg, ["a", "b"])
 
 
 def test_a_swin_can_begin_as_the_tower_of_another_model(tmp_path):
@@ -197,24 +197,24 @@ def test_a_swin_can_begin_as_the_tower_of_another_model(tmp_path):
         (captioner, VisionEncoderDecoderModel.from_pretrained(captioner).encoder.state_dict()),
     ):
         cfg = dataclasses.replace(TINY, tower_name_or_path=str(folder), base_lr_scale=0.5)
-        served = segmentation.create_model(cfg, ["a", "b"])
+        served = segmentation.model.create_model(cfg, ["a", "b"])
         taken = served.model.backbone.swin.state_dict()
         assert taken.keys() == given.keys() and all(torch.equal(taken[name], given[name]) for name in given)
-        slow = {id(p) for group in segmentation.slower_base(served.model, cfg) if group["lr_scale"] == 0.5
+        slow = {id(p) for group in segmentation.model.slower_base(served.model, cfg) if group["lr_scale"] == 0.5
                 for p in group["params"]}  # fmt: skip
         assert slow == {id(p) for p in served.model.backbone.swin.parameters()}
         contract.save_folder(tmp_path / "saved", served)
         assert contract.load(str(tmp_path / "saved"), device="cpu").kind == "swin"
-        assert store.weights_sha256(folder)[:12] in segmentation.describe_start(cfg)
+        assert store.weights_sha256(folder)[:12] in segmentation.model.describe_start(cfg)
     with pytest.raises(SystemExit, match="set --resolution"):  # the captioner has positions for 32 px
-        segmentation.create_model(dataclasses.replace(cfg, resolution=64), ["a", "b"])
+        segmentation.model.create_model(dataclasses.replace(cfg, resolution=64), ["a", "b"])
     with pytest.raises(ValueError, match="add --backbone swin"):
         dataclasses.replace(cfg, backbone="unet", model_args={})
     with pytest.raises(ValueError, match="exclude each other"):
         dataclasses.replace(cfg, pretrained_model_name_or_path="swin-scenes")
     other = tiny_models.segmenter(tmp_path / "other", "segformer")
     with pytest.raises(SystemExit, match="no Swin in the segformer"):
-        segmentation.create_model(dataclasses.replace(cfg, tower_name_or_path=str(other)), ["a", "b"])
+        segmentation.model.create_model(dataclasses.replace(cfg, tower_name_or_path=str(other)), ["a", "b"])
 
 
 # --- A folder of somebody's own pictures and masks --------------------------------------------------------------------
@@ -262,15 +262,15 @@ def test_fine_tuning_on_somebodys_folder(own_data, tmp_path, capsys):
     served = contract.load(str(export), device="cpu")
     assert served.label_names == ["ground", "disc", "square"]
     assert served.pca and served.risk_coverage and served.temperature != 1
-    results, pictures = segmentation.evaluate_checkpoint(str(export), str(own_data))
-    assert results["metrics"]["validation/miou"] > 0.7 > results["baseline"]["validation/miou"]
-    assert results["metrics"]["validation/ece"] < 0.2
-    conf = np.array(results["curves"]["validation/confusion"])
+    results = segmentation.evaluate_checkpoint(str(export), str(own_data))
+    assert results.metrics["validation/miou"] > 0.7 > results.baseline["validation/miou"]
+    assert results.metrics["validation/ece"] < 0.2
+    conf = np.array(results.curves["validation/confusion"])
     assert conf.sum() == sum(size * 39 if size == 48 else size * 51 for size in (36, 48) for _ in range(3)), (
         "255 is left out"
     )
-    assert results["per_class"]["validation"]["disc"] == pytest.approx(metrics.iou(conf)[1])
-    assert pictures["validation"].mode == "RGB"
+    assert results.per_class["validation"]["disc"] == pytest.approx(metrics.iou(conf)[1])
+    assert results.figures["validation"].mode == "RGB"
     assert evaluate.trained_on(export) == str(own_data)
     with pytest.raises(SystemExit, match="--dataset"):
         segmentation.evaluate_checkpoint(str(base), str(own_data))
@@ -289,7 +289,7 @@ def test_camvid_is_for_research_and_its_photographs_are_not_passed_on(own_data, 
         "license_name: camvid-research-use" in card and "These weights: `other`, [camvid-research-use](https://" in card
     )
     assert "For research" in card
-    assert segmentation.evaluate_checkpoint(str(export), str(data))[1] == {}
+    assert segmentation.evaluate_checkpoint(str(export), str(data)).figures == {}
 
 
 def test_upernet_begins_as_a_backbone_of_timm_and_the_stock_class_opens_it(own_data, tmp_path):

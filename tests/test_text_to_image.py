@@ -44,7 +44,7 @@ def source():
     return open_source("emoji-sample", split="train")
 
 
-def config(parts, **changes) -> script.TextToImageConfig:
+def config(parts, **changes) -> script.config.TextToImageConfig:
     changes = {"vae_name_or_path": str(parts["vae"]), "clip_name_or_path": str(parts["clip"]), "cpu": True} | changes
     return dataclasses.replace(script.PRESETS["tiny"], **changes)
 
@@ -62,10 +62,10 @@ def stock_picture(pipe, **settings) -> np.ndarray:
 def losses(source, parts, steps=3, **changes) -> list[float]:
     cfg = config(parts, **changes)
     torch.manual_seed(0)
-    model, vae = script.create_model(cfg)
+    model, vae = script.model.create_model(cfg)
     model.pipe.unet.eval()
-    selection = script.select(source)
-    samples = script.LatentCaptions(selection, model, vae, cfg)
+    selection = script.selection.select(source)
+    samples = script.latents.LatentCaptions(selection, model, vae, cfg)
     scheduler = DDPMScheduler.from_config(model.pipe.scheduler.config)
     values = []
     for step in range(steps):
@@ -74,7 +74,7 @@ def losses(source, parts, steps=3, **changes) -> list[float]:
         ]
         batch = torch.utils.data.default_collate(drawn)
         with torch.no_grad():
-            latents, states = script.conditions(batch, model, vae)
+            latents, states = script.latents.conditions(batch, model, vae)
             values += diffusion_loss(
                 model.pipe.unet, scheduler, latents, batch["noise"], batch["timestep"], encoder_hidden_states=states
             ).tolist()
@@ -138,8 +138,8 @@ def test_a_cache_that_cannot_be_written_says_what_to_do(source, parts, tmp_path,
 
 def test_states_are_those_of_the_stock_pipeline_and_dropped_captions_are_the_empty_one(source, parts):
     cfg = config(parts, caption_dropout=0.5)
-    model, vae = script.create_model(cfg)
-    samples = script.LatentCaptions(script.select(source), model, vae, cfg)
+    model, vae = script.model.create_model(cfg)
+    samples = script.latents.LatentCaptions(script.selection.select(source), model, vae, cfg)
     empty, dropped = model.pipe.encode_prompt([""], "cpu", 1, False)[0][0], 0
     for index in range(40):
         sample = samples.sample(index, torch.Generator().manual_seed(index))
@@ -154,16 +154,16 @@ def test_states_are_those_of_the_stock_pipeline_and_dropped_captions_are_the_emp
 
 
 def test_groups_and_styles_restrict_the_pictures(source):
-    everything = script.select(source)
+    everything = script.selection.select(source)
     assert len(everything) == len(source) == 72
-    part = script.select(source, groups=("food-drink", "objects"), styles=("noto",))
+    part = script.selection.select(source, groups=("food-drink", "objects"), styles=("noto",))
     groups, styles = source.column("group"), source.column("style")
     expected = [i for i in range(72) if groups[i] in ("food-drink", "objects") and styles[i] == "noto"]
     assert part.rows.tolist() == expected and 0 < len(part) < 72
     assert part.data_hash != everything.data_hash
     assert part.prompts[0].endswith(", noto style") and part.captions[0][0] + ", noto style" == part.prompts[0]
     with pytest.raises(SystemExit, match="smileys-emotion"):
-        script.select(source, groups=("smiley",))
+        script.selection.select(source, groups=("smiley",))
 
 
 def test_captions_of_somebody_elses_folder(tmp_path):
@@ -173,7 +173,7 @@ def test_captions_of_somebody_elses_folder(tmp_path):
             Image.new("RGB", (8, 12), (80 * i, 0, 0)).save(tmp_path / split / f"{i}.png")
         lines = [json.dumps({"file_name": f"{i}.png", "text": f"picture\u200b {i}"}) for i in range(3)]
         (tmp_path / split / "metadata.jsonl").write_text("\n".join(lines))
-    selection = script.select(open_source(str(tmp_path), split="train"))
+    selection = script.selection.select(open_source(str(tmp_path), split="train"))
     assert selection.captions == [["picture 0"], ["picture 1"], ["picture 2"]] and selection.prompts[1] == "picture 1"
 
 
@@ -233,7 +233,7 @@ def test_a_lora_opens_in_the_stock_pipeline_and_changes_the_picture(parts, tmp_p
     run(tmp_path / "run", "--pretrained_model_name_or_path", parts["sd"], "--lora_rank", "4", "--learning_rate", "0.1",
         "--ema_decay", "0")  # fmt: skip
     export = tmp_path / "run" / "export"
-    tensors = load_file(export / script.LORA_FILE)
+    tensors = load_file(export / script.model.LORA_FILE)
     assert tensors and all("lora" in key and min(value.shape) <= 4 for key, value in tensors.items())
     saved = checkpoint.find(tmp_path / "run", "latest").tensors("model")
     assert sum(t.numel() for t in saved.values()) == sum(t.numel() for t in tensors.values()), "the base is not saved"
@@ -256,7 +256,7 @@ def test_a_lora_resumes_where_it_was_killed(parts, tmp_path):
     run(tmp_path / "whole", *constant)
     run(tmp_path / "parts", *constant, "--max_train_steps", "1")
     run(tmp_path / "parts", *constant, "--resume_from_checkpoint", "latest")
-    whole, both = (load_file(tmp_path / name / "export" / script.LORA_FILE) for name in ("whole", "parts"))
+    whole, both = (load_file(tmp_path / name / "export" / script.model.LORA_FILE) for name in ("whole", "parts"))
     assert whole.keys() == both.keys() and all(torch.equal(whole[key], both[key]) for key in whole)
 
 
@@ -280,7 +280,7 @@ class Judge:
     """Stands for a perfect CLIP: a picture's red says which name it shows."""
 
     def __init__(self, names):
-        self.names = [script.captions.plain(name) for name in names]
+        self.names = [script.selection.captions.plain(name) for name in names]
 
     def embed_texts(self, texts):
         return torch.eye(len(self.names))[[self.names.index(text) for text in texts]]
@@ -293,16 +293,16 @@ def test_retrieval_precision_counts_right_captions():
     pool = [f"thing {i}" for i in range(200)]
     pictures = np.zeros((100, 4, 4, 3), np.uint8)
     pictures[:, :, :, 0] = np.arange(100)[:, None, None]
-    assert script.retrieval_precision(Judge(pool), pictures, pool[:100], pool) == 1
+    assert script.evaluation.retrieval_precision(Judge(pool), pictures, pool[:100], pool) == 1
     pictures[:25, :, :, 0] = 150  # a quarter show something else; a tie is no hit
-    assert script.retrieval_precision(Judge(pool), pictures, pool[:100], pool) == 0.75
+    assert script.evaluation.retrieval_precision(Judge(pool), pictures, pool[:100], pool) == 0.75
 
 
 def test_strata_are_the_same_in_every_evaluation(source, parts):
     cfg = config(parts)
-    model, vae = script.create_model(cfg)
+    model, vae = script.model.create_model(cfg)
     scheduler = DDPMScheduler.from_config(model.pipe.scheduler.config)
-    first, second = (script.Strata(script.select(source), model, vae, 10) for _ in range(2))
+    first, second = (script.evaluation.Strata(script.selection.select(source), model, vae, 10) for _ in range(2))
     value = first.loss(model.pipe.unet.eval(), scheduler)
     assert value == second.loss(model.pipe.unet, scheduler) and math.isfinite(value)
 

@@ -177,7 +177,7 @@ def segmenter(folder: Path | str, kind: str = "swin", label_names=("background",
         "unet": {"encoder_name": "tu-test_resnet", "decoder_channels": (32, 16, 16, 8, 8)},
     }  # fmt: skip
     cfg = dataclasses.replace(segmentation.PRESETS["tiny"], backbone=kind, model_args=sizes[kind])
-    made = segmentation.create_model(cfg, names)
+    made = segmentation.model.create_model(cfg, names)
     _decided(made.model)
     parts = {"resolution_px": 32, "max_side_px": 64} | (own or {})
     made = contract.Segmenter(made.model, made.processor, names, name="tiny", own=parts)
@@ -246,7 +246,7 @@ def captioner(folder: Path | str, kind: str = "swin-bert", max_length: int = 16)
     dual_encoder(Path(folder) / "clip")
     cfg = dataclasses.replace(captioning.PRESETS["tiny"], clip_name_or_path=str(Path(folder) / "clip"), resolution=32,
                               max_length=max_length)  # fmt: skip
-    made = captioning.create_captioner(cfg, clip.load(cfg.clip_name_or_path, device="cpu"))
+    made = captioning.model.create_captioner(cfg, clip.load(cfg.clip_name_or_path, device="cpu"))
     _loud(made.model)
     shutil.rmtree(Path(folder) / "clip")
     contract.save_folder(folder, made)

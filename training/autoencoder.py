@@ -2,33 +2,33 @@
 
     python -m training.autoencoder --output_dir runs/autoencoder --mixed_precision bf16
     python -m training.autoencoder --preset finetune --pretrained_model_name_or_path stabilityai/sd-vae-ft-mse \
-        --dataset_name my_pictures --resolution 256 --crop_px 128 --output_dir runs/mine      # or any pipeline with a vae/
+        --dataset_name my_pictures --resolution 256 --crop_px 128 --output_dir runs/mine   # or any pipeline with a vae/
 
 Cost and scores of the shipped weights stand in their card (hub_models/weights/text_to_image/emoji/vae/README.md).
 
 A stock `AutoencoderKL`: convolutions only (no attention), so that what is learned on crops holds for whole pictures.
 Kingma & Welling 2014 (the bound), Rombach et al. 2022 (latents for diffusion, a small weight on the KL term).
 
-Letters: B batch, R side of the picture in pixels, S side of the crop, C channels of a latent, f pixels per side of its cells.
+Letters: B batch, R side of the picture in pixels, S side of the crop, C channels of a latent, f pixels per side of its
+cells.
 """
 
 import copy
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
-from PIL import Image
 
 from hub_models import autoencoder as contract
-from training import metrics, publish
+from training import figures, metrics
 from training.config import TrainConfig, parse
+from training.data.facts import facts_of
 from training.data.sources import Source, open_source
-from training.loop import fit
 from training.optim import Player
+from training.task import Card, Results, Task, opened, run
 
 STEM = "autoencoder"
 MEASURED_PICTURES = 1024  # training pictures whose latents the export measures, evenly spread
@@ -44,13 +44,7 @@ class AutoencoderConfig(TrainConfig):
     freeze_encoder: bool = False  # train the decoder alone: latents stay as they are, for a U-Net that knows them
     # Architecture
     latent_channels: int = 24
-    block_out_channels: tuple[int, ...] = (
-        32,
-        48,
-        64,
-        96,
-        112,
-    )  # per resolution, finest first; n of them reduce by 2**(n-1)
+    block_out_channels: tuple[int, ...] = (32, 48, 64, 96, 112)  # finest first; n of them reduce by 2**(n - 1)
     layers_per_block: int = 1  # residual blocks per resolution (the decoder has one more)
     norm_num_groups: int = 16
     # Data
@@ -84,7 +78,8 @@ PRESETS = {
     "emoji": EMOJI,
     "finetune": dataclasses.replace(
         EMOJI, pretrained_model_name_or_path="emoji", dataset_name="path/to/pictures", train_batch_size=16,
-        optimizer="adamw", learning_rate=1e-4, lr_warmup_steps=50, max_train_steps=1000, ema_decay=0.99, validation_steps=250,
+        optimizer="adamw", learning_rate=1e-4, lr_warmup_steps=50, max_train_steps=1000, ema_decay=0.99,
+        validation_steps=250,
     ),
     "tiny": dataclasses.replace(
         EMOJI, dataset_name="emoji-sample", resolution=32, crop_px=16, latent_channels=4, block_out_channels=(8, 8, 16),
@@ -131,7 +126,7 @@ class Reconstruction(torch.nn.Module):
 
 
 def negative_bound(pictures, reconstruction, mean, logvar, cfg: AutoencoderConfig) -> tuple[torch.Tensor, dict]:
-    """The loss and its parts: L1 and L2 of pixels, L1 of pixel differences, and the KL to N(0, I), all per picture value.
+    """The loss and its parts: L1 and L2 of pixels, L1 of differences, and the KL to N(0, I), each per picture value.
 
     With a Laplace likelihood of scale b and no other term this is b times the negative bound for kl_weight = b.
     """
@@ -198,7 +193,7 @@ def batches(pictures: np.ndarray, batch_size: int = 8) -> Iterator[torch.Tensor]
 
 
 def finished(vae: AutoencoderKL, pictures: np.ndarray, cfg: AutoencoderConfig) -> contract.Autoencoder:
-    """What is exported: latents of mean 0 in each channel and, all together, standard deviation 1; and the map to colours.
+    """What is exported: latents of mean 0 in each channel and, all together, deviation 1; and the map to colours.
 
     pictures (N, R, R, 3) uint8: what the latents are measured on. The deviation is that of drawn latents, not of means.
     A frozen encoder's latents and scale stay as they are.
@@ -206,9 +201,7 @@ def finished(vae: AutoencoderKL, pictures: np.ndarray, cfg: AutoencoderConfig) -
     plain = contract.Autoencoder(vae, resolution_px=cfg.resolution)
     with torch.no_grad():
         coded = [plain.encode_tensor(x.to(vae.device)) for x in batches(pictures)]
-    means, stds = (
-        torch.cat(part).cpu() for part in zip(*coded, strict=True)
-    )  # (N, C, h, w) ×2, in the scale of config
+    means, stds = (torch.cat(part).cpu() for part in zip(*coded, strict=True))  # (N, C, h, w) ×2, as config scales them
     if not cfg.freeze_encoder:
         shift, old = contract.scale_of(vae)
         means, stds = means / old + shift, stds / old  # as the encoder gives them
@@ -227,130 +220,96 @@ def finished(vae: AutoencoderKL, pictures: np.ndarray, cfg: AutoencoderConfig) -
     return contract.Autoencoder(vae, resolution_px=cfg.resolution, latent_to_rgb=weight, latent_to_rgb_bias=bias)
 
 
-def main(argv: list[str] | None = None) -> None:
-    cfg = parse(PRESETS, argv, description=__doc__)
-    columns = {"dataset_config_name": cfg.dataset_config_name, "image_column": cfg.image_column}
-    train = open_source(cfg.dataset_name, split="train", skin_tones=cfg.skin_tones, **columns)
-    held_out = open_source(cfg.dataset_name, split="validation", **columns)
+def task_of(cfg: AutoencoderConfig) -> Task:
+    """The experiment of a config."""
+    train, held_out = opened(cfg, "train"), opened(cfg, "validation")
     torch.manual_seed(cfg.seed)
     vae = start_from(cfg)
     cells = cfg.crop_px // contract.reduction(vae)
     samples = Crops(train, cfg, (vae.config.latent_channels, cells, cells))
     shown = white_pictures(held_out, cfg.resolution, limit=64)
 
-    def loss_fn(model, batch):
+    def loss(model, batch):
         return negative_bound(batch["picture"], *model(batch["picture"], batch["noise"]), cfg)
 
-    def evaluate(model):
-        served = contract.Autoencoder(model.vae, resolution_px=cfg.resolution)
-        return {"psnr": float(metrics.psnr(reconstruct(served, shown), shown).mean())}
-
-    def draw_samples(model):
-        served = contract.Autoencoder(model.vae, resolution_px=cfg.resolution)
+    def draw(served):
         some = shown[:: max(1, len(shown) // 12)][:12]
-        return rows_of(some, reconstruct(served, some))
+        return figures.sheet(np.concatenate([some, reconstruct(served, some)]), columns=len(some))
 
-    def export(model, folder, run):
-        measured = finished(model.vae, white_pictures(train, cfg.resolution, limit=MEASURED_PICTURES), cfg)
-        facts = run | describe(cfg, train, measured, argv)
-        return publish.write_export(folder, lambda target: contract.save_folder(target, measured), facts)
+    def measured(served):
+        return finished(served.vae, white_pictures(train, cfg.resolution, limit=MEASURED_PICTURES), cfg)
 
-    fit(
-        [Player(Reconstruction(vae), loss_fn)], samples, cfg, run_dir=cfg.output_dir, evaluate=evaluate,
-        draw_samples=draw_samples, export=export,
+    return Task(
+        stem=STEM, source=train, players=[Player(Reconstruction(vae), loss)], samples=samples,
+        served=lambda model: contract.Autoencoder(model.vae, resolution_px=cfg.resolution),
+        evaluate=lambda served: {"psnr": float(metrics.psnr(reconstruct(served, shown), shown).mean())},
+        draw=draw, finished=measured, save=contract.save_folder, card=lambda served: card_of(served, cfg, train),
     )  # fmt: skip
-    if cfg.push_to_hub:
-        publish.push_export(Path(cfg.output_dir, "export"), cfg.hub_model_id, private=cfg.hub_private)
 
 
-def rows_of(*rows: np.ndarray, gap_px: int = 2) -> Image.Image:
-    """Rows of pictures (N, R, R, 3) uint8, one under the other, with a gap."""
-    count, side = len(rows[0]), rows[0].shape[1]
-    canvas = np.full((len(rows) * (side + gap_px) + gap_px, count * (side + gap_px) + gap_px, 3), 255, np.uint8)
-    for y, row in enumerate(rows):
-        for x, picture in enumerate(row):
-            top, left = gap_px + y * (side + gap_px), gap_px + x * (side + gap_px)
-            canvas[top : top + side, left : left + side] = picture
-    return Image.fromarray(canvas)
+def main(argv: list[str] | None = None) -> None:
+    cfg = parse(PRESETS, argv, description=__doc__)
+    run(task_of(cfg), cfg, argv)
 
 
-def describe(cfg: AutoencoderConfig, train: Source, model: contract.Autoencoder, argv: list[str] | None) -> dict:
-    """What the card says of this model beside what the loop knows."""
-    side, (channels, height, width) = cfg.resolution, model.latent_shape
-    emoji = cfg.dataset_name.startswith("emoji")
+def card_of(model: contract.Autoencoder, cfg: AutoencoderConfig, train: Source) -> Card:
+    side, (channels, height, width), facts = cfg.resolution, model.latent_shape, train.facts
     shift, scaling = contract.scale_of(model.vae)
-    return {
-        "stem": STEM,
-        "name": "emoji" if emoji else "autoencoder",
-        "title": f"Autoencoder, {side} px to {height} × {width} latents of {channels} channels",
-        "summary": f"An AutoencoderKL that makes {height} × {width} × {channels} numbers of a picture of {side} × {side} "
-                   f"pixels, and the picture of them again: the space in which latent diffusion works. Latents are "
-                   f"(z - {shift:.4g}) · {scaling:.4g}. Training data: "
-                   f"{'emoji art in five styles' if emoji else cfg.dataset_name}.",
-        "library_name": "diffusers",
-        "pipeline_tag": None,
-        "tags": ["autoencoder", "diffusers", "pytorch"],
-        "license": publish.license_of(train.licenses),
-        "datasets": [] if emoji else [cfg.dataset_name],
-        "base_model": cfg.pretrained_model_name_or_path,
-        "command": publish.command_line(STEM, argv),
-        "parameters": model.parameters,
-        "attributions": list(publish.ATTRIBUTIONS.values()) if emoji else [],
-        "usage": 'from diffusers import AutoencoderKL\n\nvae = AutoencoderKL.from_pretrained("org/name")\n'
-                 "latents = vae.encode(pictures).latent_dist.mean * vae.config.scaling_factor  # pictures (B, 3, H, W) "
-                 "in [-1, 1]\npictures = vae.decode(latents / vae.config.scaling_factor).sample",
-        "limits": [f"Fine lines and small text are lost: a picture has {channels * height * width:,} numbers left of "
-                   f"{3 * side * side:,}."]
-        + (["It has seen drawn emoji on a plain ground; photographs are outside of what was measured."] if emoji else []),
-    }  # fmt: skip
+    return Card(
+        name=facts.ours or STEM,
+        title=f"Autoencoder, {side} px to {height} × {width} latents of {channels} channels",
+        summary=f"An AutoencoderKL that makes {height} × {width} × {channels} numbers of a picture of {side} × {side} "
+        "pixels, and the picture of them again: the space in which latent diffusion works. Latents are "
+        f"(z - {shift:.4g}) · {scaling:.4g}. Training data: {facts.title}.",
+        library_name="diffusers",
+        pipeline_tag=None,
+        tags=["autoencoder", "diffusers", "pytorch"],
+        parameters=model.parameters,
+        usage='from diffusers import AutoencoderKL\n\nvae = AutoencoderKL.from_pretrained("org/name")\n'
+        "latents = vae.encode(pictures).latent_dist.mean * vae.config.scaling_factor  # pictures (B, 3, H, W) "
+        "in [-1, 1]\npictures = vae.decode(latents / vae.config.scaling_factor).sample",
+        limits=[
+            f"Fine lines and small text are lost: a picture has {channels * height * width:,} numbers left of "
+            f"{3 * side * side:,}."
+        ],
+    )
 
 
-def evaluate_checkpoint(name: str, dataset_name: str, *, batch_size: int = 8) -> tuple[dict, dict]:
-    """Metrics of a saved autoencoder: mean per-picture PSNR (dB) and SSIM per set, of whole pictures on white.
+def evaluate_checkpoint(name: str, dataset_name: str, *, batch_size: int = 8) -> Results:
+    """Mean per-picture PSNR (dB) and SSIM of a saved autoencoder per evaluation set, of whole pictures on white.
 
-    name: bundled variant, folder or Hub id. On the emoji build the sets are validation concepts, held-out pairs and the
-    unseen style; on other data, validation. The baseline is linear: a principal component analysis of the patches under
+    name: bundled variant, folder or Hub id. The baseline is linear: a principal component analysis of the patches under
     each latent cell, fitted on the training pictures, with as many components as the latents have channels.
-    Returns the fields of results.json, and figures by name.
     """
-    model = contract.load(name)
+    model, facts = contract.load(name), facts_of(dataset_name)
     side, patch_px = model.resolution_px, model.reduction
-    wanted = ["validation"]
-    if dataset_name == "emoji":
-        wanted += ["heldout_pairs", "unseen_style"]
-    elif dataset_name == "emoji-sample":
-        wanted += ["heldout_pairs"]
     known = white_pictures(open_source(dataset_name, split="train"), side)
     mean, basis = metrics.fit_patch_pca(known, patch_px, model.latent_shape[0])
-    scores, baseline, per_class, hashes, figure = {}, {}, {}, [], None
-    for split in wanted:
+    results = Results("linear PCA, same latent shape")
+    for split in facts.evaluation_sets:
         source = open_source(dataset_name, split=split)
         pictures = white_pictures(source, side)
         ours = reconstruct(model, pictures, batch_size)
         linear = metrics.patch_pca_reconstruction(pictures, patch_px, mean, basis)
-        for into, made in ((scores, ours), (baseline, linear)):
-            decibels = np.minimum(metrics.psnr(made, pictures), 100.0)  # equal to the byte would be infinite
-            into[f"{split}/psnr"] = float(decibels.mean())
-            into[f"{split}/ssim"] = float(metrics.ssim(made, pictures).mean())
-            if split == "validation" and into is scores and source.label_names:
-                per_class["PSNR (dB)"] = {
-                    label: float(decibels[source.labels == row].mean())
-                    for row, label in enumerate(source.label_names) if (source.labels == row).any()
-                }  # fmt: skip
-        scores[f"{split}/pictures"] = len(pictures)
-        hashes.append(source.data_hash)
-        if figure is None:
+        (scores, decibels), (guessed, _) = scores_of(ours, pictures), scores_of(linear, pictures)
+        results.note(split, scores | {"pictures": len(pictures)}, guessed)
+        results.hashes.append(source.data_hash)
+        if split == "validation" and source.label_names:
+            results.per_class["PSNR (dB)"] = {
+                label: float(decibels[source.labels == row].mean())
+                for row, label in enumerate(source.label_names) if (source.labels == row).any()
+            }  # fmt: skip
+        if facts.show_pictures and not results.figures:
             some = np.linspace(0, len(pictures) - 1, min(10, len(pictures))).astype(int)
-            figure = rows_of(pictures[some], ours[some], linear[some])
-    results = {
-        "metrics": scores,
-        "baseline": baseline,
-        "baseline_name": "linear PCA, same latent shape",
-        "per_class": per_class,
-        "curves": {},
-        "data_hash": "-".join(value[:12] for value in hashes),
-    }
-    return results, {"reconstructions": figure}
+            rows = np.concatenate([pictures[some], ours[some], linear[some]])
+            results.figures["reconstructions"] = figures.sheet(rows, columns=len(some))
+    return results
+
+
+def scores_of(made: np.ndarray, pictures: np.ndarray) -> tuple[dict[str, float], np.ndarray]:
+    """Mean PSNR and SSIM of reconstructions uint8 (N, R, R, 3), and the PSNR of each."""
+    decibels = np.minimum(metrics.psnr(made, pictures), 100.0)  # equal to the byte would be infinite
+    return {"psnr": float(decibels.mean()), "ssim": float(metrics.ssim(made, pictures).mean())}, decibels
 
 
 if __name__ == "__main__":

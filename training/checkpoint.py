@@ -119,8 +119,8 @@ def save(run_dir: Path, step: int, tensors: dict[str, dict[str, torch.Tensor]], 
         shutil.rmtree(temporary, ignore_errors=True)
         reason = getattr(error, "strerror", None) or error  # a SafetensorError has its reason in its text
         raise RunError(
-            f"could not save {final}: {reason}; older checkpoints are untouched. Free some room or fix the folder, then "
-            "resume with --resume_from_checkpoint latest"
+            f"could not save {final}: {reason}; older checkpoints are untouched. Free some room or fix the folder, "
+            "then resume with --resume_from_checkpoint latest"
         ) from error
     others = found(run_dir)
     kept = [path for number, path in others if number <= step][-keep:]

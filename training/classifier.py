@@ -32,13 +32,14 @@ from torchvision.transforms import functional as F
 from hub_models import building, store
 from hub_models import classifier as contract
 from hub_models.documents import read_object
-from training import figures, metrics, publish
+from training import figures, metrics
 from training.config import TrainConfig, parse
 from training.data.art import inked, on_ground
 from training.data.facts import facts_of
 from training.data.sources import Source, open_source
-from training.loop import fit
+from training.data.split import known_concepts
 from training.optim import Player
+from training.task import Card, Results, Task, by_label, opened, run
 
 STEM = "classifier"
 
@@ -102,7 +103,7 @@ PRESETS = {
 
 
 class LabelledPictures:
-    """Augmented training samples {"pixels": (3, R, R) normalised, "label": ()} of a source; see `training.order.Samples`."""
+    """Augmented training samples {"pixels": (3, R, R) normalised, "label": ()}; see `training.order.Samples`."""
 
     def __init__(self, source: Source, cfg: ClassifierConfig, mean: tuple, std: tuple):
         self.source, self.cfg, self.data_hash = source, cfg, source.data_hash
@@ -200,13 +201,11 @@ def save(model: torch.nn.Module, model_args: dict, label_names: list[str], folde
     )
 
 
-def main(argv: list[str] | None = None) -> None:
-    cfg = parse(PRESETS, argv, description=__doc__)
-    train = open_source(cfg.dataset_name, split="train", dataset_config_name=cfg.dataset_config_name,
-                        image_column=cfg.image_column, label_column=cfg.label_column or "label",
-                        skin_tones=cfg.skin_tones)  # fmt: skip
-    held_out = open_source(cfg.dataset_name, split="validation", dataset_config_name=cfg.dataset_config_name,
-                           image_column=cfg.image_column, label_column=cfg.label_column or "label")  # fmt: skip
+def task_of(cfg: ClassifierConfig) -> Task:
+    """The experiment of a config."""
+    train, held_out = (
+        opened(cfg, split, label_column=cfg.label_column or "label") for split in ("train", "validation")
+    )
     torch.manual_seed(cfg.seed)
     model, model_args = create_model(cfg, len(train.label_names))
     data = timm.data.resolve_model_data_config(model)
@@ -217,27 +216,34 @@ def main(argv: list[str] | None = None) -> None:
                 num_classes=len(train.label_names))  # fmt: skip
     soft_cross_entropy = SoftTargetCrossEntropy()
 
-    def loss_fn(model, batch):
+    def loss(model, batch):
         pixels, target = mix(batch["pixels"], batch["label"])  # (B, 3, R, R), (B, K)
         return soft_cross_entropy(model(pixels), target * samples.class_weight.to(target.device)), {}
 
-    def evaluate(model):
-        served = contract.Classifier(model, train.label_names, name="in training", weights_sha256="")
+    def evaluate(served):
         logits = logits_of(served, held_out)  # (N, K)
         return {f"top{k}": metrics.top_k_accuracy(logits, held_out.labels, k) for k in (1, 5)}
 
-    def export(model, folder, run):
-        facts = run | describe(cfg, train, model, argv)
-        return publish.write_export(folder, lambda target: save(model, model_args, train.label_names, target), facts)
+    return Task(
+        stem=STEM, source=train, players=[Player(model, loss, layer_groups(model, cfg))], samples=samples,
+        served=lambda model: contract.Classifier(model, train.label_names, name="in training", weights_sha256=""),
+        evaluate=evaluate, save=lambda folder, served: save(served.model, model_args, train.label_names, folder),
+        card=lambda served: card_of(served, cfg, train),
+    )  # fmt: skip
 
-    groups = None
+
+def layer_groups(model: torch.nn.Module, cfg: ClassifierConfig) -> list[dict] | None:
+    """The optimiser's groups where layers learn slower from top to bottom; None where all learn alike."""
     if cfg.layer_decay < 1 and cfg.optimizer != "adamw":
         raise SystemExit("--layer_decay below 1 goes with --optimizer adamw only")
     if cfg.layer_decay < 1:
-        groups = param_groups_layer_decay(model, cfg.adam_weight_decay, layer_decay=cfg.layer_decay)
-    fit([Player(model, loss_fn, groups)], samples, cfg, run_dir=cfg.output_dir, evaluate=evaluate, export=export)
-    if cfg.push_to_hub:
-        publish.push_export(Path(cfg.output_dir, "export"), cfg.hub_model_id, private=cfg.hub_private)
+        return param_groups_layer_decay(model, cfg.adam_weight_decay, layer_decay=cfg.layer_decay)
+    return None
+
+
+def main(argv: list[str] | None = None) -> None:
+    cfg = parse(PRESETS, argv, description=__doc__)
+    run(task_of(cfg), cfg, argv)
 
 
 def logits_of(model: contract.Classifier, source: Source, batch_size: int = 128) -> np.ndarray:
@@ -251,55 +257,38 @@ def unit_features(model: contract.Classifier, source: Source, batch_size: int) -
     return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
 
 
-def describe(cfg: ClassifierConfig, train: Source, model: torch.nn.Module, argv: list[str] | None) -> dict:
-    """What the card says of this model beside what the loop knows."""
-    base = cfg.pretrained_model_name_or_path
+def card_of(served: contract.Classifier, cfg: ClassifierConfig, train: Source) -> Card:
+    base, side, facts = cfg.pretrained_model_name_or_path, cfg.resolution, train.facts
     kind = (base or cfg.model_name).rsplit("/", 1)[-1]
-    family = kind.split("_")[0]
-    side, emoji = cfg.resolution, cfg.dataset_name in ("emoji", "emoji-sample")
-    facts = facts_of(cfg.dataset_name)
-    data = "emoji art in five styles" if emoji else facts.title
-    return {
-        "stem": STEM,
-        "name": family,
-        "title": f"{'ViT' if family == 'vit' else family.title()} classifier, {side} px",
-        "summary": f"A {kind} ({'fine-tuned' if base else 'trained from scratch'}) that sorts pictures of "
-                   f"{side} × {side} pixels into {len(train.label_names)} classes: {', '.join(train.label_names)}. "
-                   f"Training data: {data}.",
-        "library_name": "timm",
-        "pipeline_tag": "image-classification",
-        "tags": ["image-classification", "timm"],
-        **(facts.licensed() or {"license": publish.license_of(train.licenses)}),
-        "datasets": [] if emoji else [cfg.dataset_name],
-        "base_model": base,
-        "command": publish.command_line(STEM, argv),
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "attributions": list(publish.ATTRIBUTIONS.values()) if emoji else list(facts.credits),
-        "usage": 'import timm\n\nmodel = timm.create_model("hf-hub:org/name", pretrained=True).eval()  '
-                 '# or "local-dir:path/to/this/folder"\nprint(model.pretrained_cfg["label_names"])',
-        "limits": [
-            f"It knows {len(train.label_names)} classes and always answers with one of them, also for pictures of nothing it has seen.",
+    family, classes = kind.split("_")[0], len(train.label_names)
+    return Card(
+        name=family,
+        title=f"{'ViT' if family == 'vit' else family.title()} classifier, {side} px",
+        summary=f"A {kind} ({'fine-tuned' if base else 'trained from scratch'}) that sorts pictures of "
+        f"{side} × {side} pixels into {classes} classes: {', '.join(train.label_names)}. Training data: {facts.title}.",
+        library_name="timm",
+        pipeline_tag="image-classification",
+        tags=["image-classification", "timm"],
+        parameters=served.parameters,
+        usage='import timm\n\nmodel = timm.create_model("hf-hub:org/name", pretrained=True).eval()  '
+        '# or "local-dir:path/to/this/folder"\nprint(model.pretrained_cfg["label_names"])',
+        limits=[
+            f"It knows {classes} classes and always answers with one of them, also for pictures of nothing it has "
+            "seen.",
             f"It sees {side} × {side} pixels.",
-            *facts.limits,
-        ] + (["It has seen drawn emoji only; photographs are outside of what was measured."] if emoji else []),
-    }  # fmt: skip
+        ],
+    )
 
 
-def evaluate_checkpoint(name: str, dataset_name: str, *, batch_size: int = 128) -> tuple[dict, dict]:
-    """Metrics of a saved classifier: top-1 and top-5 per set, per-class accuracy, confusion, and a no-learning baseline.
+def evaluate_checkpoint(name: str, dataset_name: str, *, batch_size: int = 128) -> Results:
+    """Top-1 and top-5 of a saved classifier per evaluation set, per-class accuracy, confusion, a baseline.
 
-    name: bundled variant, folder or Hub id. On the emoji build the sets are validation concepts, held-out pairs and
-    the unseen style (training concepts only); on other data, validation. The baseline is the nearest neighbour in HOG
-    and colour features among the training pictures. Of a model with other classes than the data the features are
-    measured: the share of pictures whose nearest neighbour among the training pictures, by cosine, is of their class.
-    Returns the fields of results.json, and figures by name.
+    name: bundled variant, folder or Hub id. Of an unseen style training concepts only. The baseline is the nearest
+    neighbour in HOG and colour features among the training pictures. Of a model with other classes than the data the
+    features are measured: the share of pictures whose nearest neighbour among the training pictures, by cosine, is of
+    their class.
     """
     model = contract.load(name)
-    wanted = ["validation"]
-    if dataset_name == "emoji":
-        wanted += ["heldout_pairs", "unseen_style"]
-    elif dataset_name == "emoji-sample":
-        wanted += ["heldout_pairs"]
     train = open_source(dataset_name, split="train")
     same = train.label_names == model.label_names
     measured = "top1" if same else "nearest_feature_accuracy"
@@ -307,41 +296,27 @@ def evaluate_checkpoint(name: str, dataset_name: str, *, batch_size: int = 128) 
         print(f"{name} answers with other classes than {dataset_name} has: its features are measured, not its answers")
         known = unit_features(model, train, batch_size)
     reference = metrics.hog_colour_features(framed(train, range(len(train))))
-    scores, baseline, per_class, curves, hashes = {}, {}, {}, {}, []
-    for split in wanted:
+    results, matrices = Results("HOG + colour nearest neighbour"), {}
+    for split in facts_of(dataset_name).evaluation_sets:
         source = open_source(dataset_name, split=split)
-        keep = np.arange(len(source))
-        if split == "unseen_style":
-            keep = np.flatnonzero(np.asarray(source.column("concept_split")) == "train")
+        keep = known_concepts(source, split)
         labels = source.labels[keep]
         if same:
             logits = logits_of(model, source, batch_size)[keep]
-            for k in (1, 5):
-                scores[f"{split}/top{k}"] = metrics.top_k_accuracy(logits, labels, k)
+            scores = {f"top{k}": metrics.top_k_accuracy(logits, labels, k) for k in (1, 5)}
             confusion = metrics.confusion_matrix(logits.argmax(1), labels, len(model.label_names))
-            accuracy = metrics.per_class_accuracy(confusion)
-            per_class[split] = {
-                label: None if np.isnan(value) else float(value)
-                for label, value in zip(model.label_names, accuracy, strict=True)
-            }
-            curves[f"{split}/confusion"] = confusion.tolist()
+            results.per_class[split] = by_label(model.label_names, metrics.per_class_accuracy(confusion))
+            matrices[split] = results.curves[f"{split}/confusion"] = confusion.tolist()
         else:
             found = unit_features(model, source, batch_size)[keep]
-            scores[f"{split}/{measured}"] = metrics.nearest_neighbour_accuracy(known, train.labels, found, labels)
-        scores[f"{split}/pictures"] = len(keep)
+            scores = {measured: metrics.nearest_neighbour_accuracy(known, train.labels, found, labels)}
         features = metrics.hog_colour_features(framed(source, keep))
-        baseline[f"{split}/{measured}"] = metrics.nearest_neighbour_accuracy(reference, train.labels, features, labels)
-        hashes.append(source.data_hash)
-    results = {
-        "metrics": scores,
-        "baseline": baseline,
-        "baseline_name": "HOG + colour nearest neighbour",
-        "per_class": per_class,
-        "curves": curves,
-        "data_hash": "-".join(value[:12] for value in hashes),
-    }
-    matrices = {name.removesuffix("/confusion"): counts for name, counts in curves.items()}
-    return results, {"confusion": figures.confusion(matrices, model.label_names)} if matrices else {}
+        guessed = metrics.nearest_neighbour_accuracy(reference, train.labels, features, labels)
+        results.note(split, scores | {"pictures": len(keep)}, {measured: guessed})
+        results.hashes.append(source.data_hash)
+    if matrices:
+        results.figures["confusion"] = figures.confusion(matrices, model.label_names)
+    return results
 
 
 def framed(source: Source, indices: Sequence[int], size_px: int = 64) -> np.ndarray:

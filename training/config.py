@@ -27,6 +27,7 @@ class TrainConfig:
     resolution: int = 64  # side of the square training picture, pixels
     skin_tones: bool = False  # also take the skin-tone variants of the emoji build
     dataloader_num_workers: int = 0  # processes that prepare samples; 0 = the training process itself
+    pretrained_model_name_or_path: str | None = None  # bundled variant, folder or Hub id of a model to start from
 
     # Run
     output_dir: str = "runs/unnamed"  # checkpoints, metrics.jsonl, config.json, samples/ and export/ go here
@@ -88,8 +89,8 @@ class TrainConfig:
 # Fields that may differ when a run is resumed: they change where and how often things are written, not the weights.
 OPERATIONAL = frozenset(
     "output_dir resume_from_checkpoint force_resume checkpointing_steps checkpoints_total_limit validation_steps "
-    "logging_steps report_to dry_run push_to_hub hub_model_id hub_private hub_license dataloader_num_workers preset cpu "
-    "train_batch_size gradient_accumulation_steps".split()
+    "logging_steps report_to dry_run push_to_hub hub_model_id hub_private hub_license dataloader_num_workers preset "
+    "cpu train_batch_size gradient_accumulation_steps".split()
 )
 
 C = TypeVar("C", bound=TrainConfig)
@@ -139,3 +140,9 @@ def identity(cfg: TrainConfig, *, world_size: int = 1) -> dict:
 def global_batch_size(cfg: TrainConfig, world_size: int) -> int:
     """Samples per optimiser step over all processes and accumulation steps."""
     return cfg.train_batch_size * cfg.gradient_accumulation_steps * world_size
+
+
+def require_resolution(cfg: TrainConfig, side_px: int, does: str = "sees") -> None:
+    """Raise SystemExit where the model to start from takes pictures of another side."""
+    if side_px != cfg.resolution:
+        raise SystemExit(f"{cfg.pretrained_model_name_or_path} {does} {side_px} px: set --resolution to that")

@@ -3,7 +3,7 @@
     python -m training.ddpm --output_dir runs/ddpm                        # 32 px, 12 classes
     python -m training.ddpm --preset emoji-64 --output_dir runs/ddpm-64
     python -m training.ddpm --preset unconditional --dataset_name my_pictures --output_dir runs/mine
-    python -m training.ddpm --preset finetune --dataset_name my_pictures --output_dir runs/tuned   # from the shipped one
+    python -m training.ddpm --preset finetune --dataset_name my_pictures --output_dir runs/tuned  # from the shipped one
 
 Cost and scores of the shipped weights stand in their card (hub_models/weights/ddpm/emoji-32/README.md).
 
@@ -16,7 +16,6 @@ Letters: B batch, R side of the picture in pixels, T training timesteps.
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -26,13 +25,14 @@ from PIL import Image
 
 from hub_models import classifier as judge_contract
 from hub_models import ddpm as contract
-from training import figures, metrics, publish
-from training.config import TrainConfig, parse
+from training import figures, metrics
+from training.config import TrainConfig, parse, require_resolution
+from training.data.facts import facts_of
 from training.data.sources import Source, open_source
-from training.diffusion import diffusion_loss, held_out_loss
-from training.loop import fit
+from training.diffusion import diffusion_loss, held_out_loss, nearest_train_distance
 from training.optim import Player
 from training.order import draw_seed
+from training.task import Card, Results, Task, opened, run
 
 STEM = "ddpm"
 
@@ -41,7 +41,6 @@ STEM = "ddpm"
 class DDPMConfig(TrainConfig):
     """One diffusion experiment."""
 
-    pretrained_model_name_or_path: str | None = None  # bundled variant, folder or Hub id to start from
     # U-Net
     block_out_channels: tuple[int, ...] = (48, 96, 160)  # channels per resolution, finest first
     layers_per_block: int = 1  # residual blocks per resolution
@@ -79,15 +78,15 @@ PRESETS = {
         max_train_steps=1000, lr_warmup_steps=50, ema_decay=0.99, validation_steps=250,
     ),
     "tiny": dataclasses.replace(
-        EMOJI_32, dataset_name="emoji-sample", resolution=16, block_out_channels=(16, 32), attention_levels=(False, True),
-        attention_head_dim=8, norm_num_groups=8, max_train_steps=2, train_batch_size=8, lr_warmup_steps=1,
-        checkpointing_steps=1, validation_steps=2, logging_steps=1,
+        EMOJI_32, dataset_name="emoji-sample", resolution=16, block_out_channels=(16, 32),
+        attention_levels=(False, True), attention_head_dim=8, norm_num_groups=8, max_train_steps=2, train_batch_size=8,
+        lr_warmup_steps=1, checkpointing_steps=1, validation_steps=2, logging_steps=1,
     ),
 }  # fmt: skip
 
 
 class NoisyPictures:
-    """Training samples {"clean", "noise": (3, R, R), "timestep", "label": ()} of a source; see `training.order.Samples`."""
+    """Training samples {"clean", "noise": (3, R, R), "timestep", "label": ()}; see `training.order.Samples`."""
 
     def __init__(self, source: Source, cfg: DDPMConfig, null_label: int | None):
         self.source, self.data_hash, self.cfg, self.null_label = source, source.data_hash, cfg, null_label
@@ -149,7 +148,7 @@ def strata(source: Source, resolution_px: int, labelled: bool, pictures: int = 9
 
 
 def draw(model: contract.DDPM, labels: Sequence[int | None], seed: int, *, batch_size=64, steps=25) -> np.ndarray:
-    """One picture per label, uint8 (N, R, R, 3), DPM-Solver++ at the default guidance; picture i has seed f(seed, i)."""
+    """One picture per label, uint8 (N, R, R, 3), by DPM-Solver++ at default guidance; picture i has seed f(seed, i)."""
     made = []
     for at in range(0, len(labels), batch_size):
         part = labels[at : at + batch_size]
@@ -160,13 +159,10 @@ def draw(model: contract.DDPM, labels: Sequence[int | None], seed: int, *, batch
     return np.concatenate(made)
 
 
-def main(argv: list[str] | None = None) -> None:
-    cfg = parse(PRESETS, argv, description=__doc__)
-    columns = {"dataset_config_name": cfg.dataset_config_name, "image_column": cfg.image_column}
-    if cfg.class_conditional:
-        columns["label_column"] = cfg.label_column or "label"
-    train = open_source(cfg.dataset_name, split="train", skin_tones=cfg.skin_tones, **columns)
-    held_out = open_source(cfg.dataset_name, split="validation", **columns)
+def task_of(cfg: DDPMConfig) -> Task:
+    """The experiment of a config."""
+    label_column = (cfg.label_column or "label") if cfg.class_conditional else None
+    train, held_out = (opened(cfg, split, label_column=label_column) for split in ("train", "validation"))
     label_names = list(train.label_names) if cfg.class_conditional else []
     null_label = len(label_names) if label_names else None
     torch.manual_seed(cfg.seed)
@@ -176,66 +172,50 @@ def main(argv: list[str] | None = None) -> None:
         unet, scheduler = create_unet(cfg, len(label_names)), create_scheduler(cfg)
     samples = NoisyPictures(train, cfg, null_label)
     fixed, read = strata(held_out, cfg.resolution, bool(label_names))
+    parts = {"label_names": label_names, "null_label": null_label, "guidance_scale": cfg.guidance_scale}
 
-    def loss_fn(model, batch):
+    def loss(model, batch):
         gamma = cfg.snr_gamma if cfg.loss_weighting == "min_snr" else None
         condition = {"class_labels": batch["label"]} if "label" in batch else {}
         error = diffusion_loss(model, scheduler, batch["clean"], batch["noise"], batch["timestep"], snr_gamma=gamma,
                                **condition)  # fmt: skip
         return error.mean(), {}
 
-    def served(model) -> contract.DDPM:
-        return contract.DDPM(model, scheduler, label_names=label_names, null_label=null_label,
-                             guidance_scale=cfg.guidance_scale)  # fmt: skip
-
-    def evaluate(model):
-        return {"loss": held_out_loss(model, scheduler, fixed, **read)}
-
-    def draw_samples(model):
+    def drawn(served):
         labels = [row for row in range(len(label_names)) for _ in range(4)] or [None] * 16
-        return figures.sheet(draw(served(model), labels, seed=0, steps=12), columns=8, zoom=2)
+        return figures.sheet(draw(served, labels, seed=0, steps=12), columns=8, zoom=2)
 
-    def export(model, folder, run):
-        def save(target: Path) -> None:
-            contract.save_folder(target, model, scheduler, label_names=label_names, null_label=null_label,
-                                 resolution_px=cfg.resolution, guidance_scale=cfg.guidance_scale)  # fmt: skip
+    return Task(
+        stem=STEM, source=train, players=[Player(unet, loss)], samples=samples,
+        served=lambda model: contract.DDPM(model, scheduler, **parts),
+        evaluate=lambda served: {"loss": held_out_loss(served.unet, scheduler, fixed, **read)}, draw=drawn,
+        save=lambda folder, served: contract.save_folder(
+            folder, served.unet, scheduler, resolution_px=cfg.resolution, **parts
+        ),
+        card=lambda served: card_of(served, cfg, train),
+    )  # fmt: skip
 
-        return publish.write_export(folder, save, run | describe(cfg, train, model, argv))
 
-    fit(
-        [Player(unet, loss_fn)],
-        samples,
-        cfg,
-        run_dir=cfg.output_dir,
-        evaluate=evaluate,
-        draw_samples=draw_samples,
-        export=export,
-    )
-    if cfg.push_to_hub:
-        publish.push_export(Path(cfg.output_dir, "export"), cfg.hub_model_id, private=cfg.hub_private)
+def main(argv: list[str] | None = None) -> None:
+    cfg = parse(PRESETS, argv, description=__doc__)
+    run(task_of(cfg), cfg, argv)
 
 
 def start_from(cfg: DDPMConfig, label_names: list[str]) -> tuple[UNet2DModel, DDPMScheduler]:
-    """The U-Net and scheduler of a checkpoint, its class embedding made anew where the labels differ (and it says so)."""
+    """The U-Net and scheduler of a checkpoint, its class embedding made anew where labels differ (and it says so)."""
     model = contract.load(cfg.pretrained_model_name_or_path, device="cpu")
-    if model.resolution_px != cfg.resolution:
-        raise SystemExit(
-            f"{cfg.pretrained_model_name_or_path} draws {model.resolution_px} px: set --resolution to that"
-        )
+    require_resolution(cfg, model.resolution_px, "draws")
     unet = model.unet.requires_grad_(True).train()
     if model.label_names != label_names:
-        print(
-            f"labels differ from {cfg.pretrained_model_name_or_path}: a new class embedding for {len(label_names)} labels"
-        )
-        rows = len(label_names) + 1 if label_names else None
+        base, rows = cfg.pretrained_model_name_or_path, len(label_names) + 1 if label_names else None
+        print(f"labels differ from {base}: a new class embedding for {len(label_names)} labels")
         unet.class_embedding = torch.nn.Embedding(rows, unet.time_embedding.linear_2.out_features) if rows else None
         unet.register_to_config(num_class_embeds=rows)
     return unet, model.scheduler
 
 
-def describe(cfg: DDPMConfig, train: Source, model: UNet2DModel, argv: list[str] | None) -> dict:
-    """What the card says of this model beside what the loop knows."""
-    side, emoji = cfg.resolution, cfg.dataset_name.startswith("emoji")
+def card_of(served: contract.DDPM, cfg: DDPMConfig, train: Source) -> Card:
+    side, facts = cfg.resolution, train.facts
     what = f"class-conditional ({len(train.label_names)} classes)" if cfg.class_conditional else "unconditional"
     if cfg.class_conditional:
         usage = (
@@ -246,42 +226,36 @@ def describe(cfg: DDPMConfig, train: Source, model: UNet2DModel, argv: list[str]
         )
     else:
         usage = 'from diffusers import DDPMPipeline\n\npicture = DDPMPipeline.from_pretrained("org/name")().images[0]'
-    return {
-        "stem": STEM,
-        "name": f"emoji-{side}" if emoji else "ddpm",
-        "title": f"DDPM, {side} px, {what}",
-        "summary": f"A U-Net diffusion model on pixels that draws {side} × {side} pictures, {what}. Training data: "
-                   f"{'emoji art in five styles' if emoji else cfg.dataset_name}.",
-        "library_name": "diffusers",
-        "pipeline_tag": "unconditional-image-generation",
-        "tags": ["pytorch", "diffusers", "unconditional-image-generation", "diffusion-models-class"],
-        "license": publish.license_of(train.licenses),
-        "datasets": [] if emoji else [cfg.dataset_name],
-        "base_model": cfg.pretrained_model_name_or_path,
-        "command": publish.command_line(STEM, argv),
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "attributions": list(publish.ATTRIBUTIONS.values()) if emoji else [],
-        "usage": usage,
-        "limits": [f"It draws {side} × {side} pixels, many of them only roughly like the class asked for."]
-        + (["It has seen emoji only, and draws nothing else."] if emoji else []),
-    }  # fmt: skip
+    return Card(
+        name=f"{facts.ours}-{side}" if facts.ours else STEM,
+        title=f"DDPM, {side} px, {what}",
+        summary=f"A U-Net diffusion model on pixels that draws {side} × {side} pictures, {what}. "
+        f"Training data: {facts.title}.",
+        library_name="diffusers",
+        pipeline_tag="unconditional-image-generation",
+        tags=["pytorch", "diffusers", "unconditional-image-generation", "diffusion-models-class"],
+        parameters=served.parameters,
+        usage=usage,
+        limits=[f"It draws {side} × {side} pixels, many of them only roughly like the class asked for."],
+    )
 
 
-def evaluate_checkpoint(name: str, dataset_name: str, *, batch_size: int = 64) -> tuple[dict, dict]:
-    """Metrics of a saved model, the fields of results.json, and figures by name.
+def evaluate_checkpoint(name: str, dataset_name: str, *, batch_size: int = 64) -> Results:
+    """KID, held-out loss and distance to training pictures of a saved model, and whether its labels are obeyed.
 
-    kid: kernel inception distance (Bińkowski 2018) × 1000 in the feature space of the bundled classifier "swin", between
-    pictures drawn with the label mix of validation and held-out pairs, and those pictures; kid_floor is the same
-    between real training pictures and them. label_accuracy: share of drawn pictures that the bundled classifier "swin",
-    trained without ever seeing a drawn one, takes for the label asked for; the baseline is the same for real held-out
-    pictures at this resolution. held_out_loss: see `training.diffusion`. nearest_train_distance: median root mean square distance in
-    [0, 1] pixels to the nearest training picture, beside that of real held-out pictures; far below that would be copying.
+    kid: kernel inception distance (Bińkowski 2018) × 1000 in the feature space of the bundled classifier "swin",
+    between pictures drawn with the label mix of validation and held-out pairs, and those pictures; kid_floor is the
+    same between real training pictures and them. label_accuracy: share of drawn pictures that the bundled classifier
+    "swin", trained without ever seeing a drawn one, takes for the label asked for; the baseline is the same for real
+    held-out pictures at this resolution. held_out_loss: see `training.diffusion`. nearest_train_distance: median root
+    mean square distance in [0, 1] pixels to the nearest training picture, beside that of real held-out pictures; far
+    below that would be copying.
     """
     model = contract.load(name)
     conditional = bool(model.label_names)
     train = open_source(dataset_name, split="train")
-    real_parts = [open_source(dataset_name, split=split) for split in ("validation", "heldout_pairs")
-                  if split == "validation" or dataset_name.startswith("emoji")]  # fmt: skip
+    wanted = [split for split in facts_of(dataset_name).evaluation_sets if split != "unseen_style"]
+    real_parts = [open_source(dataset_name, split=split) for split in wanted]
     if conditional and train.label_names != model.label_names:
         raise SystemExit(f"{name} draws {model.label_names}, but {dataset_name} has {train.label_names}")
     real = np.concatenate([contract.to_uint8(picture_tensor(part, model.resolution_px)) for part in real_parts])
@@ -298,42 +272,34 @@ def evaluate_checkpoint(name: str, dataset_name: str, *, batch_size: int = 64) -
     kid, kid_std = metrics.kernel_inception_distance(space["drawn"], space["real"])
     floor, _ = metrics.kernel_inception_distance(space["train"], space["real"])
     fixed, read = strata(real_parts[0], model.resolution_px, conditional)
-    scores = {
+    results = Results("real pictures", hashes=[part.data_hash for part in real_parts])
+    results.metrics |= {
         "kid_x1000": 1000 * kid,
         "kid_x1000_std": 1000 * kid_std,
         "held_out_loss": held_out_loss(model.unet, model.scheduler, fixed, **read),
-        "nearest_train_distance": float(np.median(metrics.nearest_distances(metrics.rms_rows(drawn), metrics.rms_rows(known))[1])),
+        "nearest_train_distance": nearest_train_distance(drawn, known),
         "pictures": len(drawn),
-    }  # fmt: skip
-    baseline = {
-        "kid_x1000": 1000 * floor,
-        "nearest_train_distance": float(
-            np.median(metrics.nearest_distances(metrics.rms_rows(real), metrics.rms_rows(known))[1])
-        ),
     }
-    per_class, curves, shown = {}, {}, drawn[:96]
-    if conditional:
-        labels = np.repeat(np.arange(len(model.label_names)), 25)
-        pictures = draw(model, labels.tolist(), 2, batch_size=batch_size)
-        shown = np.concatenate([pictures[labels == row][:12] for row in range(len(model.label_names))])  # a row a class
-        said = metrics.in_batches(judge.logits, pictures).argmax(1)
-        confusion = metrics.confusion_matrix(said, labels, len(model.label_names))
-        scores["label_accuracy"] = float((said == labels).mean())
-        baseline["label_accuracy"] = float((metrics.in_batches(judge.logits, real).argmax(1) == real_labels).mean())
-        per_class["label_accuracy"] = dict(
-            zip(model.label_names, metrics.per_class_accuracy(confusion).tolist(), strict=True)
-        )
-        curves["confusion"] = confusion.tolist()
-    results = {
-        "metrics": scores,
-        "baseline": baseline,
-        "baseline_name": "real pictures",
-        "per_class": per_class,
-        "curves": curves,
-        "data_hash": "-".join(part.data_hash[:12] for part in real_parts),
-        "judge": f"classifier/swin {judge.weights_sha256[:12]}",  # of kid and label_accuracy
-    }
-    return results, {"samples": figures.sheet(shown, 12, zoom=2)}
+    results.baseline |= {"kid_x1000": 1000 * floor, "nearest_train_distance": nearest_train_distance(real, known)}
+    results.more["judge"] = f"classifier/swin {judge.weights_sha256[:12]}"  # of kid and label_accuracy
+    shown = obeyed(results, model, judge, real, real_labels, batch_size) if conditional else drawn[:96]
+    results.figures["samples"] = figures.sheet(shown, 12, zoom=2)
+    return results
+
+
+def obeyed(results: Results, model: contract.DDPM, judge, real: np.ndarray, real_labels: np.ndarray, batch_size: int):
+    """Note whether a judge sees the labels that were asked for; a dozen pictures of each come back, (N, R, R, 3)."""
+    labels = np.repeat(np.arange(len(model.label_names)), 25)
+    pictures = draw(model, labels.tolist(), 2, batch_size=batch_size)
+    said = metrics.in_batches(judge.logits, pictures).argmax(1)
+    confusion = metrics.confusion_matrix(said, labels, len(model.label_names))
+    results.metrics["label_accuracy"] = float((said == labels).mean())
+    right = metrics.in_batches(judge.logits, real).argmax(1) == real_labels
+    results.baseline["label_accuracy"] = float(right.mean())
+    accuracy = metrics.per_class_accuracy(confusion).tolist()
+    results.per_class["label_accuracy"] = dict(zip(model.label_names, accuracy, strict=True))
+    results.curves["confusion"] = confusion.tolist()
+    return np.concatenate([pictures[labels == row][:12] for row in range(len(model.label_names))])  # a row a class
 
 
 if __name__ == "__main__":

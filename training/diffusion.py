@@ -5,9 +5,11 @@ Letters: B samples, C × H × W a picture or a latent, T training timesteps.
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from diffusers.training_utils import compute_snr
 
+from training import metrics
 from training.order import draw_seed
 
 STRATA = 8  # evenly spaced times at which a held-out loss is measured
@@ -53,3 +55,8 @@ def held_out_loss(unet, scheduler, clean: torch.Tensor, **condition) -> float:
         t = torch.full((len(clean),), time, device=device)
         total += diffusion_loss(unet, scheduler, clean, noise, t, **condition).mean().item()
     return total / STRATA
+
+
+def nearest_train_distance(pictures: np.ndarray, known: np.ndarray) -> float:
+    """Median RMS distance, of pixels in [0, 1], of pictures uint8 (N, R, R, 3) to the nearest known one."""
+    return float(np.median(metrics.nearest_distances(metrics.rms_rows(pictures), metrics.rms_rows(known))[1]))

@@ -30,19 +30,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     script = importlib.import_module(f"training.{args.stem}")
     folder = store.resolve(args.stem, args.model)
     dataset = args.dataset or trained_on(folder)
-    measured, pictures = script.evaluate_checkpoint(args.model, dataset)
+    measured = script.evaluate_checkpoint(args.model, dataset)
     results = {"stem": args.stem, "model": Path(args.model).name, "dataset": dataset,
-               "seconds": round(time.perf_counter() - began, 1)} | measured  # fmt: skip
+               "seconds": round(time.perf_counter() - began, 1)} | measured.as_json()  # fmt: skip
     print(table(results))
     output = args.output or Path("build/results") / f"{args.stem}-{Path(args.model).name}.json"
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(json.dumps(results, indent=1) + "\n")
-    for name, picture in pictures.items():
+    for name, picture in measured.figures.items():
         picture.save(output.with_name(f"{output.stem}-{name}.png"), optimize=True)
     print(f"written to {output}")
     if args.record:
         (folder / publish.RESULTS).write_text(json.dumps(results, indent=1) + "\n")
-        publish.write_card(folder, pictures)
+        publish.write_card(folder, measured.figures)
         print(f"recorded in {folder}")
 
 

@@ -1,4 +1,4 @@
-"""Figures of results and runs, as PIL images: drawn from numbers that were measured, by matplotlib without a display; and sheets of pictures."""
+"""Figures of what was measured, by matplotlib without a display, and sheets of pictures; all as PIL images."""
 
 import io
 
@@ -63,7 +63,7 @@ def segmentations(
     palette: np.ndarray,
     names: list[str],
 ) -> Image.Image:
-    """A row of three per picture, the picture, its truth and what was found, in columns; with the classes' colours below.
+    """A row of three per picture: itself, its truth and what was found, in columns; with the classes' colours below.
 
     truths, found: (H, W) class ids, in a truth 255 where there is no answer (drawn white); palette (K, 3) uint8.
     """

@@ -1,12 +1,12 @@
-"""A vision tower on a backbone of timm that comes trained: a stock `DPTModel`, its backbone's last map, then ViT layers.
+"""A vision tower on a trained backbone of timm: a stock `DPTModel`, its backbone's last map, then ViT layers.
 
-    tower = hybrid_tower(folder, 224, hidden_size=256, num_hidden_layers=2, num_attention_heads=4, intermediate_size=1024)
+    tower = hybrid_tower(folder, 224, hidden_size=256, num_hidden_layers=2, num_attention_heads=4, …)
     maps = EarlyStages(backbone_of(tower))(pixels)     # (B, C, h, w): made once, see training.data.views
     tower_from_maps(tower, maps).last_hidden_state     # what tower(pixels) gives
 
-Ranftl et al. 2021 (DPT-Hybrid). The one class of transformers with a backbone of timm that has hidden states and a pooler,
-so `VisionEncoderDecoderModel` and `VisionTextDualEncoderModel` take it. Its norms of batches keep the statistics they come
-with: those of a few thousand photographs in small batches are worse.
+Ranftl et al. 2021 (DPT-Hybrid). The one class of transformers with a backbone of timm that has hidden states and a
+pooler, so `VisionEncoderDecoderModel` and `VisionTextDualEncoderModel` take it. Its norms of batches keep the
+statistics they come with: those of a few thousand photographs in small batches are worse.
 
 Letters: B pictures, R side in pixels, C channels, h × w places of a map, S = 1 + h · w states, D width of the tower.
 """
@@ -29,12 +29,12 @@ POSITIONS = 0.1  # deviation of the positions, to begin with
 
 
 def tower_folder(name: str) -> Path:
-    """Where a timm backbone lies: a bundled variant of the classifier, a folder or a Hub id. Raises store.CheckpointError."""
+    """Where a timm backbone lies: a bundled classifier, a folder or a Hub id. Raises store.CheckpointError."""
     return store.resolve("classifier", name)
 
 
 def hybrid_tower(folder: Path, side_px: int, **args) -> DPTModel:
-    """A DPT whose backbone is the timm model of a folder and whose ViT layers are new; args: further fields of DPTConfig.
+    """A DPT whose backbone is the timm model of a folder and whose ViT layers are new; args: further of DPTConfig.
 
     Raises SystemExit where that is no backbone of stages with a map at a 32nd of the picture.
     """
@@ -81,7 +81,7 @@ def origin(name: str) -> list[str]:
 
 
 def inherited(stem: str, base: str) -> list[str]:
-    """Whose work went into the model that a training began from, as its run.json says: a bundled variant or a folder."""
+    """Whose work went into the model that a training began from, by its run.json: a bundled variant or a folder."""
     path = store.bundled(stem).get(base, Path(base).expanduser()) / publish.RUN
     return json.loads(path.read_text(encoding="utf-8")).get("attributions", []) if path.is_file() else []
 

@@ -49,8 +49,8 @@ def recall_at_k(similarity: np.ndarray, query_ids: np.ndarray, candidate_ids: np
     query, candidate = _class_ids(query_ids, "query_ids"), _class_ids(candidate_ids, "candidate_ids")
     if similarity.shape != (len(query), len(candidate)) or not len(query) or k < 1:
         raise ValueError(
-            f"need similarity (N, M), N query_ids > 0, M candidate_ids and k > 0; got {similarity.shape}, {len(query)}, "
-            f"{len(candidate)}, k={k}"
+            f"need similarity (N, M), N query_ids > 0, M candidate_ids and k > 0; got {similarity.shape}, "
+            f"{len(query)}, {len(candidate)}, k={k}"
         )
     if not np.isfinite(similarity).all():
         raise ValueError("similarity holds values that are not finite")
@@ -86,12 +86,7 @@ def per_class_accuracy(conf: np.ndarray) -> np.ndarray:
 
 
 def kernel_inception_distance(
-    features_a: np.ndarray,
-    features_b: np.ndarray,
-    *,
-    subsets: int = 50,
-    subset_size: int | None = None,
-    seed: int = 0,
+    features_a: np.ndarray, features_b: np.ndarray, *, subsets: int = 50, subset_size: int | None = None, seed: int = 0
 ) -> tuple[float, float]:
     """Mean and standard deviation, over random subsets, of the unbiased squared MMD between two sets of features.
 
@@ -99,7 +94,8 @@ def kernel_inception_distance(
     either set without replacement. Default size: half of the smaller set, at most 1000 (all of a set in every draw
     would hide the spread). Expected 0 for equal distributions whatever the sizes, so it may come out below 0. Numbers
     of different feature spaces do not compare. Raises ValueError for sets too small, of different D or not finite.
-    Bińkowski et al. 2018, "Demystifying MMD GANs", arXiv 1801.01401, §4 and the estimator of Gretton et al. 2012, eq. 3.
+    Bińkowski et al. 2018, "Demystifying MMD GANs", arXiv 1801.01401, §4 and the estimator of Gretton et al. 2012, eq.
+    3.
     """
     a, b = _matrix(features_a, "features_a"), _matrix(features_b, "features_b")
     smaller = min(len(a), len(b))
@@ -289,7 +285,7 @@ def _in_range(ids: np.ndarray, num_classes: int, name: str) -> None:
 
 
 def rms_rows(pictures: np.ndarray) -> np.ndarray:
-    """Pictures uint8 (N, R, R, 3) as rows (N, D) whose Euclidean distance is the root mean square over values in [0, 1]."""
+    """Pictures uint8 (N, R, R, 3) as rows (N, D) whose Euclidean distance is the RMS over values in [0, 1]."""
     flat = pictures.reshape(len(pictures), -1).astype(np.float32) / 255
     return flat / np.sqrt(flat.shape[1])
 
@@ -305,7 +301,7 @@ def in_batches(call: Callable, pictures: Iterable, batch_size: int = 128) -> np.
     return np.concatenate(made)
 
 
-# --- Segmentation: all from one confusion matrix and one table of confidence, which add up over pictures ---------------
+# --- Segmentation: all from one confusion matrix and one table of confidence, which add up over pictures --------------
 
 
 def iou(conf: np.ndarray) -> np.ndarray:
@@ -340,7 +336,8 @@ CONFIDENCE_BINS = 100  # of `confidence_table`; `expected_calibration_error` joi
 def confidence_table(confidence: np.ndarray, right: np.ndarray) -> np.ndarray:
     """(3, CONFIDENCE_BINS) float64: number of answers, sum of their confidence, number of right ones, by confidence.
 
-    confidence (N,) in [0, 1], right (N,) bool. Bin i holds [i, i + 1) / CONFIDENCE_BINS, the last one also 1. Tables add up.
+    confidence (N,) in [0, 1], right (N,) bool. Bin i holds [i, i + 1) / CONFIDENCE_BINS, the last one also 1. Tables
+    add up.
     """
     confidence = np.asarray(confidence, np.float64).ravel()
     place = np.clip((confidence * CONFIDENCE_BINS + 1e-9).astype(np.int64), 0, CONFIDENCE_BINS - 1)
@@ -351,7 +348,8 @@ def confidence_table(confidence: np.ndarray, right: np.ndarray) -> np.ndarray:
 def expected_calibration_error(table: np.ndarray, bins: int = 20) -> float:
     """Mean distance of confidence and share of right answers over bins, weighted by their size, in [0, 1].
 
-    table: of `confidence_table`. Guo et al. 2017, eq. 3, with bins of equal width. Raises ValueError for an empty table.
+    table: of `confidence_table`. Guo et al. 2017, eq. 3, with bins of equal width. Raises ValueError for an empty
+    table.
     """
     count, confidence, right = np.asarray(table).reshape(3, bins, -1).sum(-1)  # (bins,) each
     if not count.sum():
@@ -362,8 +360,9 @@ def expected_calibration_error(table: np.ndarray, bins: int = 20) -> float:
 def risk_coverage(table: np.ndarray) -> dict[str, list[float]]:
     """What is kept, and how much of that is wrong, where answers below a confidence are left out.
 
-    {"threshold", "coverage", "risk"}: CONFIDENCE_BINS numbers each, from threshold 0 (everything kept) up. Risk is that of
-    the least threshold above which nothing remains, for those beyond. El-Yaniv & Wiener 2010, §2. table: of `confidence_table`.
+    {"threshold", "coverage", "risk"}: CONFIDENCE_BINS numbers each, from threshold 0 (everything kept) up. Risk is that
+    of the least threshold above which nothing remains, for those beyond. El-Yaniv & Wiener 2010, §2. table: of
+    `confidence_table`.
     """
     count, _, right = np.asarray(table, np.float64)
     kept = count[::-1].cumsum()[::-1]  # (bins,) answers with a confidence from the bin's lower edge on
@@ -443,10 +442,11 @@ def cider_d(candidates: Sequence[str], references: Sequence[Sequence[str]], sigm
 class CiderD:
     """CIDEr-D of captions of pictures whose references are known, with how rare each n-gram is among these pictures.
 
-    Cosine of the tf-idf weights of n-grams, clipped to the reference's and damped by the difference in length, mean over
-    n = 1 to 4 and the references, times 10: Vedantam et al. 2015, eq. 3 and §4, as its authors' code has it. Words are
-    lower case without punctuation, not stemmed. An n-gram that the references of every picture have counts nothing, so of
-    a single picture every caption scores 0. What is needed of references is made when it is first asked for, and kept.
+    Cosine of the tf-idf weights of n-grams, clipped to the reference's and damped by the difference in length, mean
+    over n = 1 to 4 and the references, times 10: Vedantam et al. 2015, eq. 3 and §4, as its authors' code has it. Words
+    are lower case without punctuation, not stemmed. An n-gram that the references of every picture have counts nothing,
+    so of a single picture every caption scores 0. What is needed of references is made when it is first asked for, and
+    kept.
     """
 
     def __init__(self, references: Sequence[Sequence[str]], sigma: float = 6.0):

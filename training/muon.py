@@ -61,7 +61,7 @@ def orthogonal(matrix: torch.Tensor) -> torch.Tensor:
 
 
 def muon_groups(model: torch.nn.Module, weight_decay: float) -> list[dict]:
-    """Parameter groups: hidden matrices and kernels for Muon; first and last layers and embeddings, and vectors, not."""
+    """Parameter groups: hidden matrices and kernels for Muon; first and last layers, embeddings, and vectors, not."""
     trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     matrices = [(name, p) for name, p in trained if p.ndim >= 2]
     hidden = [p for name, p in matrices if not any(word in name for word in NOT_HIDDEN)]

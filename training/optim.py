@@ -60,6 +60,14 @@ def parameter_groups(model: torch.nn.Module, cfg: TrainConfig) -> list[dict]:
     return by(model, cfg.adam_weight_decay)
 
 
+def slower(model: torch.nn.Module, part: torch.nn.Module, cfg: TrainConfig, **settings) -> list[dict]:
+    """The groups of a model, those of a part of it with settings of their own: lr_scale, weight_decay."""
+    own, groups = parameter_groups(part, cfg), parameter_groups(model, cfg)
+    taken = {id(p) for group in own for p in group["params"]}
+    groups = [group | {"params": [p for p in group["params"] if id(p) not in taken]} for group in groups]
+    return [group for group in [*groups, *(group | settings for group in own)] if group["params"]]
+
+
 def create_optimizer(groups: list[dict], cfg: TrainConfig) -> torch.optim.Optimizer:
     """AdamW or Muon, as --optimizer says; Muon multiplies in bf16 where the run does."""
     for group in groups:
@@ -71,7 +79,7 @@ def create_optimizer(groups: list[dict], cfg: TrainConfig) -> torch.optim.Optimi
 
 
 class Learner:
-    """A player in a run: its module as accelerate wraps it (`model`) and `bare`, its optimiser, its weights' average."""
+    """A player in a run: its module as accelerate wraps it (`model`) and `bare`, its optimiser, its average."""
 
     def __init__(self, player: Player, number: int, cfg: TrainConfig, accelerator: Accelerator):
         self.name, self.number, self.loss, self.cfg = player.name, number, player.loss, player.cfg or cfg

@@ -4,8 +4,8 @@
     python -m training.publish build/data/emoji --repo_type dataset --repo_id org/name
     python -m training.publish runs/ddpm --bundle ddpm/emoji-32      # into hub_models/weights/
 
-An export folder is byte for byte what its Hub repository holds, but for the repository's name in the card: stock files in
-fp16, README.md (the card), run.json (what the card says about the training), results.json (what was measured),
+An export folder is byte for byte what its Hub repository holds, but for the repository's name in the card: stock files
+in fp16, README.md (the card), run.json (what the card says about the training), results.json (what was measured),
 manifest.json (sha256 of all of them). Publishing it twice makes one commit.
 """
 
@@ -27,6 +27,7 @@ from PIL import Image
 from hub_models import store
 from hub_models.publish import card, halves, licences, lint, packing, upload
 from training import figures
+from training.data.facts import front_matter
 
 CARD, RUN, RESULTS = "README.md", "run.json", "results.json"
 
@@ -58,8 +59,8 @@ def write_export(folder: Path, save: Callable[[Path], None], run: dict) -> list[
 def write_card(folder: Path, pictures: dict[str, Image.Image] | None = None, *, redraw: bool = True) -> None:
     """Write README.md from run.json and, where it has been measured, results.json; then the manifest.
 
-    pictures: {name: figure} to put beside it and show in the card, before those that lie there and the run's own curves.
-    redraw: whether to draw the curves. Raises ValueError that lists what the Hub would refuse.
+    pictures: {name: figure} to put beside it and show in the card, before those that lie there and the run's own
+    curves. redraw: whether to draw the curves. Raises ValueError that lists what the Hub would refuse.
     """
     run = json.loads((folder / RUN).read_text())
     drawn = dict(pictures or {})
@@ -78,7 +79,7 @@ def write_card(folder: Path, pictures: dict[str, Image.Image] | None = None, *, 
 
 
 def with_stages(run: dict) -> dict:
-    """The run with "earlier", what made the folder that it began from: command, hours, steps and images_seen of each stage.
+    """The run with "earlier", what made the folder it began from: command, hours, steps, images_seen of each stage.
 
     A stage is a run of the same script on the same data; weights of somebody else's, or on other data, are only named.
     """
@@ -96,7 +97,7 @@ def with_stages(run: dict) -> dict:
     return run
 
 
-# ---- licences ------------------------------------------------------------------------------------------------------------
+# ---- licences --------------------------------------------------------------------------------------------------------
 
 
 def licensed(run: dict) -> dict:
@@ -109,7 +110,7 @@ def licensed(run: dict) -> dict:
 
 
 def base_license(stem: str, base: str) -> str | None:
-    """The licence that a base model's card states: a bundled variant, a folder, or org/repo; None where it states none."""
+    """The licence that a base model's card states: of a bundled variant, a folder, or org/repo; None without one."""
     repo, _, revision = base.partition("@")
     folder = store.bundled(stem).get(base, Path(base).expanduser())
     if folder.is_dir():
@@ -124,12 +125,10 @@ def base_license(stem: str, base: str) -> str | None:
     else:
         cached = try_to_load_from_cache(repo, CARD, revision=revision or None)
         text = Path(cached).read_text(encoding="utf-8") if isinstance(cached, str) else ""
-    front = text.split("---\n")[1] if text.startswith("---\n") and text.count("---\n") > 1 else ""
     try:
-        facts = yaml.safe_load(front)
+        return _only(front_matter(text).get("license"))
     except yaml.YAMLError:
         return None
-    return _only(facts.get("license") if isinstance(facts, dict) else None)
 
 
 def _only(stated: object) -> str | None:
@@ -163,7 +162,7 @@ def check_push(run: dict) -> None:
         raise SystemExit("--push_to_hub: there is no token; run `hf auth login`, or publish the run later")
 
 
-# ---- the line that repeats a run -----------------------------------------------------------------------------------------
+# ---- the line that repeats a run -------------------------------------------------------------------------------------
 
 
 def command_line(stem: str, argv: Sequence[str] | None = None) -> str:
@@ -179,16 +178,7 @@ def command_line(stem: str, argv: Sequence[str] | None = None) -> str:
     return " ".join(["python -m", f"training.{stem}", *kept, f"--output_dir runs/{stem}"])
 
 
-ATTRIBUTIONS = {
-    "noto": "Noto Emoji, Google, Apache-2.0",
-    "twemoji": "Twemoji, Twitter and other contributors, CC BY 4.0",
-    "fluent": "Fluent Emoji, Microsoft, MIT",
-    "fluent-flat": "Fluent Emoji Flat, Microsoft, MIT",
-    "fxemoji": "FxEmojis, Mozilla, Apache-2.0",
-}
-
-
-# ---- to the Hub ----------------------------------------------------------------------------------------------------------
+# ---- to the Hub ------------------------------------------------------------------------------------------------------
 
 
 @contextmanager
@@ -231,12 +221,12 @@ def push_export(
 ) -> None:
     """Push an export or data set folder; on failure say how to repeat it, and lose nothing. Raises SystemExit(1) then.
 
-    settled: {"license": id, "license_settled": True, …} where the publisher has decided it. harmless: see `upload.push`.
+    settled: {"license": id, "license_settled": True, …} where the publisher has decided it. harmless: see
+    `upload.push`.
     """
     again = ["python -m training.publish", shlex.quote(str(folder)), f"--repo_id {repo_id}"]
-    again += (
-        [f"--repo_type {repo_type}"] * (repo_type != "model") + ["--private"] * private + ["--create_pr"] * create_pr
-    )
+    again += [f"--repo_type {repo_type}"] * (repo_type != "model")
+    again += ["--private"] * private + ["--create_pr"] * create_pr
     again += [f"--{key} {shlex.quote(str(v))}" for key, v in (settled or {}).items() if key != "license_settled"]
     again += [f"--harmless {shlex.quote(place)}" for place in harmless]
     options = {"private": private, "create_pr": create_pr, "repo_type": repo_type, "again": " ".join(again)}
@@ -247,11 +237,8 @@ def push_export(
                 address = upload.push(target, repo_id, **options)
         else:
             address = upload.push(folder, repo_id, **options)
-    except (
-        store.CheckpointError,
-        ValueError,
-        OSError,
-    ) as error:  # a PushError ends with the line that repeats the push
+    except (store.CheckpointError, ValueError, OSError) as error:
+        # A PushError ends with the line that repeats the push.
         line = "" if options["again"] in str(error) else f"; then: {options['again']}"
         print(f"{folder} is kept, but was not pushed: {error}{line}", file=sys.stderr)
         raise SystemExit(1) from None
@@ -278,8 +265,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--license", help="the licence of these weights, decided by you (an id of the Hub, or other)")
     parser.add_argument("--license_name", help="with --license other")
     parser.add_argument("--license_link", help="with --license other: where its text stands")
-    parser.add_argument("--harmless", action="append", default=[], metavar="PLACE",
-                        help="what looks like a secret and is none, as the refusal names it; may be repeated")  # fmt: skip
+    harmless = "what looks like a secret and is none, as the refusal names it; may be repeated"
+    parser.add_argument("--harmless", action="append", default=[], metavar="PLACE", help=harmless)
     parser.add_argument("--dry_run", action="store_true", help="check all, print the files that would go, and stop")
     parser.add_argument("--bundle", metavar="STEM/VARIANT", help="copy the export into hub_models/weights/")
     args = parser.parse_args(argv)

@@ -20,8 +20,8 @@ ROOT = Path(__file__).parent.parent
 START, END = "<!-- results:start -->", "<!-- results:end -->"
 HEADLINES = {  # what the README says of a model; of one that isn't here, its first three numbers
     "autoencoder": ("validation/psnr", "validation/ssim"),
-    "captioning": ("heldout_pairs/exact_name_accuracy", "unseen_style/exact_name_accuracy", "scenes/new_scenes/objects_right",
-                   "scenes/new_scenes/relations_right"),
+    "captioning": ("heldout_pairs/exact_name_accuracy", "unseen_style/exact_name_accuracy",
+                   "scenes/new_scenes/objects_right", "scenes/new_scenes/relations_right"),
     "classifier": ("validation/top1", "heldout_pairs/top1", "unseen_style/top1"),
     "clip": ("unseen_style/image_to_text/recall@5", "unseen_style/text_to_image/recall@5",
              "heldout_pairs/image_to_text/recall@5"),
@@ -42,7 +42,7 @@ def shipped() -> dict[str, dict[str, dict]]:
 
 
 def table_of(variants: dict[str, dict]) -> list[str]:
-    """The lines of one table, of variants measured on the same data: metrics down, variants across, and the baseline."""
+    """The lines of one table, of variants measured on the same data: metrics down, variants and baseline across."""
     names = list(dict.fromkeys(name for results in variants.values() for name in results["metrics"]))
     baselines = {
         k: v for results in variants.values() for k, v in (results.get("baseline") or {}).items() if k in names
@@ -83,9 +83,8 @@ def readme_block() -> str:
             trained = (
                 f"{total['hours']:.1f} h, {total['images_seen']:,} pictures" if run.get("hours") else tables.UNKNOWN
             )
-            lines.append(
-                f"| {link}<br>{run['title']} | {run['parameters'] / 1e6:.1f} M | {trained} | {headlines(stem, results)} |"
-            )
+            cells = [f"{link}<br>{run['title']}", f"{run['parameters'] / 1e6:.1f} M", trained, headlines(stem, results)]
+            lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) if len(lines) > 2 else "No weights are shipped yet."
 
 

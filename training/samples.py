@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
 from hub_models import text_to_image
-from training.data.sources import ROOT
+from training.data.split import ROOT
 
 COLUMNS, MARGIN_PX, CAPTION_PX = 8, 8, 30
 

@@ -5,6 +5,7 @@ Every number in it comes from the run's manifest or from results.json; what was 
 
 import math
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -16,14 +17,15 @@ CURVES = "training"  # the picture of the run's own curves, which stands with th
 METRIC_TYPES = {"top1": "accuracy", "top5": "top-5 accuracy"}
 
 
-def write_card(run: dict, results: dict | None) -> str:
+def write_card(run: dict[str, Any], results: dict | None) -> str:
     """A model card in Markdown with YAML front matter.
 
     run: stem, name, title, summary, library_name, pipeline_tag, tags, license, base_license, license_settled, datasets,
     base_model, command, hardware, hours, steps, images_seen, seed, config, parameters, attributions, usage, limits,
     pictures, repo_id, earlier (the stages before this one); any may be absent. A licence that can't be resolved is left
     out, and the card says why.
-    results: the results.json, or None before the evaluation. Raises ValueError where Twemoji art would lose its licence.
+    results: the results.json, or None before the evaluation. Raises ValueError where
+    Twemoji art would lose its licence.
     """
     attributions, doubt = list(run.get("attributions") or []), None
     try:
@@ -38,7 +40,7 @@ def write_card(run: dict, results: dict | None) -> str:
         )
     usage = (run.get("usage") or "").rstrip()
     if run.get("repo_id"):
-        usage = usage.replace("org/name", run["repo_id"])
+        usage = usage.replace("org/name", str(run["repo_id"]))
     front = yaml.safe_dump(_front_matter(run, results), sort_keys=False, allow_unicode=True, width=120)
     parts = [f"---\n{front}---", f"# {run.get('title') or run.get('name', 'Model')}", run.get("summary", "")]
     parts += _gallery(run)
@@ -95,7 +97,9 @@ def _front_matter(run: dict, results: dict | None) -> dict:
 def _model_index(run: dict, results: dict | None) -> list[dict] | None:
     """The Hub's table of results: one entry per set that was measured."""
     by_set: dict[str, list[dict]] = {}
-    for name, value in ((results or {}).get("metrics") or {}).items():
+    if not results:
+        return None
+    for name, value in (results.get("metrics") or {}).items():
         split, _, metric = name.rpartition("/")
         if isinstance(value, int | float) and math.isfinite(value):
             entry = {"type": METRIC_TYPES.get(metric, metric), "name": name, "value": float(f"{value:.6g}")}
@@ -116,8 +120,8 @@ def _measured(results: dict | None) -> list[str]:
     stem, kind = results.get("stem"), Path(str(results.get("dataset"))).name
     parts = [f"By `python -m training.evaluate {stem}` on `{kind}`.", "\n".join(metric_table(results))]
     baseline = results.get("baseline") or {}
-    below = [name for name, value in results["metrics"].items()
-             if name in baseline and SHARES.fullmatch(name.rsplit("/", 1)[-1]) and value < baseline[name]]  # fmt: skip
+    shares = {name: value for name, value in results["metrics"].items() if SHARES.fullmatch(name.rsplit("/", 1)[-1])}
+    below = [name for name, value in shares.items() if name in baseline and value < baseline[name]]
     if below:
         parts.append(f"Below {results.get('baseline_name', 'the baseline')} in: {', '.join(f'`{n}`' for n in below)}.")
     if table := class_table(results):
@@ -184,4 +188,5 @@ def _licences(run: dict, attributions: list[str], doubt: str | None) -> list[str
 
 def _citation(run: dict) -> str:
     title = run.get("title") or run.get("name", "Model")
-    return f"```bibtex\n@misc{{vitrail,\n  title = {{{title}}},\n  note  = {{Vitrail, training.{run.get('stem')}}}\n}}\n```"
+    note = f"Vitrail, training.{run.get('stem')}"
+    return f"```bibtex\n@misc{{vitrail,\n  title = {{{title}}},\n  note  = {{{note}}}\n}}\n```"

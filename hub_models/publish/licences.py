@@ -12,11 +12,14 @@ LICENSES = set(
     lgpl-lr llama2 llama3 llama3.1 llama3.2 llama3.3 llama4 lppl-1.3c mit mpl-2.0 ms-pl ncsa odbl odc-by ofl-1.1
     openrail openrail++ osl-3.0 other pddl postgresql unknown unlicense wtfpl zlib""".split()
 )
-# Licences that ask for the notice at most, the most demanding last: each may become part of something under a later one.
-NOTICE = (
-    "cc0-1.0 unlicense wtfpl zlib isc mit bsd-2-clause bsd-3-clause bsd apache-2.0 odc-by cc-by-2.0 cc-by-2.5 cc-by-3.0 "
-    "cc-by-4.0".split()
+# Licences that ask for the notice at most, the most demanding last: each may become part of something under the next.
+NOTICE: Sequence[str] = (
+    "cc0-1.0 unlicense wtfpl zlib isc mit bsd-2-clause bsd-3-clause bsd apache-2.0 odc-by "
+    "cc-by-2.0 cc-by-2.5 cc-by-3.0 cc-by-4.0".split()
 )
+# Licences of models, with terms of their own.
+OWN_TERMS = """openrail openrail++ creativeml-openrail-m bigscience-openrail-m bigcode-openrail-m gemma llama2 llama3
+    llama3.1 llama3.2 llama3.3 llama4 deepfloyd-if-license apple-amlr apple-ascl""".split()
 # Licences under which something made of parts has to be as a whole, and what the parts may be under.
 WHOLE = {
     "cc-by-sa-4.0": {*NOTICE, "cc-by-sa-3.0"},
@@ -25,11 +28,8 @@ WHOLE = {
     "cc-by-nc-sa-4.0": {*NOTICE, "cc-by-nc-4.0", "cc-by-nc-2.0", "cc-by-nc-3.0"},
     "gpl-3.0": {name for name in NOTICE if not name.startswith("cc-by")} | {"lgpl-3.0", "mpl-2.0"},
     "agpl-3.0": {name for name in NOTICE if not name.startswith("cc-by")} | {"gpl-3.0", "lgpl-3.0", "mpl-2.0"},
-    **{name: set(NOTICE) for name in (
-        "openrail", "openrail++", "creativeml-openrail-m", "bigscience-openrail-m", "bigcode-openrail-m", "gemma", "llama2",
-        "llama3", "llama3.1", "llama3.2", "llama3.3", "llama4", "deepfloyd-if-license", "apple-amlr", "apple-ascl",
-    )},
-}  # fmt: skip
+    **{name: set(NOTICE) for name in OWN_TERMS},
+}
 AND = " AND "  # as in SPDX: all of these hold, and no one licence was found that covers them
 
 
@@ -62,7 +62,7 @@ def one_license(licenses: Sequence[str | None]) -> str:
 
 
 def license_of(run: dict) -> str | None:
-    """The licence of a run's weights: the one that was settled, else the one that its data's and its base model's allow.
+    """The licence of a run's weights: the one that was settled, else what its data's and its base model's allow.
 
     None where the run states none at all. Raises LicenseError.
     """

@@ -16,7 +16,8 @@ KEYS = {
     "dataset": set(
         """language license license_name license_link license_details pretty_name tags annotations_creators
         language_creators language_details language_bcp47 multilinguality size_categories source_datasets
-        task_categories task_ids paperswithcode_id configs dataset_info train-eval-index viewer thumbnail vitrail""".split()
+        task_categories task_ids paperswithcode_id configs dataset_info train-eval-index viewer thumbnail
+        vitrail""".split()
     ),
     "space": set(
         """title emoji colorFrom colorTo sdk python_version sdk_version app_file app_build_command app_port base_path
@@ -107,8 +108,13 @@ HARDWARE = set(
     """cpu-basic cpu-upgrade t4-small t4-medium l4x1 l4x4 l40sx1 l40sx4 l40sx8 a10g-small a10g-large a10g-largex2
     a10g-largex4 a100-large a100x4 a100x8 zero-a10g""".split()
 )
-CHOICES = {"colorFrom": COLOURS, "colorTo": COLOURS, "sdk": ("gradio", "docker", "static"), "header": ("mini", "default"),
-           "suggested_hardware": HARDWARE}  # fmt: skip
+CHOICES = {
+    "colorFrom": COLOURS,
+    "colorTo": COLOURS,
+    "sdk": ("gradio", "docker", "static"),
+    "header": ("mini", "default"),
+    "suggested_hardware": HARDWARE,
+}
 FLAGS = ("pinned", "fullWidth", "hf_oauth", "disable_embedding")
 ISOLATION = {f"cross-origin-{kind}-policy" for kind in ("embedder", "opener", "resource")}
 PRELOAD = re.compile(r"[\w.-]+(/[\w.-]+)?( [^\s,]+(,[^\s,]+)*( [0-9a-f]{40})?)?")
@@ -130,7 +136,7 @@ def _lint_space(front: dict) -> list[str]:
     if "python_version" in front and not re.fullmatch(r"3\.\d+(\.\d+)?", str(front["python_version"])):
         problems.append(f"python_version: {front['python_version']!r} is no version")
     elif "python_version" in front and not isinstance(front["python_version"], str):
-        problems.append('python_version must be quoted: YAML reads 3.10 as 3.1')  # fmt: skip
+        problems.append("python_version must be quoted: YAML reads 3.10 as 3.1")
     if str(front.get("suggested_hardware")).startswith("zero-") and not re.fullmatch(
         r"3\.12(\.12)?|3\.10(\.13)?", str(front.get("python_version", "3.12"))
     ):

@@ -21,7 +21,7 @@ class PushError(CheckpointError):
 
 
 def write_manifest(folder: str | Path) -> dict:
-    """Write manifest.json, {"files": {path: {"sha256", "size"}}} over all that a push takes; returns it. Write it last."""
+    """Write manifest.json, {"files": {path: {"sha256", "size"}}} of what a push takes. Write it last. Returns it."""
     folder = Path(folder)
     names = [name for name in files_to_push(folder) if name != MANIFEST]
     files = {n: {"sha256": file_sha256(folder / n), "size": (folder / n).stat().st_size} for n in names}
@@ -33,20 +33,20 @@ def write_manifest(folder: str | Path) -> dict:
 def files_to_push(folder: str | Path, *, repo_type: str = "model") -> list[str]:
     """Sorted relative paths of what leaves a folder: allowed suffixes only; no links, hidden files or checkpoints.
 
-    The one list of pushes, Space builds and bundles. The links of a snapshot in the Hub's cache count as the files they are.
+    The one list of pushes, Space builds and bundles. The links of a snapshot in the Hub's cache count as files.
     """
     return [name for name, is_link in _allowed(Path(folder), repo_type) if not is_link]
 
 
 def without_links(folder: str | Path, *, repo_type: str = "model") -> list[str]:
-    """`files_to_push` of a folder in which no link would be left out, or taken for what it leads to. Raises PushError."""
+    """`files_to_push` of a folder where no link would be left out, or taken for what it leads to. Raises PushError."""
     if links := links_in(folder, repo_type):
         raise PushError(f"{Path(folder) / links[0]} is a link, which may lead anywhere: put the file itself there")
     return files_to_push(folder, repo_type=repo_type)
 
 
 def own_file(path: Path) -> bool:
-    """Whether a path is a plain file that is where it says it is, or a link from the Hub's cache to a blob of the same repo.
+    """Whether a path is a plain file that is where it says it is, or a link in the Hub's cache to a blob of its repo.
 
     Any other link may lead to a file that is nobody's to publish.
     """
@@ -54,10 +54,11 @@ def own_file(path: Path) -> bool:
         return path.is_file()
     link = Path(os.path.normpath(path.absolute()))
     at = next((place for place in link.parents if place.parent.name == "snapshots"), None)
-    blobs = at and at.parent.parent / "blobs"  # models--org--name/snapshots/<commit>/… → models--org--name/blobs/<hash>
+    if at is None:
+        return False
+    blobs = at.parent.parent / "blobs"  # models--org--name/snapshots/<commit>/… → models--org--name/blobs/<hash>
     return (
-        at is not None
-        and re.fullmatch(r"(models|datasets|spaces)--.+", blobs.parent.name) is not None
+        re.fullmatch(r"(models|datasets|spaces)--.+", blobs.parent.name) is not None
         and not any(place.is_symlink() for place in (blobs, *(p for p in link.parents if p.is_relative_to(at))))
         and path.resolve().parent == blobs.resolve()
         and re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", path.resolve().name) is not None
@@ -87,7 +88,7 @@ def left_out(folder: str | Path, *, repo_type: str = "model") -> list[str]:
 def verify_files(folder: str | Path, names: Sequence[str]) -> None:
     """Return if each of these files of a data set or Space is what its name says.
 
-    Raises CheckpointError for an LFS pointer, an HTML page, an empty data file, JSON that is none, a parquet file cut short.
+    Raises CheckpointError for an LFS pointer, an HTML page, an empty data file, JSON that is none, half a parquet file.
     """
     for name in names:
         path = Path(folder) / name

@@ -1,15 +1,15 @@
 """Calls to the Hub that are tried again, wait as the Hub asks, and wait for nothing for ever.
 
-The Hub's own client retries some calls and not others, and waits for ever on a server that hangs; here one rule holds for
-all of them.
+The Hub's own client retries some calls and not others, and waits for ever on a server that hangs; here one rule holds
+for all of them.
 """
 
-import itertools
 import logging
 import re
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from typing import Any
 
 import httpx2
 from huggingface_hub.utils import _http
@@ -33,7 +33,7 @@ class GaveUp(Exception):
 class _Patient(httpx2.Client):
     """A client that tries passing failures again, waits as the Hub asks, and waits for nothing for ever.
 
-    What can't be repeated as it stands (a file that is being read; a commit) fails through to who can. But it is counted.
+    What can't be repeated as it stands (a file that is being read; a commit) fails through to who can, but counts.
     """
 
     def __init__(self, ends: float):
@@ -44,14 +44,17 @@ class _Patient(httpx2.Client):
         call = f"{request.method} {request.url.path}"
         seconds = CALL_SECONDS + int(request.headers.get("Content-Length") or 0) / BYTES_PER_SECOND
         repeatable = isinstance(request.stream, httpx2.ByteStream) and "/commit/" not in request.url.path
-        for attempt in itertools.count(self.failed.get(call, 0) + 1):
+        attempt = self.failed.get(call, 0)
+        while True:
+            attempt += 1
             until = time.monotonic() + min(seconds, self.ends - time.monotonic())
             if until <= time.monotonic():
                 raise GaveUp(f"the time for this push is over, at {call}")
             request.extensions["timeout"] = dict.fromkeys(
                 ("connect", "read", "write", "pool"), until - time.monotonic()
             )
-            response = error = None
+            response: httpx2.Response | None = None
+            error: httpx2.TransportError | None = None
             try:
                 response = super().send(request, stream=True, **kwargs)
                 response.stream = _Timed(response.stream, until)
@@ -59,15 +62,15 @@ class _Patient(httpx2.Client):
                     response.read()
             except (httpx2.TimeoutException, httpx2.NetworkError, httpx2.RemoteProtocolError) as caught:
                 error = caught
-            if error is None and response.status_code not in PASSING:
+            if response is not None and error is None and response.status_code not in PASSING:
                 self.failed.pop(call, None)
                 return response
             if not repeatable:
                 self.failed[call] = attempt
-            if not repeatable and attempt < ATTEMPTS:
-                if error is not None:
+                if error is not None and attempt < ATTEMPTS:
                     raise error
-                return response
+                if response is not None and attempt < ATTEMPTS:
+                    return response
             if response is not None:
                 response.close()
             wait(attempt, call, error, response, until=self.ends)
@@ -76,7 +79,7 @@ class _Patient(httpx2.Client):
 class _Timed(httpx2.SyncByteStream):
     """A body that has to have come by a time, however it trickles."""
 
-    def __init__(self, stream: httpx2.SyncByteStream, until: float):
+    def __init__(self, stream: Any, until: float):
         self.stream, self.until = stream, until
 
     def __iter__(self) -> Iterator[bytes]:
@@ -109,7 +112,7 @@ def wait(
     elif isinstance(error, httpx2.TimeoutException):
         what = "no answer in time"
     else:
-        what = f"no answer: {one_line(error)}"
+        what = f"no answer: {one_line(error)}" if error else "no answer"
     if attempt >= ATTEMPTS:
         raise GaveUp(f"{what} to {call}, {attempt} times") from error
     seconds = WAITS_SECONDS[min(attempt, len(WAITS_SECONDS)) - 1]

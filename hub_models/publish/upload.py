@@ -7,6 +7,7 @@ import itertools
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import httpx2
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
@@ -38,16 +39,16 @@ def push(
     repo_type: str = "model",
     again: str | None = None,
     harmless: Sequence[str] = (),
-    **create,
+    **create: Any,
 ) -> str:
-    """Upload a verified folder in one commit, compare checksums with the Hub, return the repository's address (or the PR's).
+    """Upload a verified folder in one commit, compare checksums, return the repository's or the PR's address.
 
-    Only `files_to_push` go, after a scan for secrets and a lint of README.md; weights and data that the folder no longer
-    has are deleted in the same commit. An unchanged folder makes no second commit; a commit by somebody else meanwhile is
-    reported, not overwritten. repo_type: "model", "dataset" or "space". again: the line that repeats this push, for
-    messages. harmless: places of what looks like a secret and is none, as a refusal names them. create: more for
-    `HfApi.create_repo`, such as space_hardware. Raises PushError, which never shows a token and ends with that line where
-    repeating helps; CheckpointError if the folder isn't sound.
+    Only `files_to_push` go, after a scan for secrets and a lint of README.md; weights and data that the folder no
+    longer has are deleted in the same commit. An unchanged folder makes no second commit; a commit by somebody else
+    meanwhile is reported, not overwritten. repo_type: "model", "dataset" or "space". again: the line that repeats this
+    push, for messages. harmless: places of what looks like a secret and is none, as a refusal names them. create: more
+    for `HfApi.create_repo`, such as space_hardware. Raises PushError, which never shows a token and ends with that line
+    where repeating helps; CheckpointError if the folder isn't sound.
     """
     folder = Path(folder)
     if again is None:
@@ -61,8 +62,8 @@ def push(
     size = sum((folder / name).stat().st_size for name in names)
     try:
         with patience(PUSH_SECONDS + size / BYTES_PER_SECOND):
-            sdk = {"space_sdk": "gradio"} if repo_type == "space" else {}
-            address = api.create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True, **sdk | create)
+            create |= {"space_sdk": "gradio"} if repo_type == "space" else {}
+            address = api.create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True, **create)
             repo_id = address.repo_id  # with its owner, if only a name was given
             revision, pr_url = _commit(api, folder, names, repo_id, repo_type, create_pr)
             done = True
@@ -116,20 +117,21 @@ def _stop_at_secrets(folder: Path, names: Sequence[str], harmless: Sequence[str]
         )
 
 
-# ---- one commit ----------------------------------------------------------------------------------------------------------
+# ---- one commit ------------------------------------------------------------------------------------------------------
 
 
 def _commit(
     api: HfApi, folder: Path, names: list[str], repo_id: str, repo_type: str, create_pr: bool
-) -> tuple[str, str | None]:
+) -> tuple[str | None, str | None]:
     """(revision that holds the folder, address of the pull request if there is one); makes a commit only if it must.
 
-    After an answer that may be another a moment later, and after none, the Hub is asked what it has: the commit may have
-    landed. Raises PushError when somebody else's landed instead.
+    After an answer that may be another a moment later, and after none, the Hub is asked what it has: the commit may
+    have landed. Raises PushError when somebody else's landed instead.
     """
     hashes = {name: (store.file_sha256(folder / name), store.git_sha1(folder / name)) for name in names}
-    base = None
-    for attempt in itertools.count(1):
+    attempt, base = 0, None
+    while True:
+        attempt += 1
         head = api.repo_info(repo_id, repo_type=repo_type).sha
         base = base or head
         operations = _operations(api, folder, hashes, repo_id, repo_type, head)
@@ -141,9 +143,13 @@ def _commit(
             raise PushError(_overtaken(repo_id))
         try:
             commit = api.create_commit(
-                repo_id, operations, repo_type=repo_type, parent_commit=base, create_pr=create_pr,
+                repo_id,
+                operations,
                 commit_message="Upload by vitrail",
-            )  # fmt: skip
+                repo_type=repo_type,
+                parent_commit=base,
+                create_pr=create_pr,
+            )
             return commit.pr_revision or commit.oid, commit.pr_url
         except (httpx2.TransportError, HfHubHTTPError) as error:
             status = _status(error)
@@ -158,27 +164,34 @@ def _commit(
 
 
 def _overtaken(repo_id: str) -> str:
-    return (f"{repo_id} was not pushed (412: somebody else has committed to it meanwhile, and nothing of theirs was "
-            "overwritten: look at it first)")  # fmt: skip
+    said = "412: somebody else has committed to it meanwhile, and nothing of theirs was overwritten: look at it first"
+    return f"{repo_id} was not pushed ({said})"
 
 
 def _operations(
-    api: HfApi, folder: Path, hashes: dict[str, tuple[str, str]], repo_id: str, repo_type: str, revision: str
+    api: HfApi, folder: Path, hashes: dict[str, tuple[str, str]], repo_id: str, repo_type: str, revision: str | None
 ) -> list:
-    """What makes a revision into the folder (hashes: {path: (sha256, git's)}, the Hub goes by either): files that aren't there or differ, and weights or data it no longer has."""
+    """What makes a revision into the folder: files that aren't there or differ, and weights or data it no longer has.
+
+    hashes: {path: (sha256, git's)}; the Hub goes by either.
+    """
     tree = api.list_repo_tree(repo_id, recursive=True, revision=revision, repo_type=repo_type)
     there = {file.path: file for file in tree if isinstance(file, RepoFile)}
     operations: list = [
         CommitOperationAdd(name, folder / name)
         for name, (sha256, blob) in hashes.items()
-        if name not in there or (there[name].lfs.sha256 != sha256 if there[name].lfs else there[name].blob_id != blob)
+        if name not in there or not _is(there[name], sha256, blob)
     ]
     stale = [path for path in there if path not in hashes and path.endswith(REPLACED[repo_type])]
     return operations + [CommitOperationDelete(path) for path in stale]
 
 
+def _is(file: RepoFile, sha256: str, blob: str) -> bool:
+    return file.lfs.sha256 == sha256 if file.lfs else file.blob_id == blob
+
+
 def _same_request(api: HfApi, folder: Path, hashes: dict, repo_id: str, repo_type: str) -> tuple[str, str] | None:
-    """(ref, address) of an open pull request that already holds the folder: an earlier push, or one whose answer was lost."""
+    """(ref, address) of an open pull request that already holds the folder: of an earlier push, or of a lost answer."""
     requests = api.get_repo_discussions(
         repo_id, repo_type=repo_type, discussion_type="pull_request", discussion_status="open"
     )
@@ -189,7 +202,7 @@ def _same_request(api: HfApi, folder: Path, hashes: dict, repo_id: str, repo_typ
     return None
 
 
-# ---- words ---------------------------------------------------------------------------------------------------------------
+# ---- words -----------------------------------------------------------------------------------------------------------
 
 
 def _status(error: BaseException) -> int | None:
@@ -206,19 +219,23 @@ def explained(error: BaseException, repo_id: str, repo_type: str) -> str:
     words = EXPLAINED.get((status, repo_type)) or EXPLAINED.get(status)
     if words is None:
         return store.one_line(error)
-    said = store.masked(" ".join(error.response.headers.get("X-Error-Message", "").split()))[:200]
+    response: Any = getattr(error, "response", None)
+    said = store.masked(" ".join(response.headers.get("X-Error-Message", "").split()))[:200]
     return f"{status}: {words.format(repo_id=repo_id)}" + (f"; the Hub says: {said}" if said else "")
 
 
-_SPACE = ("a free account hosts two Gradio Spaces on ZeroGPU and none on a CPU: delete one, put all demos into one "
-          "(`python spaces/build.py gallery`), ask for --hardware zero-a10g, or use a PRO or paid account")  # fmt: skip
+_SPACE = (
+    "a free account hosts two Gradio Spaces on ZeroGPU and none on a CPU: delete one, put all demos into one "
+    "(`python spaces/build.py gallery`), ask for --hardware zero-a10g, or use a PRO or paid account"
+)
 EXPLAINED: dict = {
     401: "the Hub does not take this token: run `hf auth login`, or set HF_TOKEN to one that may write",
     402: "the Hub wants payment before it makes {repo_id}: see the billing page of that account",
     (402, "space"): "the Hub wants payment before it makes the Space {repo_id}: " + _SPACE,
-    403: "this token may not write to {repo_id}: take one with write access, and a name of your own or your organisation",
+    403: "this token may not write to {repo_id}: take one with write access, and a name of your own or your "
+    "organisation",
     (403, "space"): "the Hub does not let this token make or change the Space {repo_id}: either it is read-only or the "
-                    "name is not yours, or the account has all the Spaces it may have: " + _SPACE,
+    "name is not yours, or the account has all the Spaces it may have: " + _SPACE,
     404: "the Hub shows no {repo_id} to this token: check the spelling and the rights of the token",
     413: "a file is too large for the Hub: split it into shards",
-}  # fmt: skip
+}

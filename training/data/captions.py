@@ -85,7 +85,7 @@ def captions(name: str, keywords: Sequence[str] = (), style: str | None = None) 
 
 
 def draw_caption(name: str, keywords: Sequence[str], style: str | None, rng: random.Random) -> str:
-    """One caption at random: two in three are fixed ones, the rest join the name, or now and then nothing, with keywords."""
+    """One caption at random: two in three are fixed, the rest join the name, or now and then nothing, with keywords."""
     more = new_keywords(name, keywords)
     if not more or rng.random() < 0.67:
         return rng.choice(captions(name, keywords, style))
@@ -122,7 +122,8 @@ class Captions:
     """What can be said of each picture of a source: made from names, keywords and styles where it has them (the emoji
     build), else the source's own captions.
 
-    names (N,): what makes two pictures show the same thing; the first caption where there are no names.
+    names (N,): what makes two pictures show the same thing; the first caption where there are no names. made: whether
+    they are made so.
     """
 
     def __init__(self, source: Source):
@@ -132,6 +133,10 @@ class Captions:
             self._keywords, self._styles = source.column("keywords"), source.column("style")
         except DataError:
             self._own = [source.captions(i) for i in range(len(source))]
+
+    @property
+    def made(self) -> bool:
+        return self._own is None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -175,7 +180,8 @@ class Captions:
 def relation(one, other) -> str:
     """What one object of a scene (`training.data.scenes.SceneObject`) is to another, a key of RELATIONS.
 
-    Where they overlap, in front of or partly behind; else on which side of it, by the larger difference of their centres.
+    Where they overlap, in front of or partly behind; else on which side of it, by the larger difference of their
+    centres.
     """
     if _overlap(one.box, other.box) >= OVERLAP:
         return "in front of" if one.z > other.z else "partly behind"
@@ -238,7 +244,7 @@ _STYLE = re.compile(rf"\b(?:in )?(?:{'|'.join(STYLE_WORDS.values())}|fluent) sty
 
 
 def core(text: str) -> str:
-    """What a caption says beside its wording: lower case, no accents, punctuation, style words, "an emoji of", article."""
+    """What a caption says beside its wording: lower case, no accents, punctuation, style, "an emoji of", article."""
     text = "".join(c for c in unicodedata.normalize("NFKD", text.lower()) if not unicodedata.combining(c))
     words = " ".join(re.findall(r"\w+", _STYLE.sub(" ", text)))
     words = re.sub(r"^(?:an? )?emoji of (?=.)", "", words)

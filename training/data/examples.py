@@ -1,11 +1,12 @@
 """Writes apps/examples: what people can try without pictures of their own, and what the home page's cards show.
 
-    python -m training.data.examples [--parts classifier ddpm segmentation text_to_image captioning] [--output_dir apps/examples]
+    python -m training.data.examples [--parts classifier ddpm …] [--output_dir apps/examples]
 
 Takes a minute, after `make data`. classifier/ gets two pictures a class that no script trains on; its index.json lists
-file, name, label, art set, licence and split of every picture. ddpm/ and text_to_image/ get what the shipped weights draw.
-segmentation/ gets scenes with their masks, and photographs out of scikit-image and scikit-learn (`pip install scikit-learn`).
-captioning/ gets pictures whose name and style are both in the training data, but not together, and scenes that are not in it.
+file, name, label, art set, licence and split of every picture. ddpm/ and text_to_image/ get what the shipped weights
+draw. segmentation/ gets scenes with their masks, and photographs out of scikit-image and scikit-learn (`pip install
+scikit-learn`). captioning/ gets pictures whose name and style are both in the training data, but not together, and
+scenes that are not in it.
 """
 
 import importlib.util
@@ -24,65 +25,34 @@ from hub_models.segmentation import default_palette
 from training.data.captions import MOST_SAID, scene_caption
 from training.data.scenes import Scenes
 
-PICTURES = (  # name, style; all of the validation split, whose concepts are in no training picture
-    ("pleading face", "noto"),
-    ("fox", "fluent"),
-    ("birthday cake", "noto"),
-    ("rose", "fluent-flat"),
-    ("airplane departure", "fluent"),
-    ("flag: Cuba", "twemoji"),
-    ("soccer ball", "fluent"),
-    ("octopus", "twemoji"),
-    ("post office", "noto"),
-    ("doughnut", "fluent"),
-    ("tornado", "fxemoji"),
-    ("firefighter", "noto"),
-    ("yin yang", "twemoji"),
-    ("shamrock", "noto"),
-    ("moai", "fluent"),
-    ("face blowing a kiss", "fluent-flat"),
-    ("monorail", "twemoji"),
-    ("milky way", "noto"),
-    ("woman dancing", "fluent"),
-    ("purple heart", "fluent-flat"),
-    ("bell", "fxemoji"),
-    ("flag: Ghana", "twemoji"),
-    ("baseball", "noto"),
-    ("post office", "fluent"),
-)
-CAPTIONED = (  # name, style; all of the split heldout_pairs, which no script trains on
-    ("smiling face with sunglasses", "twemoji"),
-    ("thinking face", "noto"),
-    ("detective", "noto"),
-    ("dog", "noto"),
-    ("spouting whale", "fluent"),
-    ("crab", "twemoji"),
-    ("mushroom", "fluent-flat"),
-    ("pancakes", "fluent"),
-    ("carrot", "fluent"),
-    ("fire engine", "fluent"),
-    ("taxi", "fxemoji"),
-    ("circus tent", "noto"),
-    ("wrapped gift", "noto"),
-    ("camera", "fluent"),
-    ("broken heart", "fluent"),
-    ("cloud with lightning and rain", "twemoji"),
-)
+
+def named(text: str) -> tuple[tuple[str, str], ...]:
+    """(name, style) of each picture in a table of NAME/STYLE."""
+    return tuple(tuple(picture.strip().split("/")) for picture in text.split(","))
+
+
+# All of the validation split, whose concepts are in no training picture.
+PICTURES = named("""
+    pleading face/noto, fox/fluent, birthday cake/noto, rose/fluent-flat, airplane departure/fluent,
+    flag: Cuba/twemoji, soccer ball/fluent, octopus/twemoji, post office/noto, doughnut/fluent, tornado/fxemoji,
+    firefighter/noto, yin yang/twemoji, shamrock/noto, moai/fluent, face blowing a kiss/fluent-flat,
+    monorail/twemoji, milky way/noto, woman dancing/fluent, purple heart/fluent-flat, bell/fxemoji,
+    flag: Ghana/twemoji, baseball/noto, post office/fluent
+""")
+# All of the split heldout_pairs, which no script trains on.
+CAPTIONED = named("""
+    smiling face with sunglasses/twemoji, thinking face/noto, detective/noto, dog/noto, spouting whale/fluent,
+    crab/twemoji, mushroom/fluent-flat, pancakes/fluent, carrot/fluent, fire engine/fluent, taxi/fxemoji,
+    circus tent/noto, wrapped gift/noto, camera/fluent, broken heart/fluent, cloud with lightning and rain/twemoji
+""")
 CAPTIONED_SCENES = 8  # the first of the set, not the best
-DRAWN = (
-    "face",
-    "person",
-    "food",
-    "vehicle",
-    "plant",
-    "flag",
-)  # one picture each, seeds 0, 1, …: the first, not the best
+DRAWN = ("face", "person", "food", "vehicle", "plant", "flag")  # one picture each, seeds 0, 1, …: the first
 WRITTEN = ("a grinning face", "a cat face", "a red apple", "a sunflower", "an automobile", "a guitar")  # seeds 0, 1, …
 STYLES = ("noto", "twemoji", "fluent", "fluent-flat", "fxemoji")  # permissive; OpenMoji is share-alike and stays out
 SCENES = {"new_scenes": 24, "validation": 24}  # the first of each set, not the best; OpenMoji's again stay out
 SETS_CREDIT = (
-    "Noto Emoji (Google, Apache-2.0), Twemoji (Twitter, Inc. and other contributors, CC BY 4.0), Fluent Emoji (Microsoft, "
-    "MIT), FxEmojis (Mozilla, Apache-2.0)"
+    "Noto Emoji (Google, Apache-2.0), Twemoji (Twitter, Inc. and other contributors, CC BY 4.0), Fluent Emoji "
+    "(Microsoft, MIT), FxEmojis (Mozilla, Apache-2.0)"
 )
 SCENES_CREDIT, ART_CREDIT = f"Scenes: painted from {SETS_CREDIT}", f"Art: {SETS_CREDIT}; scenes are painted from it"
 PHOTOGRAPHS = (  # name, package, file in it, by, licence, source; as the packages' own notes say
@@ -129,7 +99,7 @@ def choose_pictures(cfg: Config) -> list[dict]:
 
 
 def save_pictures(folder: Path, data_dir: Path, split: str, pictures: tuple[tuple[str, str], ...]) -> list[dict]:
-    """Rows on the pictures (name, style) of a split, after writing them into the folder in place of all that was there."""
+    """Rows on the pictures (name, style) of a split, after writing them into the folder in place of what was there."""
     files = sorted(str(file) for file in data_dir.glob(f"data/{split}-*.parquet"))
     if not files:
         raise SystemExit(f"{data_dir}/data has no {split} split: run `make data` first")
@@ -164,19 +134,24 @@ def choose_captioned(cfg: Config) -> list[dict]:
     for row in index:
         row["credit"] = ART_CREDIT
     scenes = Scenes("new_scenes", length=CAPTIONED_SCENES, max_objects=MOST_SAID)
-    origins = [scenes.source.column(key) for key in ("style", "license", "source")]
     for number in range(CAPTIONED_SCENES):
         scene, file = scenes.scene(number), f"scene-{number:02d}.png"
         scene.image.save(folder / file, optimize=True)
-        objects = [
-            {"name": o.name}
-            | dict(zip(("style", "license", "source"), (column[o.source_index] for column in origins), strict=True))
-            for o in scene.objects
-        ]
+        objects = [{"name": o.name} | origin(scenes, o) for o in scene.objects]
         said = scene_caption(scene.objects)
         index.append({"file": file, "name": said, "credit": ART_CREDIT,
                       "set": "new_scenes", "scene": number, "objects": objects})  # fmt: skip
-    rows = ",\n".join(json.dumps(row, ensure_ascii=False) for row in index)  # a line each
+    return written(folder, index)
+
+
+def origin(scenes: Scenes, thing) -> dict:
+    """Style, licence and source of the drawing that an object of a scene is."""
+    return {key: scenes.source.column(key)[thing.source_index] for key in ("style", "license", "source")}
+
+
+def written(folder: Path, index: list[dict]) -> list[dict]:
+    """The rows of an index.json, after writing it, a line each."""
+    rows = ",\n".join(json.dumps(row, ensure_ascii=False) for row in index)
     (folder / "index.json").write_text(f"[\n{rows}\n]\n", encoding="utf-8")
     return index
 
@@ -203,7 +178,7 @@ def draw_wishes(folder: Path) -> None:
 
 
 def paint_scenes(folder: Path) -> list[dict]:
-    """The rows of index.json, after writing it, the scenes with their masks (palette PNGs of ids), and the photographs."""
+    """The rows of index.json, after writing it, scenes with their masks (palette PNGs of ids), and photographs."""
     places = {package: importlib.util.find_spec(package) for _, package, *_ in PHOTOGRAPHS}
     if missing := [package for package, place in places.items() if place is None]:
         raise SystemExit(f"the photographs come with {', '.join(missing)}: pip install scikit-image scikit-learn")
@@ -212,7 +187,6 @@ def paint_scenes(folder: Path) -> list[dict]:
     index = []
     for which, count in SCENES.items():
         scenes = Scenes(which, length=count)
-        origins = [scenes.source.column(key) for key in ("style", "license", "source")]
         for number in range(count):
             scene, stem = scenes.scene(number), f"{which}-{number:02d}".replace("_", "-")
             scene.image.save(folder / f"{stem}.png", optimize=True)
@@ -220,8 +194,7 @@ def paint_scenes(folder: Path) -> list[dict]:
             mask.putpalette([part for colour in default_palette(scenes.label_names) for part in colour])
             mask.save(folder / f"{stem}-mask.png", optimize=True)
             objects = [
-                {"name": o.name, "label": scenes.label_names[o.label], "box": o.box}
-                | dict(zip(("style", "license", "source"), (column[o.source_index] for column in origins), strict=True))
+                {"name": o.name, "label": scenes.label_names[o.label], "box": o.box} | origin(scenes, o)
                 for o in scene.objects
             ]
             index.append({
@@ -236,9 +209,7 @@ def paint_scenes(folder: Path) -> list[dict]:
         picture.save(folder / f"photo-{name}.jpg", quality=85, optimize=True)
         facts = {"name": name, "credit": f"{name}: {by}, {license}", "license": license, "source": source}
         index.append({"file": f"photo-{name}.jpg", **facts})
-    rows = ",\n".join(json.dumps(row, ensure_ascii=False) for row in index)  # a line each
-    (folder / "index.json").write_text(f"[\n{rows}\n]\n", encoding="utf-8")
-    return index
+    return written(folder, index)
 
 
 if __name__ == "__main__":

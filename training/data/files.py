@@ -3,14 +3,16 @@
     files = Files((folder.resolve(),))
     files.read("images/1.png")
 
-A data set is somebody else's words: a row of a parquet file, a line of metadata.jsonl or a link may name any path of this
-machine. Each is resolved first; what then lies elsewhere, or is no plain file (a device, a pipe, a folder), is refused
-with a `DataError` before it is opened, and what is read comes from the very file that was looked at.
+A data set is somebody else's words: a row of a parquet file, a line of metadata.jsonl or a link may name any path of
+this machine. Each is resolved first; what then lies elsewhere, or is no plain file (a device, a pipe, a folder), is
+refused with a `DataError` before it is opened, and what is read comes from the very file that was looked at.
 """
 
+import difflib
 import os
 import re
 import stat
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +23,24 @@ ELSEWHERE = "only files inside the data set's folder are opened: put it there, o
 
 class DataError(ValueError):
     """The data cannot be trained on; the message says where, why, and what to do."""
+
+
+def choices(wrong: str, names: Iterable[str], lead: str) -> str:
+    """ "It has: a, b. Did you mean 'a'?" """
+    names = list(names)
+    guess = difflib.get_close_matches(wrong.lower(), [n.lower() for n in names], 1, cutoff=0.5) if wrong else []
+    guess = [n for n in names if guess and n.lower() == guess[0]]
+    return f"{lead}: {', '.join(names) or 'none'}." + (f" Did you mean '{guess[0]}'?" if guess else "")
+
+
+def some(names: Sequence[str]) -> str:
+    """The first ten, and how many more there are."""
+    return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+
+
+def first_line(error: Exception) -> str:
+    """What the error says, on one line."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 @dataclass(frozen=True)
@@ -43,7 +63,7 @@ class Files:
         return content
 
     def place(self, name: str | os.PathLike) -> tuple[Path, Path]:
-        """(folder, path in it) of a file that the data name, links resolved. Raises DataError where it lies elsewhere."""
+        """(folder, path in it) of a file that data name, links resolved. Raises DataError where it lies elsewhere."""
         text = os.fspath(name)
         if "\0" in text:
             raise DataError(f"{shown(name)} is no name of a file: it has a NUL in it")
@@ -114,7 +134,8 @@ def check_folder(folder: Path, where: str) -> None:
                 target = Path(*files.place(path.absolute()))
             except DataError:
                 raise DataError(
-                    f"{where}: {shown(inside)} is a link that leads out of the folder: put what it leads to into its place."
+                    f"{where}: {shown(inside)} is a link that leads out of the folder: put what it leads to into its "
+                    "place."
                 ) from None
             if target.is_dir() and Path(os.path.realpath(parent)).is_relative_to(target):
                 raise DataError(f"{where}: {shown(inside)} is a link to a folder around it: take it out.")

@@ -1,4 +1,4 @@
-"""Pictures with a class for every pixel, checked before training starts: painted scenes, a folder, or a data set of the Hub.
+"""Pictures with a class for every pixel, checked before training: painted scenes, a folder, or of the Hub.
 
     source = open_masks("path/to/pictures", split="train")
     check(source)
@@ -14,6 +14,7 @@ class id, 255 where there is no answer, and an id2label.json that names the ids.
 Whatever is wrong is a `DataError` that names the files and what to do.
 """
 
+import dataclasses
 import hashlib
 import io
 import json
@@ -24,11 +25,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from training.data import sources
 from training.data.art import on_ground
-from training.data.files import DataError, Files
+from training.data.facts import Facts, facts_of
+from training.data.files import DataError, Files, first_line, some
 from training.data.scenes import Scenes
-from training.data.sources import decode
+from training.data.sources import decode, file_of, licenses
+from training.data.split import THREADS, Split, open_split, readable
 
 IGNORE = 255  # no answer here: left out of loss and metrics
 FULLY_READ = 500  # masks that `check` looks into; more only while a class is still missing
@@ -48,26 +50,42 @@ def open_masks(
     reduce_labels: bool = False,
     limit: int | None = None,
     resolution_px: int = 128,
+    scenes: int | None = None,
     scene_options: dict | None = None,
 ) -> "MaskSource | PaintedSource":
     """One split of a data set, its pictures and masks.
 
-    dataset_name: "scenes" or "scenes-sample" (painted as they are asked for, from the emoji build or the bundled sample;
-    split is one of `scenes.SETS`; resolution_px and scene_options are `Scenes`'s), a folder, or a Hub id.
+    dataset_name: "scenes" or "scenes-sample" (painted as they are asked for, from the emoji build or the bundled
+    sample; split is one of `scenes.SETS`; resolution_px and scene_options are `Scenes`'s), a folder, or a Hub id.
     reduce_labels: 0 in the masks means no answer, and k the class k - 1 of id2label, as in ADE20K.
-    limit: at most that many, evenly spread. Where there is no "validation", a tenth of "train" is.
+    limit: at most that many, evenly spread; scenes: how many there are, where they are painted. Where there is no
+    "validation", a tenth of "train" is.
 
     Raises DataError.
     """
     if dataset_name in SCENES:
-        options = {"length": limit} if limit is not None else {}
+        length = scenes if limit is None else limit
+        options = {"length": length} if length is not None else {}
         options |= {"dataset_name": SCENES[dataset_name], "resolution_px": resolution_px, **(scene_options or {})}
         return PaintedSource(Scenes(split, **options), dataset_name)
-    data, names, where, folder, files = _open_split(
-        dataset_name, split, dataset_config_name, image_column, label_column, limit
-    )
-    id2label = _read_id2label(where, folder, reduce_labels)
-    return MaskSource(data, names, where, image_column, label_column, id2label, reduce_labels, files)
+    split_of = open_split(dataset_name, split, config_name=dataset_config_name, image_column=image_column, limit=limit)
+    split_of = with_masks(split_of, label_column)
+    id2label = _read_id2label(split_of.where, split_of.folder, reduce_labels)
+    return MaskSource(split_of, image_column, label_column, id2label, reduce_labels, dataset_name)
+
+
+def with_masks(split: Split, column: str) -> Split:
+    """The split with the column's masks not decoded. Raises DataError where it holds none."""
+    import datasets
+
+    split.need(column, "label_column")
+    if not isinstance(split.data.features[column], datasets.Image):
+        raise DataError(
+            f"{split.where}: column '{column}' holds {split.data.features[column]}, no masks. In a folder, "
+            'metadata.jsonl names them: {"file_name": "images/1.jpg", "label_file_name": "masks/1.png"}. Or set '
+            "--label_column."
+        )
+    return dataclasses.replace(split, data=split.data.cast_column(column, datasets.Image(decode=False)))
 
 
 class PaintedSource:
@@ -78,7 +96,7 @@ class PaintedSource:
     def __init__(self, scenes: Scenes, name: str):
         self.names, self.sizes, self.skipped = [], [], []  # a scene has no file that could be wrong
         self.sources = None
-        self.scenes, self.name = scenes, f"{name}, {scenes.which}"
+        self.scenes, self.name, self.facts = scenes, f"{name}, {scenes.which}", facts_of(name)
         self.id2label = dict(enumerate(scenes.label_names))
         self.data_hash, self.licenses = scenes.data_hash, scenes.licenses
 
@@ -108,35 +126,30 @@ class PaintedSource:
 class MaskSource:
     """Pictures of one split, each with the class of every pixel; see `open_masks`.
 
-    names: what to call each in messages. id2label: {0: name, 1: name, …}. data_hash: sha256 of pictures, masks and classes.
-    sizes: ((width, height) of the upright picture, of its mask) of each. licenses: what the column "license" says.
-    sources: what the column "source" says of each, the set that a picture is from; None without one.
+    names: what to call each in messages. id2label: {0: name, 1: name, …}. data_hash: sha256 of pictures, masks and
+    classes. sizes: ((width, height) of the upright picture, of its mask) of each. licenses: what the column "license"
+    says. sources: what the column "source" says of each, the set that a picture is from; None without one.
     skipped: what was left out because picture or mask cannot be read; more than 5 % raise DataError.
     """
 
-    def __init__(self, data, names, where, image_column, label_column, id2label, reduce_labels, files):
-        self.name, self.id2label, self.reduce_labels = where, id2label, reduce_labels
-        self._columns, self._decoded, self._home, self.names = (image_column, label_column), None, files, names
-        self._files = data.select_columns([image_column, label_column])
-        with ThreadPoolExecutor(sources.THREADS) as pool:
-            found = list(pool.map(self._glance, range(len(data))))
-        good = [i for i, facts in enumerate(found) if not isinstance(facts, str)]
-        self.skipped = [f"{names[i]} ({facts})" for i, facts in enumerate(found) if isinstance(facts, str)]
-        if len(self.skipped) > sources.MAX_SKIPPED_SHARE * len(data):
-            raise DataError(
-                f"{where}: {len(self.skipped)} of {len(data)} pictures or masks cannot be read, more than "
-                f"{sources.MAX_SKIPPED_SHARE:.0%}: {sources.some(self.skipped)}. Repair or remove them."
-            )
-        if self.skipped:
-            print(f"{where}: {len(self.skipped)} with unreadable files left out: {sources.some(self.skipped)}")
-            data, self._files = data.select(good), self._files.select(good)
-        self.names = [names[i] for i in good]
-        self.sizes = [found[i][0] for i in good]
-        self.licenses = sources.licenses(data)
+    def __init__(self, split: Split, image_column, label_column, id2label, reduce_labels, dataset_name: str):
+        self.name, self.id2label, self.reduce_labels = split.where, id2label, reduce_labels
+        self._dataset_name, self._columns, self._decoded = dataset_name, [image_column, label_column], None
+        self._rows = dataclasses.replace(split, data=split.data.select_columns(self._columns))
+        what = ("pictures or masks", "with unreadable files")
+        self._rows, good, found, self.skipped = readable(self._rows, self._glance, *what)
+        self.names, data = self._rows.names, split.data.select(good)
+        self.sizes = [sizes for sizes, _ in found]
+        self.licenses = licenses(data)
         self.sources = list(data["source"]) if "source" in data.column_names else None
         content = hashlib.sha256(json.dumps([id2label, reduce_labels]).encode())
-        content.update(b"".join(found[i][1] for i in good))
+        content.update(b"".join(digest for _, digest in found))
         self.data_hash = content.hexdigest()
+
+    @property
+    def facts(self) -> Facts:
+        """What the data set says of itself. Raises DataError where its card can't be read."""
+        return facts_of(self._dataset_name)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -165,7 +178,7 @@ class MaskSource:
         except DataError:
             raise
         except Exception as error:  # PIL raises a dozen kinds
-            raise DataError(f"its mask cannot be read: {sources.first_line(error)}") from error
+            raise DataError(f"its mask cannot be read: {first_line(error)}") from error
         if values.ndim == 3:  # grey as RGB or with alpha is still a mask
             colours = values[..., : 1 if values.shape[2] == 2 else 3]
             if (colours != colours[..., :1]).any():
@@ -176,7 +189,7 @@ class MaskSource:
     def preload(self) -> None:
         """Decode everything once and keep it, if that takes no more than 2 GiB."""
         if self._decoded is None and sum(4 * width * height for (width, height), _ in self.sizes) <= PRELOAD_BYTES:
-            with ThreadPoolExecutor(sources.THREADS) as pool:
+            with ThreadPoolExecutor(THREADS) as pool:
                 self._decoded = list(pool.map(self._decode, range(len(self))))
 
     def _decode(self, index: int) -> tuple[np.ndarray, np.ndarray]:
@@ -192,8 +205,7 @@ class MaskSource:
         return np.where((raw == 0) | (raw == IGNORE), IGNORE, raw - 1)
 
     def _bytes(self, index: int, which: int) -> bytes:
-        file = self._files[int(index)][self._columns[which]]
-        return sources.file_of(file, self._home, self.name, self.names[index])
+        return file_of(self._rows, index, self._columns[which])
 
     def _glance(self, index: int) -> tuple | str:
         """Sizes and sha256 of a picture and its mask, or which of them cannot be read."""
@@ -248,7 +260,7 @@ def check(source: MaskSource | PaintedSource, *, every_class: bool = True) -> di
     problems += _strange_ids(source, strange, raw_ids - {IGNORE})
     missing = [k for k in source.id2label if k not in counts]
     if every_class and missing:
-        named = sources.some([f"{k} ({source.id2label[k]})" for k in missing])
+        named = some([f"{k} ({source.id2label[k]})" for k in missing])
         hint = ""
         if missing == [1] and len(source.id2label) == 2 and IGNORE in counts:
             hint = f"; {IGNORE} means no answer: if it is class 1 here, write 1 instead"
@@ -258,7 +270,7 @@ def check(source: MaskSource | PaintedSource, *, every_class: bool = True) -> di
     if problems:
         lines = problems[:LINES] + ([f"and {len(problems) - LINES} more"] if len(problems) > LINES else [])
         if source.skipped:
-            lines.append(f"left out as unreadable: {sources.some(source.skipped)}")
+            lines.append(f"left out as unreadable: {some(source.skipped)}")
         raise DataError(f"{source.name} cannot be trained on:\n  " + "\n  ".join(lines))
     return dict(sorted(counts.items()))
 
@@ -289,7 +301,7 @@ def _strange_ids(source, strange: dict[str, list[int]], raw_ids: set[int]) -> li
     for name, ids in strange.items():
         files.setdefault(tuple(ids), []).append(name)
     problems = [
-        f"{sources.some(names)}: id {sources.some(list(map(str, ids)))} in the mask, but id2label.json has 0 to {count - 1}"
+        f"{some(names)}: id {some(list(map(str, ids)))} in the mask, but id2label.json has 0 to {count - 1}"
         for ids, names in files.items()
     ]
     if max(raw_ids) == count and not source.reduce_labels:
@@ -306,40 +318,6 @@ def _strange_ids(source, strange: dict[str, list[int]], raw_ids: set[int]) -> li
 # Finding and loading
 
 
-def _open_split(dataset_name, split, config_name, image_column, label_column, limit):
-    """(rows with pictures and masks not decoded, what to call each, the name of the data set, its folder or None, Files)."""
-    import datasets
-
-    folder, where = sources.locate(dataset_name, split)
-    if folder is not None:
-        sources.check_metadata(folder, None)
-    splits = sources.load_splits(datasets, folder, where, config_name)
-    carved = split in ("train", "validation") and "validation" not in splits and "train" in splits
-    if split not in splits and not carved:
-        raise DataError(f"{where} has no split '{split}'. {sources.choices(split, splits, 'It has')}")
-    data = splits["train" if carved else split]
-    for column, flag in ((image_column, "image_column"), (label_column, "label_column")):
-        sources._need(where, data.column_names, column, flag)
-    data = sources._as_pictures(datasets, data, where, image_column)
-    if not isinstance(data.features[label_column], datasets.Image):
-        raise DataError(
-            f"{where}: column '{label_column}' holds {data.features[label_column]}, no masks. In a folder, metadata.jsonl "
-            'names them: {"file_name": "images/1.jpg", "label_file_name": "masks/1.png"}. Or set --label_column.'
-        )
-    data = data.cast_column(label_column, datasets.Image(decode=False))
-    names = sources._row_names(data, image_column, folder)
-    kept = list(range(len(data)))
-    if carved:
-        rank = sorted(kept, key=lambda i: hashlib.sha256(names[i].encode()).digest())
-        tenth = set(rank[: max(1, round(sources.VALIDATION_SHARE * len(rank)))])
-        kept = [i for i in kept if (i in tenth) == (split == "validation")]
-    if limit is not None and limit < len(kept):
-        kept = [kept[i * len(kept) // limit] for i in range(limit)]
-    if not kept:
-        raise DataError(f"{where}, split '{split}', is empty: add pictures.")
-    return data.select(kept), [names[i] for i in kept], where, folder, sources.files_of(folder, where, data)
-
-
 def _read_id2label(where: str, folder: Path | None, reduce_labels: bool) -> dict[int, str]:
     """The classes of a data set, ids from 0 on. Raises DataError that shows how to write the file."""
     example = 'such as {"0": "road", "1": "sky"}'
@@ -350,7 +328,7 @@ def _read_id2label(where: str, folder: Path | None, reduce_labels: bool) -> dict
             path = Path(hf_hub_download(where, "id2label.json", repo_type="dataset"))
             files = Files((path.resolve().parent,))
         except Exception as error:  # of the network, of the Hub, of the cache
-            raise DataError(f"{where} gave no id2label.json: {sources.first_line(error)}") from error
+            raise DataError(f"{where} gave no id2label.json: {first_line(error)}") from error
     else:
         path, files = (folder / "id2label.json").absolute(), Files((folder.resolve(),))
         if not path.exists():
@@ -358,7 +336,7 @@ def _read_id2label(where: str, folder: Path | None, reduce_labels: bool) -> dict
     try:
         found = json.loads(files.read(path).decode("utf-8-sig"))
     except (DataError, OSError) as error:
-        raise DataError(f"{where}: {sources.first_line(error)}.") from error
+        raise DataError(f"{where}: {first_line(error)}.") from error
     except (ValueError, RecursionError) as error:
         raise DataError(f"{where}: id2label.json is not JSON: {error}.") from error
     if isinstance(found, dict) and found and all(isinstance(v, int) for v in found.values()):

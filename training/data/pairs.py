@@ -1,4 +1,4 @@
-"""Two things in one picture, composed from training pictures of one style, with captions that say both and where they are.
+"""Two things in one picture, composed from training pictures of one style; captions say both and where they are.
 
     pairs = Pairs(selection, recoloured, count=2500)
     pairs.picture(7), pairs.captions[7]       ["a lion and a heart", "a lion to the left of a heart, noto style"]
@@ -31,8 +31,8 @@ COLOURED = 0.4  # share of the things that are recoloured ones
 class Pairs:
     """`count` pictures of two things of different names, as `training.text_to_image` takes them.
 
-    picture(i): RGBA (R, R) on transparent ground, R as of the source's `preload`; places[i]: the side of the second on which
-    the first is; things[i]: what the two are called. recoloured: of the same selection.
+    picture(i): RGBA (R, R) on transparent ground, R as of the source's `preload`; places[i]: the side of the second on
+    which the first is; things[i]: what the two are called. recoloured: of the same selection.
     """
 
     def __init__(self, selection, recoloured: Recoloured, *, count: int, seed: int = 0):
@@ -70,8 +70,9 @@ class Pairs:
         first, second, sizes, shift = self._laid[index]
         arts = [_cut(self._parts[kind].picture(at)) for kind, at in (first, second)]
         side = max(self._parts[0].picture(0).size)
-        arts = [art.resize([max(1, round(n * share * side / max(art.size))) for n in art.size], Image.Resampling.LANCZOS)
-                for art, share in zip(arts, sizes, strict=True)]  # fmt: skip
+        for at, (art, share) in enumerate(zip(arts, sizes, strict=True)):
+            size = [max(1, round(n * share * side / max(art.size))) for n in art.size]
+            arts[at] = art.resize(size, Image.Resampling.LANCZOS)
         canvas = Image.new("RGBA", (side, side))
         across = self.places[index] in ("left", "right")
         if self.places[index] in ("right", "below"):

@@ -3,9 +3,9 @@
     recoloured = Recoloured(selection)
     recoloured.picture(7), recoloured.captions[7]          ["a blue apple", "a blue apple, noto style"]
 
-Of each picture of one colour (`training.data.recolouring`): `variants` others, and of half of them the picture as it is with
-its own colour's word. Sister pictures of a name get other colours. What colour prompts are judged on keeps a third of its
-48 pairs of thing and colour out, so that a colour on a thing is also asked for where that pair was not painted.
+Of each picture of one colour (`training.data.recolouring`): `variants` others, and of half of them the picture as it is
+with its own colour's word. Sister pictures of a name get other colours. What colour prompts are judged on keeps a third
+of its 48 pairs of thing and colour out, so that a colour on a thing is also asked for where that pair was not painted.
 """
 
 import hashlib
@@ -32,9 +32,9 @@ NOT_OF = ("flags", "people-body")  # groups whose colours mean something, or are
 class Recoloured:
     """Pictures of a selection with another colour, as `training.text_to_image` takes them.
 
-    picture(i): RGBA, as large as the source's after its `preload`; captions: a list for each; names: the thing without its
-    colour; words: its colour. Which picture gets which colour is a function of the selection, `seed` and `variants`, measured
-    once and kept in the cache; keep=False measures it anew.
+    picture(i): RGBA, as large as the source's after its `preload`; captions: a list for each; names: the thing without
+    its colour; words: its colour. Which picture gets which colour is a function of the selection, `seed` and
+    `variants`, measured once and kept in the cache; keep=False measures it anew.
     """
 
     def __init__(self, selection, *, variants: int = 1, seed: int = 0, resolution_px: int = 128, keep: bool = True):

@@ -1,11 +1,11 @@
 """The colour of a drawing as a word, and the same drawing in another colour.
 
-    measured(picture).word                        "red", what most of a picture's coloured part is; None where it is motley
-    recolour(picture, "blue")                     the picture with that part blue, shades and outlines kept
+    measured(picture).word                        "red", what most of a picture's coloured part is; None where it is
+    motley recolour(picture, "blue")                     the picture with that part blue, shades and outlines kept
     coloured("red apple", "blue")                 "blue apple", a name that says the colour
 
-Colours are compared in OKLCh (Ottosson 2020): lightness L in [0, 1], chroma C (0 is grey, 0.3 the strongest there is), hue h
-in degrees. A word is a range of all three, so that brown is a dark orange and pink a light red.
+Colours are compared in OKLCh (Ottosson 2020): lightness L in [0, 1], chroma C (0 is grey, 0.3 the strongest there is),
+hue h in degrees. A word is a range of all three, so that brown is a dark orange and pink a light red.
 
 Letters: R side of a picture in pixels, P pixels that belong to the thing.
 """
@@ -21,7 +21,8 @@ from training.data.art import on_ground
 VERSION = 1  # to be raised when the same picture gives another word, or the same word another picture
 # Where a word's hues begin (degrees, clockwise to the next), as most people name them.
 HUES = ((-15, "red"), (40, "orange"), (79, "yellow"), (115, "green"), (203, "blue"), (283, "purple"), (330, "pink"))
-# What a thing is turned to, but for white, which would be lost on white: L and C to bring the mean of its coloured part near, and h. A range is left alone within.
+# What a thing is turned to, but for white, which would be lost on white: L and C to bring the mean of its coloured part
+# near, and h. A range is left alone within.
 TARGETS = {
     "red": ((0.50, 0.62), (0.17, 0.24), 26),
     "orange": ((0.68, 0.76), (0.14, 0.19), 58),
@@ -142,8 +143,8 @@ def _peak(hue: np.ndarray, weight: np.ndarray) -> float:
 def recolour(picture: Image.Image, word: str) -> Image.Image | None:
     """A drawing, RGBA, whose one colour is turned to `word`; None where it has none, or the result doesn't measure so.
 
-    Pixels near the dominant hue take the new hue and keep their differences: hues half of them, lightness by a power that
-    leaves black and white where they are. All others, and alpha, stay.
+    Pixels near the dominant hue take the new hue and keep their differences: hues half of them, lightness by a power
+    that leaves black and white where they are. All others, and alpha, stay.
     """
     before = measured(picture)
     if before is None or before.word in ("black", "white", "grey"):
@@ -172,5 +173,5 @@ def coloured(name: str, word: str) -> str:
 
 
 def can_be_coloured(name: str) -> bool:
-    """Whether a colour word before the name says what is meant: not of flags, nor of names with an article of their own."""
+    """Whether a colour word before the name says what is meant: not of flags, nor of names with an article."""
     return ":" not in name and not name.lower().startswith(("the ", "a ", "an ", "flag"))

@@ -4,8 +4,8 @@
     scenes.scene(7).image, scenes.scene(7).mask, scenes.scene(7).objects
     python -m training.data.scenes --materialise 1000 --set validation --output_dir build/data/scenes
 
-One to six drawings, scaled, turned and overlapping, on a plain, graded, noisy or blurred-art ground. Scene i is a function
-of (seed, set, i) alone. Four sets, whose scenes differ in what they are painted with:
+One to six drawings, scaled, turned and overlapping, on a plain, graded, noisy or blurred-art ground. Scene i is a
+function of (seed, set, i) alone. Four sets, whose scenes differ in what they are painted with:
 
     train, new_scenes    the training pictures; the two share no scene
     validation           pictures of concepts that are in no training picture
@@ -22,6 +22,7 @@ import shutil
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from string import Template
 from typing import Literal
 
 import numpy as np
@@ -39,6 +40,7 @@ GROUNDS = {"plain": 0.3, "gradient": 0.25, "noise": 0.2, "art": 0.25}  # kind: p
 SIDE = (0.2, 0.8)  # an object's longer side, as a share of the scene's
 LEAST_VISIBLE = 0.4  # share of an object's pixels that has to be seen; with less it is not painted
 SOLID = 128  # from this alpha on a pixel belongs to the object
+TEMPLATE = Path(__file__).with_name("scenes.md")  # of the card
 VERSION = 1  # to be raised when the same numbers give other scenes
 
 
@@ -72,8 +74,8 @@ class Scenes:
     ink, colour: a share of the objects whose edges are inked, and how far colours of single objects change (0 to 1, see
     `training.data.art`): shifts of style that help with drawings of another hand. Off by default, as in the test sets.
 
-    label_names: "background", and the labels of the source. data_hash: sha256 of the pictures and all that was said here.
-    Raises DataError where the source does.
+    label_names: "background", and the labels of the source. data_hash: sha256 of the pictures and all that was said
+    here. Raises DataError where the source does.
     """
 
     def __init__(
@@ -333,29 +335,15 @@ def card(painted: list[Scenes]) -> str:
         "pretty_name": "Scenes painted from emoji",
         "task_categories": ["image-segmentation"],
         "configs": [
-            {"config_name": "default", "data_files": [{"split": s.which, "path": f"{s.which}/**"} for s in painted]},
+            {"config_name": "default", "data_files": [{"split": s.which, "path": f"{s.which}/**"} for s in painted]}
         ],
     }
-    lines = [
-        "---",
-        yaml.safe_dump(front, sort_keys=False, allow_unicode=True).strip(),
-        "---",
-        "",
-        "# Scenes painted from emoji",
-        "",
-        f"{side} × {side} px; `image`, `label` (a mask of class ids, named in id2label.json),",
-        "and `objects` from back to front, with the box of what is seen of each.",
-        "",
-        "| set | scenes |",
-        "|---|---:|",
-        *(f"| {scenes.which} | {len(scenes):,} |" for scenes in painted),
-        "",
-        "Painted from Noto Emoji (Google, Apache-2.0), Twemoji (Twitter, Inc. and other contributors, CC BY 4.0), Fluent Emoji",
-        "(Microsoft, MIT) and FxEmojis (Mozilla, Apache-2.0)"
-        + (", the set unseen_style from OpenMoji (CC BY-SA 4.0)." if openmoji else "."),
-        "",
-    ]
-    return "\n".join(lines)
+    return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
+        front=yaml.safe_dump(front, sort_keys=False, allow_unicode=True).strip(),
+        side=side,
+        sets="\n".join(f"| {scenes.which} | {len(scenes):,} |" for scenes in painted),
+        openmoji=", the set unseen_style from OpenMoji (CC BY-SA 4.0)" if openmoji else "",
+    )
 
 
 def main(cfg: Config) -> None:

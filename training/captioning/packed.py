@@ -1,11 +1,13 @@
-"""Several captions of a picture in one row, each blind to the others: nothing is computed twice for a picture, and little of it
-for padding. A step of five captions of each of 32 pictures takes two thirds of the time that 160 rows take.
+"""Several captions of a picture in one row, each blind to the others.
+
+Nothing is computed twice for a picture, and little of it for padding. A step of five captions of each of 32 pictures
+takes two thirds of the time that 160 rows take.
 
     row = pack(rows, each=5, pad_id=0)           # rows: the tokens of each caption, start and end included
     model(pixels, row)                           # see training.captioning.Trainee
 
-Letters: B pictures, L places of a row, n of all of them with a token after them, S states, C width of the decoder, V pieces of
-the vocabulary.
+Letters: B pictures, L places of a row, n of all of them with a token after them, S states, C width of the decoder, V
+pieces of the vocabulary.
 """
 
 from collections.abc import Sequence
@@ -40,9 +42,8 @@ def pack(rows: Sequence[Sequence[int]], each: int, pad_id: int) -> Packed:
             place = slice(at, at := at + len(row) - 1)
             ids[picture, place], wanted[picture, place] = torch.tensor(row[:-1]), torch.tensor(row[1:])
             positions[picture, place], owner[picture, place] = torch.arange(len(row) - 1), number
-    own = (owner[:, :, None] == owner[:, None]) & torch.ones(
-        length, length, dtype=torch.bool
-    ).tril()  # padding sees padding
+    before = torch.ones(length, length, dtype=torch.bool).tril()
+    own = (owner[:, :, None] == owner[:, None]) & before  # padding sees padding
     mask = torch.zeros(own.shape).masked_fill(~own, torch.finfo(torch.float32).min)[:, None]
     return Packed(ids, positions, mask, wanted, owner)
 
@@ -57,8 +58,9 @@ def packed_logits(decoder: BertLMHeadModel, states: torch.Tensor, packed: Packed
 
 
 def packed_loss(model: torch.nn.Module, batch: dict, served: contract.Captioner, smoothing: float):
-    """Cross-entropy of each token of the captions of a batch of `training.data.views.ViewedPictures`, with label smoothing
-    (Szegedy 2016); and without, and the share of tokens that are the most probable ones."""
+    """Cross-entropy of each token of the captions of a batch of `ViewedPictures`, with label smoothing.
+
+    Szegedy 2016. And without, and the share of tokens that are the most probable ones."""
     texts = texts_of(batch["caption"])
     rows = [row[kept].tolist() for row, kept in zip(*served.sequences(texts), strict=True)]
     device = batch["pixels"].device

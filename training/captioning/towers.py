@@ -62,7 +62,7 @@ def biases_within(table: torch.Tensor, window: int) -> torch.Tensor:
 
 
 def waves(side: int, width: int) -> torch.Tensor:
-    """Positions (1, h·w, D) of a square of patches, as sines and cosines of row and column; Vaswani 2017, §3.5, in 2-D."""
+    """Positions (1, h·w, D) of a square of patches, as sines and cosines of row and column (Vaswani 2017, §3.5)."""
     place = (torch.arange(side) + 0.5) / side * math.pi
     angles = place[:, None] * torch.arange(1, -(-width // 4) + 1)  # (side, D / 4)
     line = torch.cat([angles.sin(), angles.cos()], 1)  # (side, D / 2)
@@ -73,7 +73,7 @@ def waves(side: int, width: int) -> torch.Tensor:
 def scaled(positions: torch.Tensor, deviation: float) -> torch.Tensor:
     """The positions, with that standard deviation.
 
-    What is lost on the way through the tower can't be told by the decoder: with 0.07 a linear layer finds row and column
-    in the last states with R² of 0.34 and 0.23, and captions say left or right by chance (docs/LOG.md).
+    What is lost on the way through the tower can't be told by the decoder: with 0.07 a linear layer finds row and
+    column in the last states with R² of 0.34 and 0.23, and captions say left or right by chance (docs/LOG.md).
     """
     return positions * (deviation / positions.std())

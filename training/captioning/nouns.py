@@ -3,8 +3,8 @@
     nouns = nouns_of(texts)                      {"dog", "grass", …}
     share_right(said, references, nouns)         of the nouns in captions, those that a reference of the picture has
 
-No tagger, no list: at least every tenth time a noun follows straight upon an article or a number, and every second time a
-word that goes on comes next, or nothing. Words in -ing and -ed need more articles ("a building", "a running dog").
+No tagger, no list: at least every tenth time a noun follows straight upon an article or a number, and every second time
+a word that goes on comes next, or nothing. Words in -ing and -ed need more articles ("a building", "a running dog").
 """
 
 import re
@@ -14,8 +14,8 @@ from collections.abc import Iterable, Sequence
 ARTICLES = frozenset("a an the two three four five six several some many his her their its another this that".split())
 GOES_ON = frozenset(
     "is are was were in on at of with and while as to by near into from through over under behind beside across along "
-    "against around between down up out off onto for during before after above below who that which has have next wearing "
-    "holding standing sitting walking running riding jumping playing looking".split()
+    "against around between down up out off onto for during before after above below who that which has have next "
+    "wearing holding standing sitting walking running riding jumping playing looking".split()
 )
 LEAST = 3  # times that a word is said
 
@@ -38,7 +38,7 @@ def nouns_of(texts: Iterable[str]) -> set[str]:
 
 
 def share_right(said: Sequence[str], references: Sequence[Sequence[str]], nouns: set[str]) -> float:
-    """Of the nouns in captions, each once a caption, the share that any reference of the picture has; 0 if there are none."""
+    """Of the nouns in captions, each once a caption, the share that a reference of the picture has; 0 without any."""
     right = total = 0
     for text, known in zip(said, references, strict=True):
         own = set(re.findall(r"\w+", text.lower())) & nouns

@@ -10,10 +10,10 @@ def layout_scores(captions: Sequence[str], layouts: Sequence[Sequence], kinds: d
 
     objects_right: things named that are in the scene, each object once, as a share of those named or of those that a
     full caption names, whichever are more: neither guessing more nor saying less helps.
-    relations_right: relations said that hold, as a share of those said between two things that are both right; 0 if there
-    are none. relations_judged: how many those are.
-    kinds: the class id of a scene's mask for each name that is known; with it kinds_right and kind_relations_right count
-    a thing as right if it is of an object's class.
+    relations_right: relations said that hold, as a share of those said between two things that are both right; 0 if
+    there are none. relations_judged: how many those are.
+    kinds: the class id of a scene's mask for each name that is known; with it kinds_right and kind_relations_right
+    count a thing as right if it is of an object's class.
     """
     counts = {"": [0, 0, 0], "kind_": [0, 0, 0]}  # right, relations right, relations judged
     asked = 0

@@ -1,8 +1,8 @@
 """Captions that are drawn, scored and learnt from: what a captioner is measured by becomes what it is trained for.
 
-Rennie et al. 2017 (self-critical sequence training), with the mean score of a picture's other captions in place of that of
-the greedy one (Luo 2020, "A better variant of self-critical sequence training"). The score is CIDEr-D among the picture's
-own captions, with document frequencies of the whole training set.
+Rennie et al. 2017 (self-critical sequence training), with the mean score of a picture's other captions in place of that
+of the greedy one (Luo 2020, "A better variant of self-critical sequence training"). The score is CIDEr-D among the
+picture's own captions, with document frequencies of the whole training set.
 
 Letters: B pictures, K captions drawn of each, S states, C width of the decoder.
 """
@@ -13,9 +13,9 @@ import numpy as np
 import torch
 
 from hub_models import captioning as contract
+from training.captioning.packed import Packed, pack
 from training.data.captions import Captions
 from training.metrics import CiderD
-from training.packed import Packed, pack
 
 END = "endofcaption"  # a word for the end: captions that break off ("a dog in a") would else score higher
 
@@ -47,8 +47,10 @@ def advantages(rewards: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def drawn(served: contract.Captioner, states: torch.Tensor, most: int, temperature: float = 1.0) -> list[list[int]]:
-    """A caption drawn for each row of states (B · K, S, C), from the global generator: its tokens, the start included and the
-    end, if it came to one within `most` tokens."""
+    """A caption drawn for each row of states (B · K, S, C), from the global generator: its tokens.
+
+    The start included, and the end, if it came to one within `most` tokens.
+    """
     ids, past = torch.full((len(states), 1), served.start_id, device=states.device), None
     going = torch.ones(len(states), dtype=torch.bool, device=states.device)
     lengths = torch.ones(len(states), dtype=torch.int64, device=states.device)
@@ -74,8 +76,8 @@ def self_critical_loss(
 ) -> tuple[torch.Tensor, dict]:
     """- advantage · log p of `count` captions drawn of each picture, mean over their tokens; and the mean reward.
 
-    p is that of the temperature, in drawing and in the loss: of a captioner that was trained with label smoothing, captions
-    drawn at 1 are so poor that the short ones win (docs/LOG.md).
+    p is that of the temperature, in drawing and in the loss: of a captioner that was trained with label smoothing,
+    captions drawn at 1 are so poor that the short ones win (docs/LOG.md).
     model: a `training.captioning.Trainee`. Nothing drops out, so that what is scored is what was drawn.
     batch: "pixels" as the model takes them, "row" (B,) the pictures' numbers.
     """

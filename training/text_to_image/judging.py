@@ -3,9 +3,9 @@
     prompts = colour_prompts()                                   48 of ("automobile", "red", "a red automobile")
     colour_scores(pictures, captioner)                           {"hue_right": …, "thing_right": …, "both_right": …}
 
-The colour is measured as the training pictures' is (`training.data.recolouring`), the thing is what a captioner says first
-(hub_models/captioning), without its colour. A third of the list are pairs of thing and colour that no training picture was
-recoloured to: `both_right_kept_out`.
+The colour is measured as the training pictures' is (`training.data.recolouring`), the thing is what a captioner says
+first (hub_models/captioning), without its colour. A third of the list are pairs of thing and colour that no training
+picture was recoloured to: `both_right_kept_out`.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ def colour_prompts() -> list[tuple[str, str, str]]:
 
 
 def painted(selection) -> list[Image.Image] | None:
-    """A real picture for each prompt, recoloured where need be: the first style that can be. None where one is missing."""
+    """A real picture for each prompt, recoloured where need be, the first style that can be; None if one is missing."""
     found = {}
     for thing, word, _ in colour_prompts():
         for index in (i for i, name in enumerate(selection.names) if name == thing):

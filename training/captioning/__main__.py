@@ -1,0 +1,3 @@
+from training.captioning import main
+
+main()

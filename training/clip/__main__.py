@@ -1,0 +1,3 @@
+from training.clip import main
+
+main()

@@ -1,0 +1,258 @@
+"""One split of a data set, opened: rows of a folder or of the Hub, in which no picture is decoded yet.
+
+    split = open_split("path/to/pictures", "train")
+    split.data, split.names, split.files
+
+Where there is no "validation", a tenth of "train" is, chosen by a hash, and "train" is the rest.
+"""
+
+import contextlib
+import dataclasses
+import difflib
+import hashlib
+import os
+import re
+import tempfile
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from training.data.files import DataError, Files, check_folder, check_named, choices, first_line, some
+from training.data.metadata import check_metadata
+
+ROOT = Path(__file__).resolve().parents[2]
+MAX_SKIPPED_SHARE = 0.05  # of the rows
+THREADS = 2
+VALIDATION_SHARE = 0.10  # of the rows, where a data set has no validation split
+IN_MEMORY_BYTES = 2**30  # larger local parquet files are memory-mapped from the cache of `datasets`
+# Of data files, as `datasets` calls them.
+KINDS = ("imagefolder", "parquet", "arrow", "json", "csv", "webdataset", "cache")
+
+
+@dataclass(frozen=True)
+class Split:
+    """The chosen rows of a split, what each is called in messages, and what is needed to open their files."""
+
+    data: Any  # a `datasets.Dataset`
+    names: list[str]  # (N,) file relative to the folder, or row number
+    where: str  # what the data set is called in messages
+    folder: Path | None  # None: it is of the Hub
+    files: Files  # where what a row names may lie
+    siblings: Sequence[Any]  # all splits: a class may be in one of them alone
+
+    def need(self, column: str, flag: str | None = None) -> None:
+        """Raise DataError where there is no such column."""
+        need(self.where, self.data.column_names, column, flag)
+
+
+def open_split(
+    dataset_name: str,
+    split: str,
+    *,
+    config_name: str | None = None,
+    image_column: str = "image",
+    caption_column: str | None = None,
+    skin_tones: bool = True,
+    limit: int | None = None,
+) -> Split:
+    """The rows of a split; without the skin-tone variants of the emoji build, and at most `limit`, evenly spread.
+
+    Raises DataError.
+    """
+    import datasets
+
+    folder, where = locate(dataset_name, split)
+    if folder is not None:
+        check_metadata(folder, caption_column)
+    splits = load_splits(datasets, folder, where, config_name)
+    carved = split in ("train", "validation") and "validation" not in splits and "train" in splits
+    if split not in splits and not carved:
+        raise DataError(f"{where} has no split '{split}'. {choices(split, splits, 'It has')}")
+    data = splits["train" if carved else split]
+    if not len(data):
+        raise DataError(f"{where}, split '{split}', is empty: nothing to train on.")
+    need(where, data.column_names, image_column, "image_column")
+    data = as_pictures(datasets, data, where, image_column)
+    names = row_names(data, image_column, folder)
+    kept = np.arange(len(data))
+    if "skin_tone" in data.column_names and not skin_tones:
+        kept = np.array([i for i, tone in enumerate(data["skin_tone"]) if not tone], dtype=np.int64)
+    if carved:
+        rank = sorted(kept, key=lambda i: hashlib.sha256(names[i].encode()).digest())
+        tenth = rank[: max(1, round(VALIDATION_SHARE * len(rank)))]
+        kept = np.array(sorted(tenth) if split == "validation" else sorted(set(kept) - set(tenth)), dtype=np.int64)
+    if limit is not None and limit < len(kept):
+        kept = kept[np.arange(limit) * len(kept) // limit]
+    if not len(kept):
+        raise DataError(f"{where}, split '{split}', is empty once it is filtered: add pictures, or raise the limit.")
+    files = files_of(folder, where, data)
+    return Split(data.select(kept), [names[i] for i in kept], where, folder, files, list(splits.values()))
+
+
+def readable(
+    split: Split, look: Callable[[int], Any], what: str, left: str
+) -> tuple[Split, np.ndarray, list, list[str]]:
+    """The rows whose files can be read, as a split and as numbers, what `look` found in each, and the others' names.
+
+    look(i) -> what a row's files are, or a text: which of them cannot be read ("" if there is but one). what, left: how
+    such rows are called. Raises DataError where they are more than 5 %.
+    """
+    with ThreadPoolExecutor(THREADS) as pool:
+        found = list(pool.map(look, range(len(split.data))))
+    good = [i for i, facts in enumerate(found) if not isinstance(facts, str)]
+    skipped = [split.names[i] + f" ({facts})" * bool(facts) for i, facts in enumerate(found) if isinstance(facts, str)]
+    if len(skipped) > MAX_SKIPPED_SHARE * len(found):
+        raise DataError(
+            f"{split.where}: {len(skipped)} of {len(found)} {what} cannot be read, more than {MAX_SKIPPED_SHARE:.0%}: "
+            f"{some(skipped)}. Repair or remove them."
+        )
+    if skipped:
+        print(f"{split.where}: {len(skipped)} {left} left out: {some(skipped)}")
+        split = dataclasses.replace(split, data=split.data.select(good), names=[split.names[i] for i in good])
+    return split, np.array(good, np.int64), [found[i] for i in good], skipped
+
+
+def known_concepts(source, split: str) -> np.ndarray:
+    """The rows of a split that are measured, int64 (N,): of an unseen style those of training concepts, else all."""
+    if split != "unseen_style":
+        return np.arange(len(source))
+    return np.flatnonzero(np.asarray(source.column("concept_split")) == "train")
+
+
+def locate(dataset_name: str, split: str) -> tuple[Path | None, str]:
+    """The folder of a data set, None for one on the Hub, and the name to use in messages."""
+    built = Path(os.environ.get("VITRAIL_DATA") or ROOT / "build" / "data")
+    if dataset_name == "emoji":
+        folder = built / ("emoji-unseen" if split == "unseen_style" else "emoji")
+        if not folder.is_dir():
+            raise DataError(
+                f"The emoji data are not built: {folder} is missing. Run `make data`, or use the bundled "
+                "'emoji-sample'."
+            )
+        return folder, dataset_name
+    if dataset_name == "emoji-sample":
+        return ROOT / "tests" / "data" / "emoji-sample", dataset_name
+    folder = Path(dataset_name)
+    if folder.is_dir():
+        return folder, dataset_name
+    if folder.exists():
+        raise DataError(f"{dataset_name} is a file: give the folder that holds the pictures or parquet files.")
+    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", dataset_name) or dataset_name.startswith("."):
+        parent = folder.parent if folder.parent.is_dir() else None
+        beside = [p.name for p in parent.iterdir() if p.is_dir()] if parent else []
+        guess = difflib.get_close_matches(folder.name, beside, 1)
+        hint = f" Did you mean {parent / guess[0]}?" if guess else ""
+        raise DataError(f"There is no folder {dataset_name}.{hint}")
+    return None, dataset_name
+
+
+def load_splits(datasets, folder: Path | None, where: str, config_name: str | None):
+    """All splits of a data set: a DatasetDict. A local one leaves nothing in the cache, unless it is large."""
+    datasets.disable_progress_bars()
+    try:
+        if folder is None:
+            return undecoded(built(datasets, folder, where, config_name))
+        check_folder(folder, where)
+        files = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")]
+        if not any(path.stat().st_size for path in files if path.suffix != ".md"):
+            raise DataError(f"{where} is empty: it holds no pictures and no parquet files.")
+        small = sum(path.stat().st_size for path in files if path.suffix == ".parquet") <= IN_MEMORY_BYTES
+        with tempfile.TemporaryDirectory() if small else contextlib.nullcontext() as cache_dir:
+            return undecoded(built(datasets, folder, where, config_name, cache_dir, small))
+    except DataError:
+        raise
+    except Exception as error:  # datasets raises a dozen kinds, ValueError and KeyError among them
+        cause = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        if "corresponds to no data" in str(cause):
+            raise DataError(f"{where} is empty: its files hold no rows.") from error
+        if folder is None:
+            raise DataError(
+                f"'{where}' is no folder here, and the Hub did not give it: {first_line(cause)}. "
+                "Check the spelling, the network, and the access token of a private data set."
+            ) from error
+        raise DataError(f"{where} cannot be read as a data set: {first_line(cause)}") from error
+
+
+def built(datasets, folder: Path | None, where: str, config_name: str | None, cache_dir=None, in_memory: bool = False):
+    """What `load_dataset` gives, after a look at the files that it will read. Raises DataError, and what that does."""
+    name = where if folder is None else str(folder.resolve())
+    builder = datasets.load_dataset_builder(name, config_name, cache_dir=cache_dir)
+    check_named(builder.config.data_files, folder, where)
+    if builder.name not in KINDS:
+        raise DataError(
+            f"{where} holds {builder.name} files: give pictures with metadata.jsonl or .csv, class folders, or parquet "
+            "files."
+        )
+    builder.download_and_prepare(verification_mode=None if folder is None else "no_checks")
+    return builder.as_dataset(in_memory=in_memory)
+
+
+def undecoded(splits):
+    """The same splits, in which no column decodes by itself: a file that a row names is opened here, or not at all."""
+    for split, data in splits.items():
+        decodes = {
+            name: dataclasses.replace(feature, decode=False)
+            for name, feature in data.features.items()
+            if getattr(feature, "decode", False) and hasattr(feature, "decode_example")
+        }
+        for name, feature in decodes.items():
+            data = data.cast_column(name, feature)
+        splits[split] = data
+    return splits
+
+
+def files_of(folder: Path | None, where: str, data) -> Files:
+    """The folders whose files the rows may name: the data set's own. Of the Hub, only pictures that were pulled.
+
+    A parquet file of the Hub has the bytes of its pictures; if it names a file, that is one of this machine.
+    """
+    from datasets import config
+    from huggingface_hub import constants
+
+    if folder is not None:
+        return Files((folder.resolve(),))
+    if data.info.builder_name != "imagefolder":
+        return Files()
+    pulled = Path(constants.HF_HUB_CACHE, f"datasets--{where.replace('/', '--')}")
+    return Files((pulled.resolve(), Path(config.DOWNLOADED_DATASETS_PATH).resolve()))
+
+
+def as_pictures(datasets, data, where: str, column: str):
+    """The data with the column's pictures as {"bytes", "path"}, not decoded."""
+    feature = data.features[column]
+    if not isinstance(feature, datasets.Image):
+        encoded = isinstance(feature, dict) and {"bytes", "path"} <= set(feature)
+        binary = getattr(feature, "dtype", "") in ("binary", "large_binary")
+        if not encoded and not binary:
+            pictures = [name for name, f in data.features.items() if isinstance(f, datasets.Image)]
+            where_else = choices(column, pictures, "Pictures are in") if pictures else "No column holds pictures."
+            raise DataError(
+                f"{where}: column '{column}' holds {getattr(feature, 'dtype', feature)}, no pictures. {where_else} Set "
+                "--image_column."
+            )
+    return data.cast_column(column, datasets.Image(decode=False))
+
+
+def row_names(data, column: str, folder: Path | None) -> list[str]:
+    """What to call each row in messages: its file, relative to the folder, or its number."""
+    names = []
+    for index, picture in enumerate(data.select_columns([column]).with_format("arrow").iter(1000)):
+        for row, path in enumerate(picture[column].combine_chunks().field("path").to_pylist()):
+            number = index * 1000 + row
+            local = path and folder is not None and Path(path).is_absolute()
+            local = local and Path(path).is_relative_to(folder.resolve())
+            names.append(Path(path).relative_to(folder.resolve()).as_posix() if local else f"row {number}")
+    return names
+
+
+def need(where: str, columns: Sequence[str], column: str, flag: str | None = None) -> None:
+    """Raise DataError where there is no such column."""
+    if column not in columns:
+        advice = f" Set --{flag}." if flag else ""
+        raise DataError(f"{where} has no column '{column}'. {choices(column, columns, 'It has')}{advice}")

@@ -1,0 +1,3 @@
+from training.segmentation import main
+
+main()

@@ -1,0 +1,209 @@
+"""The segmenter that a training begins with: a new one, on a tower or without, or that of a checkpoint."""
+
+import json
+from pathlib import Path
+
+import segmentation_models_pytorch as smp
+import torch
+import transformers
+from transformers import (
+    AutoModel,
+    DPTConfig,
+    DPTForSemanticSegmentation,
+    SegformerImageProcessor,
+    SwinConfig,
+    SwinModel,
+    TimmBackboneConfig,
+    UperNetConfig,
+    UperNetForSemanticSegmentation,
+)
+
+from hub_models import classifier, pretrained, store
+from hub_models import segmentation as contract
+from training.config import require_resolution
+from training.optim import parameter_groups
+from training.segmentation.config import SIZES, SegmentationConfig
+
+
+def create_model(cfg: SegmentationConfig, label_names: list[str]) -> contract.Segmenter:
+    """A fresh segmenter of the backbone a config names, with its image processor."""
+    args, classes, side = SIZES[cfg.backbone] | cfg.model_args, len(label_names), cfg.resolution
+    if cfg.backbone == "unet":
+        model = smp.Unet(encoder_weights=None, classes=classes, encoder_depth=len(args["decoder_channels"]), **args)
+    elif cfg.backbone == "dpt":
+        model = _dpt(args, classes, side)
+    elif cfg.tower_name_or_path and is_timm(tower_folder(cfg)):
+        model = _timm(args, classes, tower_folder(cfg))
+    else:
+        model = _swin(args, classes, side, tower_folder(cfg) if cfg.tower_name_or_path else None)
+    half = [0.5, 0.5, 0.5]
+    processor = SegformerImageProcessor(size={"height": side, "width": side}, image_mean=half, image_std=half)
+    own = {"resolution_px": side, "max_side_px": cfg.max_side_px or 2 * side}
+    return contract.Segmenter(model, processor, label_names, name="in training", own=own)
+
+
+# Grey is 0 to these models, and with the library's biases of 0 a grey patch is a token of zeros, at which a layer norm
+# has a gradient of hundreds for 1; so the biases of the patches are drawn.
+def _swin(args: dict, classes: int, side_px: int, tower: Path | None) -> UperNetForSemanticSegmentation:
+    """tower: folder of a model whose Swin the backbone begins as; None = a fresh one of `args`."""
+    args, begun = dict(args), swin_of(tower) if tower else None
+    head = {"hidden_size": args.pop("channels"), "pool_scales": list(args.pop("pool_scales"))}
+    if begun is not None:
+        args = begun.config.to_dict() | {"drop_path_rate": args["drop_path_rate"]}
+    stages = [f"stage{number + 1}" for number in range(len(args["depths"]))]
+    backbone = SwinConfig.from_dict(args | {"image_size": side_px, "out_features": stages, "out_indices": None})
+    model = UperNetForSemanticSegmentation(
+        UperNetConfig(backbone_config=backbone, use_auxiliary_head=False, num_labels=classes, **head)
+    )
+    if begun is not None:
+        try:
+            model.backbone.swin.load_state_dict(begun.state_dict())
+        except RuntimeError as error:
+            said = str(error).splitlines()[-1].strip()
+            raise SystemExit(f"--tower_name_or_path {tower}: {said}; its positions are for {begun.config.image_size} px"
+                             ": set --resolution to that") from None  # fmt: skip
+        return model
+    patches = next(layer for layer in model.backbone.modules() if isinstance(layer, torch.nn.Conv2d))
+    torch.nn.init.normal_(patches.bias, std=0.1)
+    return model
+
+
+def _timm(args: dict, classes: int, folder: Path) -> UperNetForSemanticSegmentation:
+    """A UPerNet on a trained backbone of timm: its maps at 1/4, 1/8, 1/16 and 1/32 of the picture."""
+    tower = classifier.load(folder, device="cpu").model
+    kind = tower.pretrained_cfg["architecture"]
+    strides = [entry["reduction"] for entry in tower.feature_info]
+    if any(stride not in strides for stride in (4, 8, 16, 32)):
+        raise SystemExit(
+            f"--tower_name_or_path {folder}: {kind} has maps at strides {strides}; 4, 8, 16 and 32 are needed"
+        )
+    config = TimmBackboneConfig(backbone=kind, out_indices=[strides.index(stride) for stride in (4, 8, 16, 32)])
+    head = {"hidden_size": args["channels"], "pool_scales": list(args["pool_scales"])}
+    model = UperNetForSemanticSegmentation(
+        UperNetConfig(backbone_config=config, use_auxiliary_head=False, num_labels=classes, **head)
+    )
+    missing = model.backbone._backbone.load_state_dict(tower.state_dict(), strict=False).missing_keys
+    if missing:
+        raise SystemExit(f"--tower_name_or_path {folder}: its weights lack {missing[0]} of {kind}")
+    return model
+
+
+def _dpt(args: dict, classes: int, side_px: int) -> DPTForSemanticSegmentation:
+    """Maps at 1/4, 1/8, 1/16 and 1/32 of the picture, as in Ranftl 2021, §3.1, from patches of any size."""
+    args = dict(args)
+    factors = [args["patch_size"] / stride for stride in (4, 8, 16, 32)]
+    factors = [int(factor) if factor >= 1 else factor for factor in factors]
+    model = DPTForSemanticSegmentation(
+        DPTConfig(image_size=side_px, reassemble_factors=factors, fusion_hidden_size=args.pop("channels"),
+                  use_auxiliary_head=False, num_labels=classes, **args)
+    )  # fmt: skip
+    embeddings = model.dpt.embeddings
+    torch.nn.init.normal_(embeddings.patch_embeddings.projection.bias, std=0.1)
+    for positions in (embeddings.position_embeddings, embeddings.cls_token):  # zeros, by the library
+        torch.nn.init.trunc_normal_(positions, std=0.02)
+    return model
+
+
+def is_timm(folder: Path) -> bool:
+    """Whether a folder is of timm: transformers' configs name no architecture of their own."""
+    return "architecture" in json.loads((folder / "config.json").read_text(encoding="utf-8"))
+
+
+def tower_folder(cfg: SegmentationConfig) -> Path:
+    """Where --tower_name_or_path lies. Raises store.CheckpointError."""
+    stem = "classifier" if cfg.tower_name_or_path in store.bundled("classifier") else "clip"
+    return store.resolve(stem, cfg.tower_name_or_path)
+
+
+def swin_of(folder: Path) -> SwinModel:
+    """The first Swin in a model of transformers, in a folder.
+
+    Raises SystemExit where there is none, store.CheckpointError where the folder can't be opened.
+    """
+    config = pretrained.open_config(folder, "a model of transformers with a Swin in it")
+    kind = getattr(transformers, (config.architectures or [""])[0], AutoModel)
+    for part in pretrained.open_model(folder, kind, config, "its Swin").modules():
+        if isinstance(part, SwinModel):
+            return part
+    raise SystemExit(f"--tower_name_or_path: there is no Swin in the {config.model_type} of {folder}")
+
+
+def start_from(cfg: SegmentationConfig, label_names: list[str]) -> contract.Segmenter:
+    """The segmenter of a checkpoint, ready to train on these classes; its class layer is made anew where they differ.
+
+    Raises SystemExit where it can't take the resolution.
+    """
+    served = contract.load(cfg.pretrained_model_name_or_path, device="cpu")
+    model = served.model.requires_grad_(True)
+    if getattr(model, "auxiliary_head", None) is not None:  # its loss isn't used here
+        model.auxiliary_head, model.config.use_auxiliary_head = None, False
+    if served.label_names != label_names:
+        print(
+            f"{cfg.pretrained_model_name_or_path} tells {len(served.label_names)} classes apart "
+            f"({some(served.label_names)}), {cfg.dataset_name} has {len(label_names)} ({some(label_names)}): "
+            "its class layer is made anew, all other weights are kept"
+        )
+        replace_class_layer(model, label_names)
+    processor, side = served.processor, cfg.resolution
+    if side != served.resolution_px:
+        if served.kind == "dpt":
+            require_resolution(cfg, served.resolution_px)
+        settings = {
+            key: value for key, value in processor.to_dict().items() if key not in ("crop_size", "do_center_crop")
+        }
+        processor = type(processor).from_dict(settings | {"size": {"height": side, "width": side}})
+    own = {"resolution_px": side, "max_side_px": cfg.max_side_px or 2 * side}
+    if served.label_names == label_names:
+        own["palette"] = served.palette.tolist()
+    return contract.Segmenter(model, processor, label_names, name="in training", own=own)
+
+
+def replace_class_layer(model: torch.nn.Module, label_names: list[str]) -> None:
+    """Put a fresh layer of len(label_names) outputs in the place of a segmenter's last, and say so in its config."""
+    layer = contract.class_layer(model)
+    name = next(name for name, module in model.named_modules() if module is layer)
+    has_bias = layer.bias is not None
+    if isinstance(layer, torch.nn.Linear):
+        fresh = torch.nn.Linear(layer.in_features, len(label_names), has_bias)
+    else:
+        fresh = torch.nn.Conv2d(layer.in_channels, len(label_names), layer.kernel_size, layer.stride, layer.padding,
+                                layer.dilation, bias=has_bias)  # fmt: skip
+    parent, _, child = name.rpartition(".")
+    setattr(model.get_submodule(parent), child, fresh)
+    if isinstance(model.config, dict):
+        model.config["classes"] = len(label_names)
+    else:
+        model.config.id2label = dict(enumerate(label_names))
+        model.config.label2id = {label: k for k, label in enumerate(label_names)}
+
+
+def slower_base(model: torch.nn.Module, cfg: SegmentationConfig) -> list[dict]:
+    """The optimiser's groups; what isn't new learns slower by base_lr_scale: see there."""
+    if cfg.tower_name_or_path:
+        base = {id(p) for p in getattr(model.backbone, "swin", model.backbone).parameters()}  # norms after it are new
+    else:
+        base = {id(p) for p in model.parameters()} - {id(p) for p in contract.class_layer(model).parameters()}
+    groups = []
+    for group in parameter_groups(model, cfg):
+        for part, scale in ((True, cfg.base_lr_scale), (False, 1.0)):
+            chosen = [p for p in group["params"] if (id(p) in base) == part]
+            if chosen:
+                groups.append(group | {"params": chosen, "lr_scale": scale})
+    return groups
+
+
+def describe_start(cfg: SegmentationConfig) -> str:
+    """What a model was before step 1, for its card."""
+    if cfg.pretrained_model_name_or_path:
+        return "fine-tuned"
+    if cfg.tower_name_or_path:
+        folder = tower_folder(cfg)
+        name = "/".join(folder.parts[-2:])
+        part = "" if is_timm(folder) else "the Swin of "
+        return (f"its backbone began as {part}{name}, weights {store.weights_sha256(folder)[:12]}; "
+                "the rest is trained from scratch")  # fmt: skip
+    return "trained from scratch"
+
+
+def some(names: list[str], most: int = 5) -> str:
+    return ", ".join(names[:most]) + (", …" if len(names) > most else "")

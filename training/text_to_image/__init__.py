@@ -1,0 +1,116 @@
+"""Text to image: latent diffusion, conditioned on the text tower of our CLIP.
+
+    python -m training.text_to_image --vae_name_or_path runs/autoencoder/export --clip_name_or_path runs/clip/export \
+        --output_dir runs/text_to_image --mixed_precision bf16     # smileys, animals, food, travel, activities, objects
+    python -m training.text_to_image --preset emoji-all --pretrained_model_name_or_path runs/text_to_image/export \
+        --output_dir runs/text_to_image-all                                  # widen it to all emoji
+    python -m training.text_to_image --preset finetune --dataset_name my_pictures --resolution 512 --lora_rank 8 \
+        --pretrained_model_name_or_path stable-diffusion-v1-5/stable-diffusion-v1-5 --output_dir runs/lora
+                                                                             # any Stable Diffusion; a LoRA
+
+Cost and scores of the shipped weights stand in their card (hub_models/weights/text_to_image/emoji/README.md).
+
+Latents and text states are made once and kept in build/cache (or $VITRAIL_CACHE), under a name that is a hash of data,
+weights and transforms; --no_cache makes them anew in every step, with the same numbers.
+
+Rombach et al. 2022 (latent diffusion), Salimans & Ho 2022 (v prediction), Hang et al. 2023 (min-SNR weighting),
+Ho & Salimans 2022 (classifier-free guidance), Lin et al. 2024 (zero terminal SNR), Hu et al. 2022 (LoRA).
+
+Letters: B batch, R side of the picture in pixels, C × h × w a latent, L tokens, D width of the text states,
+T training timesteps, V views of a picture (2 with flips), K captions of a picture.
+"""
+
+import copy
+import dataclasses
+import json
+
+import torch
+from diffusers import DDPMScheduler
+
+from hub_models import text_to_image as contract
+from training import figures
+from training.config import parse
+from training.data.captions import STYLE_WORDS
+from training.diffusion import diffusion_loss
+from training.optim import Player
+from training.task import Card, Task, opened, run
+from training.text_to_image.config import PRESETS, TextToImageConfig
+from training.text_to_image.evaluation import Strata, draw, evaluate_checkpoint
+from training.text_to_image.latents import conditions, samples_of
+from training.text_to_image.model import STEM, Adapter, base_of, create_model, save, save_lora
+from training.text_to_image.selection import Selection, select
+
+__all__ = ["PRESETS", "evaluate_checkpoint", "main", "task_of"]
+
+
+def task_of(cfg: TextToImageConfig) -> Task:
+    """The experiment of a config."""
+    chosen = {"groups": cfg.groups, "styles": cfg.styles, "own": cfg.caption_column is not None}
+    train, held_out = (select(opened(cfg, split, caption_column=cfg.caption_column), **chosen)
+                       for split in ("train", "validation"))  # fmt: skip
+    torch.manual_seed(cfg.seed)
+    model, vae = create_model(cfg, styles=list(STYLE_WORDS.values()) if train.source.facts.ours else [])
+    cfg = dataclasses.replace(cfg, num_train_timesteps=model.num_train_timesteps)
+    scheduler = DDPMScheduler.from_config(model.pipe.scheduler.config)
+    strata = {"loss": Strata(held_out, model, vae), "train_loss": Strata(train, model, vae)}
+    samples = samples_of(train, model, vae, cfg)
+    prompts = list(cfg.validation_prompts) or [texts[0] for texts in train.captions[:: max(1, len(train) // 16)]][:16]
+
+    def loss(unet, batch):
+        latents, states = conditions(batch, model, vae)
+        gamma = cfg.snr_gamma if cfg.loss_weighting == "min_snr" else None
+        error = diffusion_loss(unet, scheduler, latents, batch["noise"], batch["timestep"], snr_gamma=gamma,
+                               encoder_hidden_states=states)  # fmt: skip
+        return error.mean(), {}
+
+    def served(module):
+        now, now.pipe = copy.copy(model), copy.copy(model.pipe)
+        now.pipe.unet = module.unet if cfg.lora_rank else module
+        return now
+
+    def save_as(folder, now):
+        save_lora(folder, now.pipe.unet, cfg) if cfg.lora_rank else save(folder, now, vae, cfg)
+
+    return Task(
+        stem=STEM, source=train.source, samples=samples,
+        players=[Player(Adapter(model.pipe.unet) if cfg.lora_rank else model.pipe.unet, loss)], served=served,
+        evaluate=lambda now: {name: part.loss(now.pipe.unet, scheduler) for name, part in strata.items()},
+        draw=lambda now: figures.sheet(draw(now, prompts, seed=0), columns=8), save=save_as,
+        card=lambda now: card_of(now, cfg, train),
+    )  # fmt: skip
+
+
+def main(argv: list[str] | None = None) -> None:
+    cfg = parse(PRESETS, argv, description=__doc__)
+    run(task_of(cfg), cfg, argv)
+
+
+def card_of(model: contract.TextToImage, cfg: TextToImageConfig, train: Selection) -> Card:
+    side, facts, lora = cfg.resolution, train.source.facts, bool(cfg.lora_rank)
+    drawn = f"{len(set(train.names)):,} names" + (f", of the groups {', '.join(cfg.groups)}" if cfg.groups else "")
+    usage = "from diffusers import DiffusionPipeline\n\n"
+    if lora:
+        usage += f'pipe = DiffusionPipeline.from_pretrained("{base_of(cfg)}")\npipe.load_lora_weights("org/name")\n'
+    else:
+        usage += 'pipe = DiffusionPipeline.from_pretrained("org/name")\n'
+    asked = f"{json.dumps('a red apple' if facts.ours else train.captions[0][0])}, num_inference_steps=10"
+    usage += f"picture = pipe({asked}, guidance_scale={model.default_guidance:g}).images[0]"
+    trained = sum(p.numel() for p in model.pipe.unet.parameters() if p.requires_grad)
+    tags = ["text-to-image", "diffusers", "diffusers-training", "stable-diffusion", "stable-diffusion-diffusers"]
+    return Card(
+        name="lora" if lora else facts.ours or "text-to-image",
+        title=f"{f'LoRA for {base_of(cfg)}' if lora else 'Text to image'}, {side} px",
+        summary=f"{'A LoRA' if lora else 'Latent diffusion'} that draws {side} × {side} pictures from a prompt: stock "
+        f"StableDiffusionPipeline, {trained / 1e6:.1f}M trained parameters in the U-Net, "
+        f"{model.pipe.scheduler.config.prediction_type}. Training data: {facts.title}; {len(train):,} pictures, "
+        f"{drawn}.",
+        library_name="diffusers",
+        pipeline_tag="text-to-image",
+        tags=tags + ["lora"] * lora,
+        parameters=trained if lora else model.parameters,
+        usage=usage,
+        limits=[
+            f"It draws {side} × {side} pixels, many of them only roughly like what was asked for.",
+            f"Its text tower reads {model.max_length} tokens; the rest of a prompt is cut.",
+        ],
+    )

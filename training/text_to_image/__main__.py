@@ -1,0 +1,3 @@
+from training.text_to_image import main
+
+main()
