@@ -47,9 +47,10 @@ demo: setup  ## the gallery of all demos on http://127.0.0.1:7860 (PORT=, ARGS=-
 test: setup  ## the whole suite, offline and on the CPU in JOBS=2 processes (ARGS= goes to pytest)
 	$(OFFLINE) OMP_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
-check: setup  ## format, lint, import rules
+check: setup  ## format, lint, types (of hub_models), import rules
 	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
+	$(PY) -m ty check
 	$(OFFLINE) $(PY) -m pytest -q tests/test_house.py -k rules
 
 format: setup  ## put the code into the house's format

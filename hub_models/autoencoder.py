@@ -5,11 +5,12 @@ A model folder is what stock diffusers writes, plus one file for what has no pla
     config.json  diffusion_pytorch_model.safetensors  preprocessor_config.json {"resolution_px", "ground",
                                                                    "latent_to_rgb", "latent_to_rgb_bias"}
 
-The stock StableDiffusionPipeline multiplies and divides by `scaling_factor` and reads no `shift_factor`; so a mean that the
-latents have is folded into the biases beside them (`centred`), and no shift is left to be read.
+The stock StableDiffusionPipeline multiplies and divides by `scaling_factor` and reads no `shift_factor`; so a mean that
+the latents have is folded into the biases beside them (`centred`), and no shift is left to be read.
 
 Letters: B pictures, R pixels a side, C channels of a latent, (h, w) its cells, f = R / h the reduction.
-Pictures are float in [-1, 1] inside and PIL at the edges. "Latents" without another word are scaled: (z - shift) · scaling.
+Pictures are float in [-1, 1] inside and PIL at the edges. "Latents" without another word are scaled:
+(z - shift) · scaling.
 """
 
 import copy
@@ -22,10 +23,10 @@ import torch
 from diffusers import AutoencoderKL
 from PIL import Image
 
-from hub_models import building, store
+from hub_models import pretrained, store
 from hub_models.device import default_device
 from hub_models.documents import read_object
-from hub_models.pictures import frame, from_uint8, to_uint8
+from hub_models.pictures import frame, from_uint8, is_ground, to_uint8
 
 STEM = "autoencoder"
 PREPROCESSOR = "preprocessor_config.json"
@@ -34,8 +35,8 @@ PREPROCESSOR = "preprocessor_config.json"
 class Autoencoder:
     """A loaded model. Made by `load`, or from parts that are being trained.
 
-    latent_to_rgb (C, 3) and latent_to_rgb_bias (3,): the colour of a cell in [-1, 1] from its latent; None lets the first
-    `preview` fit them to the decoder.
+    latent_to_rgb (C, 3) and latent_to_rgb_bias (3,): the colour of a cell in [-1, 1] from its latent; None lets the
+    first `preview` fit them to the decoder.
     """
 
     def __init__(
@@ -100,10 +101,14 @@ class Autoencoder:
     @torch.no_grad()
     def preview(self, latents: torch.Tensor) -> np.ndarray:
         """One coloured pixel for each cell of latents (B, C, h, w): uint8 (B, h, w, 3), without the decoder."""
-        if self.latent_to_rgb is None:
-            self.latent_to_rgb, self.latent_to_rgb_bias = self._fit_to_decoder()
-        weight, bias = self.latent_to_rgb.to(latents), self.latent_to_rgb_bias.to(latents)
+        weight, bias = (part.to(latents) for part in self.linear_map())
         return to_uint8(torch.einsum("bchw,cd->bdhw", latents, weight) + bias.view(1, 3, 1, 1))
+
+    def linear_map(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """latent_to_rgb (C, 3) and latent_to_rgb_bias (3,), fitted to the decoder where there are none yet."""
+        if self.latent_to_rgb is None or self.latent_to_rgb_bias is None:
+            self.latent_to_rgb, self.latent_to_rgb_bias = self._fit_to_decoder()
+        return self.latent_to_rgb, self.latent_to_rgb_bias
 
     def _fit_to_decoder(self) -> tuple[torch.Tensor, torch.Tensor]:
         """The linear map for a folder that ships none: from what the decoder makes of random patches of latents."""
@@ -129,7 +134,7 @@ def fit_latent_to_rgb(latents: torch.Tensor, pictures: torch.Tensor) -> tuple[to
 
     latents (N, C, h, w); pictures (N, 3, H, W), averaged over the area of each cell.
     """
-    colours = torch.nn.functional.adaptive_avg_pool2d(pictures, latents.shape[-2:])  # (N, 3, h, w)
+    colours = torch.nn.functional.adaptive_avg_pool2d(pictures, (latents.shape[-2], latents.shape[-1]))  # (N, 3, h, w)
     x, y = (t.movedim(1, -1).flatten(0, -2).double().cpu() for t in (latents, colours))  # (N·h·w, C), (N·h·w, 3)
     x = torch.cat([x, torch.ones(len(x), 1, dtype=x.dtype)], dim=1)  # (N·h·w, C + 1)
     solution = torch.linalg.lstsq(
@@ -139,7 +144,7 @@ def fit_latent_to_rgb(latents: torch.Tensor, pictures: torch.Tensor) -> tuple[to
 
 
 def centred(vae: AutoencoderKL, mean: torch.Tensor, scaling: float) -> AutoencoderKL:
-    """A copy whose latents have lost `mean` (C,), and whose config says `scaling`; it codes and decodes the same pictures.
+    """A copy whose latents have lost `mean` (C,) and whose config says `scaling`; it codes and decodes the same.
 
     The mean goes into the biases of the two 1 × 1 convolutions around the latents, which is exact. Raises ValueError
     where a model has none of these.
@@ -157,14 +162,13 @@ def centred(vae: AutoencoderKL, mean: torch.Tensor, scaling: float) -> Autoencod
 
 def save_folder(folder: Path, model: Autoencoder) -> None:
     """Write the stock files and preprocessor_config.json. The layout is defined here and nowhere else."""
-    if model.latent_to_rgb is None:
-        model.latent_to_rgb, model.latent_to_rgb_bias = model._fit_to_decoder()
+    weight, bias = model.linear_map()
     model.vae.save_pretrained(folder, safe_serialization=True)
     extra = {
         "resolution_px": model.resolution_px,
         "ground": list(model.ground),
-        "latent_to_rgb": _rounded(model.latent_to_rgb),
-        "latent_to_rgb_bias": _rounded(model.latent_to_rgb_bias),
+        "latent_to_rgb": _rounded(weight),
+        "latent_to_rgb_bias": _rounded(bias),
     }
     Path(folder, PREPROCESSOR).write_text(json.dumps(extra, indent=1) + "\n")
 
@@ -174,9 +178,10 @@ def _rounded(values: torch.Tensor) -> list:
 
 
 def resolve(name: str) -> Path:
-    """The verified folder of the AutoencoderKL itself. A bundled one is the vae/ of the text_to_image variant of its name.
+    """The verified folder of the AutoencoderKL itself. A bundled one is the vae/ of text_to_image's of its name.
 
-    A folder or Hub id may be the autoencoder's own, or that of a pipeline with a vae/ in it. Raises store.CheckpointError.
+    A folder or Hub id may be the autoencoder's own, or that of a pipeline with a vae/ in it. Raises
+    store.CheckpointError.
     """
     folder = store.resolve(STEM, name)
     return folder / "vae" if (folder / "vae" / "config.json").is_file() else folder
@@ -199,40 +204,19 @@ def load(name: str = "emoji", device: str | torch.device | None = None) -> Autoe
 def _open(folder: Path, name: str) -> Autoencoder:
     if not (folder / "config.json").is_file():
         raise store.CheckpointError(f"{folder} is a pipeline without a vae/: name one that has an AutoencoderKL")
-    config = read_object(folder / "config.json")
-    kind = config.get("_class_name")
+    kind = read_object(folder / "config.json").get("_class_name")
     if kind != "AutoencoderKL":
         raise store.CheckpointError(
             f"{folder}/config.json is of a {kind}: this needs an AutoencoderKL, such as training/autoencoder.py exports"
         )
-    try:
-        with building.as_large_as_its_weights(folder):
-            with torch.device("meta"):
-                AutoencoderKL.from_config(config)
-            vae, info = AutoencoderKL.from_pretrained(
-                folder,
-                use_safetensors=True,
-                low_cpu_mem_usage=False,
-                output_loading_info=True,
-                trust_remote_code=False,
-            )
-    except store.CheckpointError:
-        raise
-    except Exception as error:  # diffusers raises anything from OSError to AttributeError on a config it cannot read
-        raise store.CheckpointError(
-            f"{folder}: diffusers cannot read the autoencoder "
-            f"({type(error).__name__}: {' '.join(str(error).split())[:200]}); export it again"
-        ) from error
-    if info["missing_keys"] or info["unexpected_keys"]:
-        key = (info["missing_keys"] or info["unexpected_keys"])[0]
-        raise store.CheckpointError(f"{folder}: weights and config.json disagree, first at {key!r}; export again")
+    vae = pretrained.open_diffusers(folder, AutoencoderKL, "autoencoder")
     if (vae.config.in_channels, vae.config.out_channels) != (3, 3) or not vae.config.scaling_factor:
         raise store.CheckpointError(
             f"{folder}/config.json: need 3 channels in and out and a scaling_factor that is not 0"
         )
     extra = _read_extra(folder / PREPROCESSOR, vae)
     return Autoencoder(
-        vae.float().eval().requires_grad_(False),
+        vae,
         name=name,
         weights_sha256=store.weights_sha256(folder),
         **extra,
@@ -249,7 +233,7 @@ def _read_extra(path: Path, vae: AutoencoderKL) -> dict:
     if isinstance(side, bool) or not isinstance(side, int) or side < step or side % step:
         raise store.CheckpointError(f"{path}: resolution_px {side!r} is no multiple of {step}; correct it")
     ground = saved.get("ground", [255, 255, 255])
-    if not isinstance(ground, list) or len(ground) != 3 or not all(type(c) is int and 0 <= c < 256 for c in ground):
+    if not is_ground(ground):
         raise store.CheckpointError(f"{path}: ground {ground!r} is not three numbers from 0 to 255; correct it")
     extra["ground"] = ground
     if "latent_to_rgb" in saved:

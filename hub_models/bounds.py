@@ -20,8 +20,8 @@ SIDES = re.compile(
 # How many layers: libraries make lists of so many rates before the first layer, and one by one.
 COUNTS = re.compile(r"(depths?|layers?|blocks?|heads?|stages)$|^n_(layer|head)|layers_per_block")
 MAX_COUNT = 256
-RANGES = {"num_train_timesteps": (1, 100_000), "model_max_length": (2, None), "in_channels": (1, 2**16),
-          "out_channels": (1, 2**16), "latent_channels": (1, 2**16)}  # fmt: skip
+CHANNELS = dict.fromkeys(("in_channels", "out_channels", "latent_channels"), (1, 2**16))
+RANGES = {"num_train_timesteps": (1, 100_000), "model_max_length": (2, None)} | CHANNELS
 
 
 def check(path: Path, content: Any) -> None:

@@ -1,13 +1,13 @@
 """How large a model may grow while a library builds it: no larger than its weights call for.
 
-No table knows what each of a thousand architectures makes of its arguments. So the building itself is watched, and ended
-at a few times what the safetensors files beside the config hold, before the layers after that are made.
+No table knows what each of a thousand architectures makes of its arguments. So the building itself is watched, and
+ended at a few times what the safetensors files beside the config hold, before the layers after that are made.
 """
 
 import contextlib
 import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 import torch
@@ -20,7 +20,7 @@ SPARE_NUMBERS, SPARE_LAYERS = 2**24, 2**13  # and what no weights are for: buffe
 
 
 @contextlib.contextmanager
-def as_large_as_its_weights(folder: Path) -> Iterator[None]:
+def as_large_as_its_weights(folder: Path) -> Generator[None]:
     """For the time of the block, this thread builds no more parameters and layers than the folder's weights call for.
 
     Raises CheckpointError in the midst of building.
@@ -37,8 +37,8 @@ def as_large_as_its_weights(folder: Path) -> Iterator[None]:
         room[what] -= amount
         if room[what] < 0:
             raise CheckpointError(
-                f"{folder}/config.json asks for a model far larger than the {numbers:,} numbers of its weights: correct "
-                "the config, or download both again"
+                f"{folder}/config.json asks for a model far larger than the {numbers:,} numbers of its weights: "
+                "correct the config, or download both again"
             )
 
     def tensor(_module: torch.nn.Module, _name: str, value: torch.Tensor | None) -> None:

@@ -3,13 +3,14 @@
 A model folder is timm's own: config.json (architecture, num_classes, label_names, model_args, pretrained_cfg) and
 model.safetensors; `timm.create_model("local-dir:…", pretrained=True)` opens it. Nothing is added to it.
 
-Letters: B pictures, R pixels a side, K labels, D features, N tokens of which the last P are patches, (h, w) cells of a map.
+Letters: B pictures, R pixels a side, K labels, D features, N tokens of which the last P are patches, h × w cells.
 """
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import timm
@@ -38,7 +39,8 @@ class Occlusion:
 class Classifier:
     """A timm model with its labels and its pre-processing. Build it with `load`."""
 
-    def __init__(self, model: torch.nn.Module, label_names: Sequence[str], *, name: str, weights_sha256: str):
+    def __init__(self, model: Any, label_names: Sequence[str], *, name: str, weights_sha256: str):
+        """model: a timm model; what it is made of is typed as Tensor | Module."""
         data = resolve_model_data_config(model)
         self.model = model
         self.label_names = list(label_names)
@@ -141,15 +143,15 @@ class Classifier:
     ) -> np.ndarray:
         """How far the probability of `label` drops when a grey patch covers each place, (h, w) float32 in [-1, 1].
 
-        Cell (i, j) is the patch with its corner at (i, j) · stride_px of the framed picture. Zeiler & Fergus 2014, §4.2.
-        Raises ValueError as `occlusion_steps`.
+        Cell (i, j) is the patch with its corner at (i, j) · stride_px of the framed picture. Zeiler & Fergus 2014,
+        §4.2. Raises ValueError as `occlusion_steps`.
         """
         steps = self.occlusion_steps(image, label, patch_px=patch_px, stride_px=stride_px, batch_size=batch_size)
         return list(steps)[-1].drop
 
 
 def spread(drop: np.ndarray, *, size_px: int, patch_px: int, stride_px: int) -> np.ndarray:
-    """An occlusion map (h, w) laid out over its picture, (size_px, size_px): at each pixel the mean of the patches on it."""
+    """A map (h, w) laid over its picture, (size_px, size_px): each pixel has the mean of the patches on it."""
     total, count = np.zeros((2, size_px, size_px), np.float32)
     for (i, j), value in np.ndenumerate(drop):
         window = np.s_[i * stride_px : i * stride_px + patch_px, j * stride_px : j * stride_px + patch_px]
@@ -159,7 +161,7 @@ def spread(drop: np.ndarray, *, size_px: int, patch_px: int, stride_px: int) -> 
 
 
 def _attention(layer: Attention, x: torch.Tensor) -> torch.Tensor:
-    """The attention probabilities of a timm layer for its input, (B, heads, N, N); fused kernels never hand them out."""
+    """The attention probabilities of a timm layer for its input, (B, heads, N, N), which fused kernels never give."""
     B, N, _ = x.shape
     q, k, _ = layer.qkv(x).reshape(B, N, 3, layer.num_heads, layer.head_dim).permute(2, 0, 3, 1, 4)  # (B, heads, N, d)
     q, k = layer.q_norm(q), layer.k_norm(k)
@@ -194,7 +196,7 @@ def _open(folder: Path) -> tuple[torch.nn.Module, list[str]]:
         with building.as_large_as_its_weights(folder), torch.device("meta"):
             timm.create_model(f"local-dir:{folder}", pretrained=False)
         with building.as_large_as_its_weights(folder):
-            model = timm.create_model(f"local-dir:{folder}", pretrained=True)
+            model: Any = timm.create_model(f"local-dir:{folder}", pretrained=True)
     except CheckpointError:
         raise
     except Exception as error:  # whatever a foreign architecture, its arguments or its shapes raise
@@ -205,7 +207,8 @@ def _open(folder: Path) -> tuple[torch.nn.Module, list[str]]:
     size = resolve_model_data_config(model)["input_size"]
     if model.num_classes < 2 or size[0] != 3 or size[1] != size[2]:
         raise CheckpointError(
-            f"{folder}: {model.num_classes} labels on input {tuple(size)}; this page needs two or more labels on square RGB"
+            f"{folder}: {model.num_classes} labels on input {tuple(size)}; this page needs two or more labels on "
+            "square RGB"
         )
     model = model.float().eval().requires_grad_(False)
     names = _label_names(model, folder)
@@ -215,7 +218,7 @@ def _open(folder: Path) -> tuple[torch.nn.Module, list[str]]:
     return model, names
 
 
-def _label_names(model: torch.nn.Module, folder) -> list[str]:
+def _label_names(model: Any, folder: Path) -> list[str]:
     """The names in config.json; for ImageNet heads without names timm's own list; else numbers."""
     names = model.pretrained_cfg.get("label_names")
     if names:

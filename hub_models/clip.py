@@ -1,10 +1,11 @@
 """Pictures and texts in one space: a dual encoder of the CLIP kind.
 
 A model folder is what stock transformers writes for a `VisionTextDualEncoderModel` (any vision and text tower) or a
-`CLIPModel`, with its tokenizer and image processor; `AutoModel`, `AutoTokenizer` and `AutoImageProcessor` open it. Of the own keys in preprocessor_config.json,
-both optional, framed = false says that a picture is squeezed into a square instead of standing whole in a white one.
+`CLIPModel`, with its tokenizer and image processor; `AutoModel`, `AutoTokenizer` and `AutoImageProcessor` open it. Of
+the own keys in preprocessor_config.json, both optional, framed = false says that a picture is squeezed into a square
+instead of standing whole in a white one.
 
-Letters: B pictures or texts, R pixels a side, L tokens of a text, D width of the common space, C width of the text tower.
+Letters: B pictures or texts, R pixels a side, L tokens of a text, D width of the common space, C of the text tower.
 """
 
 import json
@@ -14,14 +15,15 @@ from pathlib import Path
 
 import torch
 from PIL import Image
-from transformers import CLIPModel, PreTrainedModel, VisionTextDualEncoderModel
+from transformers import CLIPModel, VisionTextDualEncoderModel
 
 from hub_models import pretrained, store
 from hub_models.device import default_device
 from hub_models.documents import read_object
-from hub_models.pictures import frame, on_white
+from hub_models.pictures import frame, on_ground
 from hub_models.store import CheckpointError
 
+DualEncoder = VisionTextDualEncoderModel | CLIPModel
 MODELS = {"vision-text-dual-encoder": VisionTextDualEncoderModel, "clip": CLIPModel}
 BATCH = 128  # pictures or texts that are embedded at once
 MAX_RANKED = 1000  # texts that are ranked at once
@@ -34,7 +36,7 @@ class CLIP:
 
     def __init__(
         self,
-        model: PreTrainedModel,
+        model: DualEncoder,
         tokenizer,
         image_processor,
         *,
@@ -63,8 +65,8 @@ class CLIP:
         return float(self.model.logit_scale.detach().exp())
 
     def preprocess(self, images: Sequence[Image.Image]) -> torch.Tensor:
-        """The pictures as the model wants them, (B, 3, R, R): framed (see `frame`), or as the processor squeezes them."""
-        seen = [frame(image, self.resolution_px) if self.framed else on_white(image) for image in images]
+        """The pictures as the model wants them, (B, 3, R, R): framed (`frame`), or as the processor squeezes them."""
+        seen = [frame(image, self.resolution_px) if self.framed else on_ground(image) for image in images]
         return self.image_processor(images=seen, return_tensors="pt")["pixel_values"].to(self.device)
 
     @torch.no_grad()
@@ -78,19 +80,17 @@ class CLIP:
         """One row of norm 1 for each text, (B, D), on the CPU. Padding is masked, so a text's row is its own."""
         rows = []
         for at in range(0, len(texts), BATCH):
-            tokens = self.tokenizer(
-                list(texts[at : at + BATCH]), padding=True, truncation=True, max_length=self.max_length,
-                return_tensors="pt",
-            ).to(self.device)  # fmt: skip
+            options = {"truncation": True, "max_length": self.max_length, "return_tensors": "pt"}
+            tokens = self.tokenizer(list(texts[at : at + BATCH]), padding=True, **options).to(self.device)
             rows.append(unit_text_rows(self.model, tokens["input_ids"], tokens["attention_mask"]).cpu())
         return torch.cat(rows)
 
     def rank(self, image: Image.Image, texts: Sequence[str]) -> list[tuple[str, float]]:
         """The texts, each with the probability that of all of them it is the picture's, most probable first.
 
-        softmax(logit_scale · cosine / rank_temperature): probabilities of the stock model where the temperature is 1, and
-        calibrated ones where it was fitted (Guo et al. 2017, §4.2). They add up to 1, also when none of the texts fits.
-        Raises ValueError for no texts, and for more than MAX_RANKED.
+        softmax(logit_scale · cosine / rank_temperature): probabilities of the stock model where the temperature is 1,
+        and calibrated ones where it was fitted (Guo et al. 2017, §4.2). They add up to 1, also when none of the texts
+        fits. Raises ValueError for no texts, and for more than MAX_RANKED.
         """
         if not texts:
             raise ValueError("there is nothing to rank: give at least one line of text")
@@ -101,7 +101,7 @@ class CLIP:
         return [(texts[i], float(shares[i])) for i in shares.argsort(descending=True, stable=True).tolist()]
 
     def tokenize(self, texts: Sequence[str]) -> torch.Tensor:
-        """Token ids int64 (B, L), L = max_length: longer texts are cut, shorter ones padded, as a diffusion pipeline does."""
+        """Token ids int64 (B, L), L = max_length: longer texts cut, shorter ones padded, as diffusion pipelines do."""
         return self.tokenizer(
             list(texts), padding="max_length", max_length=self.max_length, truncation=True, return_tensors="pt"
         )["input_ids"]
@@ -121,13 +121,13 @@ class CLIP:
             return len(self.tokenizer(text, truncation=False, verbose=False)["input_ids"]) > self.max_length
 
 
-def unit_image_rows(model: PreTrainedModel, pixels: torch.Tensor) -> torch.Tensor:
+def unit_image_rows(model: DualEncoder, pixels: torch.Tensor) -> torch.Tensor:
     """Pictures (B, 3, R, R) in the common space, rows of norm 1: (B, D)."""
     row = model.visual_projection(model.vision_model(pixel_values=pixels).pooler_output)
     return torch.nn.functional.normalize(row.float(), dim=-1)
 
 
-def unit_text_rows(model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+def unit_text_rows(model: DualEncoder, ids: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
     """Texts (B, L) in the common space, rows of norm 1: (B, D)."""
     row = model.text_projection(model.text_model(input_ids=ids, attention_mask=mask).pooler_output)
     return torch.nn.functional.normalize(row.float(), dim=-1)
@@ -149,13 +149,15 @@ def _open(folder: Path, name: str) -> CLIP:
     config = pretrained.open_config(folder, "a VisionTextDualEncoderModel or a CLIPModel")
     if config.model_type not in MODELS:
         raise CheckpointError(
-            f"{folder}/config.json says model_type {config.model_type!r}: this needs a VisionTextDualEncoderModel or a CLIPModel"
+            f"{folder}/config.json says model_type {config.model_type!r}: this needs a VisionTextDualEncoderModel or a "
+            "CLIPModel"
         )
     model = pretrained.open_model(folder, MODELS[config.model_type], config, "dual encoder")
     tokenizer, image_processor = pretrained.open_processors(folder, config)
     model = model.eval().requires_grad_(False)
-    return CLIP(model, tokenizer, image_processor, name=name, weights_sha256=store.weights_sha256(folder),
-                rank_temperature=_rank_temperature(folder), framed=_is_framed(folder))  # fmt: skip
+    own = {"rank_temperature": _rank_temperature(folder), "framed": pretrained.is_framed(folder, True)}
+    sha256 = store.weights_sha256(folder)
+    return CLIP(model, tokenizer, image_processor, name=name, weights_sha256=sha256, **own)
 
 
 def _rank_temperature(folder: Path) -> float:
@@ -166,16 +168,8 @@ def _rank_temperature(folder: Path) -> float:
     return float(value)
 
 
-def _is_framed(folder: Path) -> bool:
-    path = folder / PROCESSOR
-    value = read_object(path).get(FRAMED, True) if path.is_file() else True
-    if not isinstance(value, bool):
-        raise CheckpointError(f"{path}: {FRAMED} must be true or false, it is {str(value)[:40]}")
-    return value
-
-
 def save_folder(
-    folder, model: PreTrainedModel, tokenizer, image_processor, rank_temperature: float = 1.0, framed: bool = True
+    folder, model: DualEncoder, tokenizer, image_processor, rank_temperature: float = 1.0, framed: bool = True
 ) -> None:
     """Write what `load` reads: stock config, weights, tokenizer and image processor; our keys among the latter's."""
     model.save_pretrained(folder)
@@ -183,7 +177,7 @@ def save_folder(
     image_processor.save_pretrained(folder)
     path = Path(folder) / PROCESSOR
     kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    own = {} if framed and FRAMED not in kept else {FRAMED: framed}
+    own: dict[str, bool | float] = {} if framed and FRAMED not in kept else {FRAMED: framed}
     if rank_temperature != 1 or RANK_TEMPERATURE in kept:
         own[RANK_TEMPERATURE] = rank_temperature
     if own:

@@ -1,6 +1,7 @@
 """Pictures out of noise: a U-Net diffusion model on pixels, class-conditional or not.
 
-A model folder is what stock diffusers writes for a `DDPMPipeline`, plus one file for what has no place in a stock config:
+A model folder is what stock diffusers writes for a `DDPMPipeline`, plus one file for what has no place in a
+stock config:
 
     model_index.json  unet/  scheduler/  preprocessor_config.json {"label_names", "null_label", "resolution_px",
                                                                    "guidance_scale", "ground"}
@@ -11,42 +12,22 @@ t counts the scheduler's timesteps, 0 … T-1; alpha_bar_t is `scheduler.alphas_
 
 import json
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 
-import diffusers
 import numpy as np
 import torch
 from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler, DPMSolverMultistepScheduler, UNet2DModel
-from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 
-from hub_models import building, store
+from hub_models import drawing, pretrained, store
 from hub_models.device import default_device
-from hub_models.diffusion import predict_x0
 from hub_models.documents import read_object
-from hub_models.pictures import frame, from_uint8, to_uint8
+from hub_models.drawing import RECEIPT_KEY as RECEIPT_KEY  # for who writes it
+from hub_models.drawing import Step, guide, predict_x0
+from hub_models.pictures import frame, from_uint8, is_ground, to_uint8
 
 SAMPLERS = ("ddpm", "ddim", "dpm++")
-MAX_SEED = 2**63 - 1
-RECEIPT_KEY = "vitrail"  # the PNG text chunk our receipts live in
-
-
-@dataclass(frozen=True)
-class Step:
-    """What one step of sampling left behind. In the last one x_t is the picture."""
-
-    index: int  # 0 … total - 1
-    total: int
-    timestep: int  # the noise level the model was asked at
-    x_t: torch.Tensor  # (B, 3, R, R) after this step, on its way to the next timestep
-    x0: torch.Tensor  # (B, 3, R, R) the model's guess of the clean picture at this step, in [-1, 1]
-
-
-def guide(null: torch.Tensor, label: torch.Tensor, scale: float) -> torch.Tensor:
-    """Classifier-free guidance: null + scale (label - null). Ho & Salimans 2022, with scale = 1 + their w."""
-    return null + scale * (label - null)
 
 
 def trailing_timesteps(num_train_timesteps: int, num_inference_steps: int) -> list[int]:
@@ -55,6 +36,49 @@ def trailing_timesteps(num_train_timesteps: int, num_inference_steps: int) -> li
         round(num_train_timesteps * (num_inference_steps - i) / num_inference_steps) - 1
         for i in range(num_inference_steps)
     ]
+
+
+def _solver(
+    scheduler: DDPMScheduler, sampler: str, num_inference_steps: int, generators: list[torch.Generator]
+) -> tuple[list[int], Callable]:
+    """Timesteps, and a function (index, t, model output, x_t) -> the next x_t; all state is in its closure."""
+    config = dict(scheduler.config)
+    config.pop("_use_default_values", None)  # with it, from_config resets whatever was passed by position
+    if sampler == "ddpm":
+        solver = DDPMScheduler.from_config(config)
+        solver.set_timesteps(num_inference_steps)
+
+        def step(index, t, output, x):
+            return solver.step(output, t, x, generator=generators).prev_sample
+
+        return [int(t) for t in solver.timesteps], step
+    timesteps = trailing_timesteps(scheduler.config.num_train_timesteps, num_inference_steps)
+    if sampler == "dpm++":
+        # sample_max_value 1 makes of its dynamic thresholding the clipping that the other two call clip_sample.
+        clip = {"thresholding": config["clip_sample"], "sample_max_value": 1.0}
+        solver = DPMSolverMultistepScheduler.from_config(config, **clip)
+        solver.set_timesteps(timesteps=timesteps)
+        solver.set_begin_index(0)
+        return timesteps, lambda i, t, output, x: solver.step(output, t, x).prev_sample
+    # DDIMScheduler takes every step to be T // steps long, which is wrong wherever steps does not divide T. On the
+    # betas of the chosen timesteps alone (Nichol & Dhariwal 2021, §4) each of its steps is the next index.
+    alphas = scheduler.alphas_cumprod[timesteps[::-1]].double().cpu()  # (steps,)
+    betas = 1 - alphas / torch.cat([torch.ones(1, dtype=torch.float64), alphas[:-1]])
+    solver = DDIMScheduler.from_config(
+        config,
+        num_train_timesteps=num_inference_steps,
+        trained_betas=betas.tolist(),
+        rescale_betas_zero_snr=False,  # these betas have it already
+        timestep_spacing="leading",
+        steps_offset=0,
+    )
+    solver.set_timesteps(num_inference_steps)
+
+    def step(index, t, output, x):  # the clipped x0 also decides ε, as in guided-diffusion: guidance stays stable
+        clip = bool(config["clip_sample"])
+        return solver.step(output, num_inference_steps - 1 - index, x, use_clipped_model_output=clip).prev_sample
+
+    return timesteps, step
 
 
 class DDPM:
@@ -95,6 +119,10 @@ class DDPM:
     def num_train_timesteps(self) -> int:
         return self.scheduler.config.num_train_timesteps
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return (3, self.resolution_px, self.resolution_px)
+
     def label_index(self, label: int | str | None) -> int | None:
         """The class embedding's row of a label's name or number; the null label's for None and "any".
 
@@ -117,11 +145,7 @@ class DDPM:
 
     def initial_noise(self, seeds: Sequence[int]) -> torch.Tensor:
         """The noise that sampling starts from, (B, 3, R, R). Picture k's depends on seed k alone."""
-        return self._noise([torch.Generator().manual_seed(seed) for seed in seeds])
-
-    def _noise(self, generators: list[torch.Generator]) -> torch.Tensor:
-        shape = (len(generators), 3, self.resolution_px, self.resolution_px)
-        return randn_tensor(shape, generator=generators, device=self.device, dtype=torch.float32)  # (B, 3, R, R)
+        return drawing.noise(drawing.generators_of(seeds), self.shape, self.device)
 
     def generate(
         self,
@@ -131,7 +155,7 @@ class DDPM:
         num_inference_steps: int = 50,
         guidance_scale: float | None = None,
         sampler: str = "ddim",
-    ) -> Iterator[Step]:
+    ) -> Generator[Step]:
         """One `Step` for every step of sampling; the last one's x_t is the pictures. Close it to stop at once.
 
         labels: one for each picture, its number or name; None or "any" leaves the class to the model.
@@ -145,81 +169,36 @@ class DDPM:
         scale = self.default_guidance if guidance_scale is None else guidance_scale
         if len(labels) != len(seeds) or not len(labels):
             raise ValueError(f"{len(labels)} labels for {len(seeds)} seeds: give one label and one seed a picture")
-        for seed in seeds:
-            if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed <= MAX_SEED:
-                raise ValueError(f"seed {seed!r} is not an integer from 0 to 2**63 - 1")
-        steps, last = num_inference_steps, self.num_train_timesteps
-        if isinstance(steps, bool) or not isinstance(steps, int | np.integer) or not 1 <= steps <= last:
-            raise ValueError(f"num_inference_steps {steps!r} is not an integer from 1 to {last}")
-        if sampler not in SAMPLERS:
-            raise ValueError(f"sampler {sampler!r} is unknown: choose one of {', '.join(SAMPLERS)}")
-        if not math.isfinite(scale):
-            raise ValueError(f"guidance_scale {scale} is not a finite number: 1 to 10 is usual")
+        seeds = [drawing.check_seed(seed) for seed in seeds]
+        steps = drawing.check_whole("num_inference_steps", num_inference_steps, 1, self.num_train_timesteps)
+        drawing.check_sampler(sampler, SAMPLERS)
+        if not drawing.is_number(scale):
+            raise ValueError(f"guidance_scale {scale!r} is not a finite number: 1 to 10 is usual")
         rows = [self.label_index(label) for label in labels]
         if scale != 1 and self.null_label is None:
             if guidance_scale is not None:
                 raise ValueError("guidance needs a null label, and this model has none: set guidance_scale to 1")
             scale = 1.0
-        return self._steps(rows, [int(seed) for seed in seeds], int(steps), float(scale), sampler)
+        return self._steps(rows, seeds, steps, float(scale), sampler)
 
     @torch.no_grad()
-    def _steps(self, rows, seeds, num_inference_steps, scale, sampler) -> Iterator[Step]:
-        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    def _steps(self, rows, seeds, num_inference_steps, scale, sampler) -> Generator[Step]:
+        generators = drawing.generators_of(seeds)
         alphas_cumprod = self.scheduler.alphas_cumprod.to(self.device)  # (T,)
-        timesteps, advance = self._solver(sampler, num_inference_steps, generators)
-        x = self._noise(generators)  # (B, 3, R, R)
+        timesteps, advance = _solver(self.scheduler, sampler, num_inference_steps, generators)
+        x = drawing.noise(generators, self.shape, self.device)  # (B, 3, R, R)
         for index, t in enumerate(timesteps):
             output = self._evaluate(x, t, rows, scale)  # (B, 3, R, R)
             x0 = self._clip(predict_x0(output, x, alphas_cumprod[t], self.scheduler.config.prediction_type))
             x = advance(index, t, output, x)
             yield Step(index, len(timesteps), t, x, x0)
 
-    def _solver(self, sampler: str, num_inference_steps: int, generators: list[torch.Generator]):
-        """Timesteps, and a function (index, t, model output, x_t) -> the next x_t; all state is in its closure."""
-        config = dict(self.scheduler.config)
-        config.pop("_use_default_values", None)  # with it, from_config resets whatever was passed by position
-        if sampler == "ddpm":
-            solver = DDPMScheduler.from_config(config)
-            solver.set_timesteps(num_inference_steps)
-
-            def step(index, t, output, x):
-                return solver.step(output, t, x, generator=generators).prev_sample
-
-            return [int(t) for t in solver.timesteps], step
-        timesteps = trailing_timesteps(self.num_train_timesteps, num_inference_steps)
-        if sampler == "dpm++":
-            # sample_max_value 1 makes of its dynamic thresholding the clipping that the other two call clip_sample.
-            clip = {"thresholding": config["clip_sample"], "sample_max_value": 1.0}
-            solver = DPMSolverMultistepScheduler.from_config(config, **clip)
-            solver.set_timesteps(timesteps=timesteps)
-            solver.set_begin_index(0)
-            return timesteps, lambda i, t, output, x: solver.step(output, t, x).prev_sample
-        # DDIMScheduler takes every step to be T // steps long, which is wrong wherever steps does not divide T. On the
-        # betas of the chosen timesteps alone (Nichol & Dhariwal 2021, §4) each of its steps is the next index.
-        alphas = self.scheduler.alphas_cumprod[timesteps[::-1]].double().cpu()  # (steps,)
-        betas = 1 - alphas / torch.cat([torch.ones(1, dtype=torch.float64), alphas[:-1]])
-        solver = DDIMScheduler.from_config(
-            config,
-            num_train_timesteps=num_inference_steps,
-            trained_betas=betas.tolist(),
-            rescale_betas_zero_snr=False,  # these betas have it already
-            timestep_spacing="leading",
-            steps_offset=0,
-        )
-        solver.set_timesteps(num_inference_steps)
-
-        def step(index, t, output, x):  # the clipped x0 also decides ε, as in guided-diffusion: guidance stays stable
-            clip = bool(config["clip_sample"])
-            return solver.step(output, num_inference_steps - 1 - index, x, use_clipped_model_output=clip).prev_sample
-
-        return timesteps, step
-
     def _evaluate(self, x: torch.Tensor, t: int, rows: list[int | None], scale: float) -> torch.Tensor:
         """The model's output at x (B, 3, R, R), guided: one forward pass, of 2 B where guidance needs both."""
         if not self.unet.config.num_class_embeds:
             return self.unet(x, t).sample  # (B, 3, R, R)
         label = torch.tensor(rows, device=x.device)  # (B,)
-        if scale == 1 or all(row == self.null_label for row in rows):
+        if scale == 1 or self.null_label is None or all(row == self.null_label for row in rows):
             return self.unet(x, t, class_labels=label).sample
         null = torch.full_like(label, self.null_label)
         both = self.unet(torch.cat([x, x]), t, class_labels=torch.cat([null, label])).sample  # (2 B, 3, R, R)
@@ -236,13 +215,12 @@ class DDPM:
 
         q(x_t | x_0) = N(sqrt(ᾱ_t) x_0, 1 - ᾱ_t): Ho et al. 2020, eq. 4. t is 0 … T-1; ValueError outside.
         """
-        if isinstance(t, bool) or not isinstance(t, int | np.integer) or not 0 <= t < self.num_train_timesteps:
-            raise ValueError(f"t {t!r} is not an integer from 0 to {self.num_train_timesteps - 1}")
+        t = drawing.check_whole("t", t, 0, self.num_train_timesteps - 1)
         rows = [self.label_index(label)]
         alpha_bar = self.scheduler.alphas_cumprod[t].to(self.device)
         x_0 = self.to_tensor(image).to(self.device)  # (1, 3, R, R)
         x_t = alpha_bar.sqrt() * x_0 + (1 - alpha_bar).sqrt() * self.initial_noise([seed])  # (1, 3, R, R)
-        output = self._evaluate(x_t, int(t), rows, 1.0)
+        output = self._evaluate(x_t, t, rows, 1.0)
         x0 = self._clip(predict_x0(output, x_t, alpha_bar, self.scheduler.config.prediction_type))
         return self.to_pil(x_t)[0], self.to_pil(x0)[0]
 
@@ -255,21 +233,29 @@ class DDPM:
         return [Image.fromarray(pixels) for pixels in to_uint8(x)]
 
     def receipt(
-        self, labels: Sequence, seeds: Sequence[int], *, num_inference_steps: int, guidance_scale: float, sampler: str
+        self,
+        labels: Sequence,
+        seeds: Sequence[int],
+        *,
+        num_inference_steps: int,
+        guidance_scale: float,
+        sampler: str,
+        steps_done: int | None = None,
     ) -> dict:
-        """Everything that draws these pictures again, for JSON. Seeds are text: JSON readers round big integers."""
-        names = ["any" if (row := self.label_index(label)) in (None, self.null_label) else self.label_names[row]
-                 for label in labels]  # fmt: skip
-        return {
+        """Everything that draws these pictures again, for JSON: see `drawing`. steps_done: the steps taken."""
+        rows = [self.label_index(label) for label in labels]
+        fields = {
             "model": self.name,
             "weights_sha256": self.weights_sha256,
-            "labels": names,
+            "labels": ["any" if row in (None, self.null_label) else self.label_names[row] for row in rows],
             "seeds": [str(seed) for seed in seeds],
             "num_inference_steps": num_inference_steps,
             "guidance_scale": guidance_scale,
             "sampler": sampler,
-            "versions": {"diffusers": diffusers.__version__, "torch": torch.__version__},
+            "size": [self.resolution_px, self.resolution_px],
         }
+        fields |= {} if steps_done is None else {"steps_done": steps_done}
+        return drawing.sealed(fields, self.device)
 
 
 def load(name: str = "emoji-32", device: str | torch.device | None = None) -> DDPM:
@@ -292,26 +278,9 @@ def _open(folder: Path, name: str) -> DDPM:
             f"{folder}/model_index.json is of a {index.get('_class_name')}: this page needs a DDPMPipeline folder, "
             "such as training/ddpm.py exports"
         )
-    try:
-        with building.as_large_as_its_weights(folder / "unet"):
-            with torch.device("meta"):
-                UNet2DModel.from_config(read_object(folder / "unet" / "config.json"))
-            unet, info = UNet2DModel.from_pretrained(
-                folder, subfolder="unet", use_safetensors=True, low_cpu_mem_usage=False, output_loading_info=True,
-                trust_remote_code=False,
-            )  # fmt: skip
-        # Whatever sampler the folder names, its noise schedule is what we read.
-        scheduler = DDPMScheduler.from_pretrained(folder, subfolder="scheduler", trust_remote_code=False)
-    except store.CheckpointError:
-        raise
-    except Exception as error:  # diffusers raises anything from OSError to AttributeError on a config it cannot read
-        raise store.CheckpointError(
-            f"{folder}: diffusers cannot read the unet or the scheduler "
-            f"({type(error).__name__}: {' '.join(str(error).split())[:200]}); export it again"
-        ) from error
-    if info["missing_keys"] or info["unexpected_keys"]:
-        key = (info["missing_keys"] or info["unexpected_keys"])[0]
-        raise store.CheckpointError(f"{folder}/unet: weights and config.json disagree, first at {key!r}; export again")
+    unet = pretrained.open_diffusers(folder / "unet", UNet2DModel, "unet")
+    # Whatever sampler the folder names, its noise schedule is what we read.
+    scheduler = DDPMScheduler.from_pretrained(folder, subfolder="scheduler", trust_remote_code=False)
     config = unet.config
     if (config.in_channels, config.out_channels) != (3, 3) or not isinstance(config.sample_size, int):
         raise store.CheckpointError(
@@ -324,15 +293,7 @@ def _open(folder: Path, name: str) -> DDPM:
             "or sample"
         )
     extra = _read_preprocessor(folder / "preprocessor_config.json", unet)
-    model = DDPM(
-        unet.float().eval(),
-        scheduler,
-        name=name,
-        weights_sha256=store.weights_sha256(folder),
-        **extra,
-    )
-    model.unet.requires_grad_(False)
-    return model
+    return DDPM(unet, scheduler, name=name, weights_sha256=store.weights_sha256(folder), **extra)
 
 
 def save_folder(
@@ -346,7 +307,7 @@ def save_folder(
     guidance_scale: float,
     ground: Sequence[int] = (255, 255, 255),
 ) -> None:
-    """Write the folder that `load` reads, weights in the precision they have (`store.to_half` halves them).
+    """Write the folder that `load` reads, weights in the precision they have (`publish.halves` makes them fp16).
 
     Raises ValueError where labels and embedding disagree.
     """
@@ -396,6 +357,6 @@ def _disagreement(extra: dict, unet: UNet2DModel) -> str | None:
     if isinstance(scale, bool) or not isinstance(scale, int | float) or not math.isfinite(scale):
         return f"guidance_scale {scale!r} is not a finite number"
     ground = extra["ground"]
-    if not isinstance(ground, list) or len(ground) != 3 or not all(isinstance(c, int) and 0 <= c < 256 for c in ground):
+    if not is_ground(ground):
         return f"ground {ground!r} is not three numbers from 0 to 255"
     return None

@@ -5,6 +5,7 @@ Every failure is a CheckpointError: one sentence that names the file and says wh
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -12,8 +13,8 @@ from typing import Any
 MAX_JSON_BYTES = 64 << 20  # the tokenizer.json of the largest vocabularies has half of it
 MAX_HEADER_BYTES = 32 << 20
 MAX_DEPTH = 32  # of brackets in brackets
-BITS = {"BOOL": 8, "U8": 8, "I8": 8, "U16": 16, "I16": 16, "F16": 16, "BF16": 16, "U32": 32, "I32": 32, "F32": 32,
-        "U64": 64, "I64": 64, "F64": 64}  # fmt: skip
+BITS = {"BOOL": 8, "BF16": 16} | {f"{kind}{bits}": bits for kind in "UI" for bits in (8, 16, 32, 64)}
+BITS |= {f"F{bits}": bits for bits in (16, 32, 64)}
 
 
 class CheckpointError(RuntimeError):
@@ -47,9 +48,9 @@ def read_object(path: Path, **options) -> dict:
 
 def parsed(raw: bytes, path: Path, *, strict: bool = True) -> Any:
     """The value that JSON in UTF-8 stands for. path: what it is from, for messages. Raises CheckpointError."""
-    hooks = {"object_pairs_hook": _once, "parse_constant": _refused} if strict else {}
+    once, refused = (_once, _refused) if strict else (None, None)
     try:
-        value = json.loads(raw.decode("utf-8"), **hooks)
+        value = json.loads(raw.decode("utf-8"), object_pairs_hook=once, parse_constant=refused)
     except RecursionError as error:
         raise CheckpointError(f"{path} is nested beyond reason: download or export it again") from error
     except ValueError as error:  # JSONDecodeError and UnicodeDecodeError are, and whole numbers of 4,301 digits
@@ -127,8 +128,7 @@ def _in_form(entry: Any) -> bool:
 def _once(pairs: list[tuple[str, Any]]) -> dict:
     found = dict(pairs)
     if len(found) != len(pairs):
-        seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))
+        twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
         raise ValueError(f"an object has {twice[:60]!r} twice")
     return found
 

@@ -4,6 +4,7 @@ Letters: B pictures, H × W pixels.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,14 +13,25 @@ from PIL import Image
 WHITE = (255, 255, 255)  # what transparency and the borders of a picture that is not square become, as in training
 
 
-def frame(image: Image.Image, size_px: int, ground: Sequence[int] = WHITE) -> Image.Image:
-    """The whole picture in a square of size_px, centred, aspect kept, bicubic: RGB, transparency on the ground."""
-    if image.has_transparency_data:  # laid on the ground before it is resized: RGB under clear pixels must not bleed in
+def is_ground(value: Any) -> bool:
+    """Whether this is a colour as JSON has it: a list of three whole numbers from 0 to 255."""
+    return isinstance(value, list) and len(value) == 3 and all(type(part) is int and 0 <= part < 256 for part in value)
+
+
+def on_ground(image: Image.Image, ground: Sequence[int] = WHITE) -> Image.Image:
+    """The picture in RGB, the ground where it is transparent."""
+    if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, (*ground, 255)), image)
+    return image.convert("RGB")
+
+
+def frame(image: Image.Image, size_px: int, ground: Sequence[int] = WHITE) -> Image.Image:
+    """The whole picture in a square of size_px, centred, aspect kept, bicubic: RGB, transparency on the ground."""
+    image = on_ground(image, ground)  # before it is resized: RGB under clear pixels must not bleed in
     scale = size_px / max(image.size)
     width_px, height_px = (max(1, round(side * scale)) for side in image.size)
-    image = image.convert("RGB").resize((width_px, height_px), Image.Resampling.BICUBIC)
+    image = image.resize((width_px, height_px), Image.Resampling.BICUBIC)
     square = Image.new("RGB", (size_px, size_px), tuple(ground))
     square.paste(image, ((size_px - width_px) // 2, (size_px - height_px) // 2))
     return square
@@ -33,11 +45,3 @@ def from_uint8(pixels: np.ndarray) -> torch.Tensor:
 def to_uint8(x: torch.Tensor) -> np.ndarray:
     """Bytes (B, H, W, 3) of x (B, 3, H, W) in [-1, 1], rounded as the pipelines of diffusers round."""
     return ((x / 2 + 0.5).clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-
-
-def on_white(image: Image.Image) -> Image.Image:
-    """The picture in RGB, on white where it is transparent."""
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, (*WHITE, 255)), image)
-    return image.convert("RGB")

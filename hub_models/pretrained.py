@@ -1,17 +1,19 @@
-"""Opening folders of transformers: config, weights, tokenizer and image processor, with every failure in words."""
+"""Opening folders of transformers and diffusers: config, weights and processors, with every failure in words."""
 
 import contextlib
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 
 from hub_models import building, store
+from hub_models.documents import read_object
 from hub_models.store import CheckpointError
 
 
 def open_config(folder: Path, wanted: str) -> PreTrainedConfig:
-    """The folder's config. Raises CheckpointError, which says that `wanted` is needed, where transformers can't read it."""
+    """The folder's config. Raises CheckpointError, which says that `wanted` is needed, where there is none to read."""
     try:
         return AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # whatever a foreign config.json raises
@@ -20,7 +22,7 @@ def open_config(folder: Path, wanted: str) -> PreTrainedConfig:
         ) from error
 
 
-def open_model(folder: Path, kind: type, config: PreTrainedConfig, purpose: str) -> PreTrainedModel:
+def open_model(folder: Path, kind: Any, config: PreTrainedConfig, purpose: str) -> PreTrainedModel:
     """The model of class `kind` (or an Auto class), fp32, from safetensors.
 
     Raises CheckpointError where it can't be opened or weights are missing: those of a trained `purpose` are expected.
@@ -37,6 +39,29 @@ def open_model(folder: Path, kind: type, config: PreTrainedConfig, purpose: str)
     return model
 
 
+def open_diffusers(folder: Path, kind: Any, purpose: str) -> Any:
+    """The model of a stock class of diffusers, fp32 and eval, from safetensors.
+
+    Raises CheckpointError where it can't be opened, or weights and config disagree. purpose: what it is, for messages.
+    """
+    try:
+        with building.as_large_as_its_weights(folder):
+            with torch.device("meta"):
+                kind.from_config(read_object(folder / "config.json"))
+            options = {"use_safetensors": True, "low_cpu_mem_usage": False, "output_loading_info": True}
+            model, report = kind.from_pretrained(folder, trust_remote_code=False, **options)
+    except CheckpointError:
+        raise
+    except Exception as error:  # diffusers raises anything from OSError to AttributeError on a config it cannot read
+        raise CheckpointError(
+            f"{folder}: diffusers cannot read the {purpose} "
+            f"({type(error).__name__}: {' '.join(str(error).split())[:200]}); export it again"
+        ) from error
+    if wrong := [*report["missing_keys"], *report["unexpected_keys"]]:
+        raise CheckpointError(f"{folder}: weights and config.json disagree, first at {wrong[0]!r}; export again")
+    return model.float().eval().requires_grad_(False)
+
+
 def open_processors(folder: Path, config: PreTrainedConfig) -> tuple:
     """The folder's tokenizer and image processor. Raises CheckpointError."""
     with _as_checkpoint_error(folder, config.model_type):
@@ -50,9 +75,18 @@ def open_image_processor(folder: Path):
         return AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # whatever a foreign file raises
         raise CheckpointError(
-            f"{folder}/preprocessor_config.json is not one that transformers knows ({store.one_line(error)}); save an image "
-            "processor there"
+            f"{folder}/preprocessor_config.json is not one that transformers knows ({store.one_line(error)}); save an "
+            "image processor there"
         ) from error
+
+
+def is_framed(folder: Path, otherwise: bool) -> bool:
+    """What our key `framed` in preprocessor_config.json says: whether a picture stands whole in a white square."""
+    path = folder / "preprocessor_config.json"
+    framed = read_object(path).get("framed", otherwise) if path.is_file() else otherwise
+    if not isinstance(framed, bool):
+        raise CheckpointError(f"{path}: framed must be true or false, it is {str(framed)[:40]}")
+    return framed
 
 
 @contextlib.contextmanager

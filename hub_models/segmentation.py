@@ -1,10 +1,10 @@
 """What is where in a picture: a class and a calibrated confidence for each pixel, by any semantic segmenter.
 
-A model folder is stock: either of transformers (config.json, model.safetensors: `AutoModelForSemanticSegmentation` opens
-it, `pipeline("image-segmentation", model=folder, image_processor=folder)` serves it) or of segmentation_models_pytorch
-(`smp.from_pretrained`). Beside the weights stands preprocessor_config.json of a stock image processor; own keys in it,
-all optional: label_names, palette, temperature, resolution_px, max_side_px, pca {mean, basis, low, high},
-risk_coverage {coverage, risk}.
+A model folder is stock: either of transformers (config.json, model.safetensors: `AutoModelForSemanticSegmentation`
+opens it, `pipeline("image-segmentation", model=folder, image_processor=folder)` serves it) or of
+segmentation_models_pytorch (`smp.from_pretrained`). Beside the weights stands preprocessor_config.json of a stock image
+processor; own keys in it, all optional: label_names, palette, temperature, resolution_px, max_side_px, pca {mean,
+basis, low, high}, risk_coverage {coverage, risk}.
 
 Letters: B tiles, R side of a tile in pixels, K classes, H × W pixels of the picture given, h × w of the picture as the
 model sees it, D features.
@@ -12,11 +12,13 @@ model sees it, D features.
 
 import colorsys
 import contextlib
+import itertools
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import segmentation_models_pytorch as smp
@@ -31,11 +33,12 @@ from transformers import (
 from hub_models import building, pretrained, store
 from hub_models.device import default_device
 from hub_models.documents import read_object
+from hub_models.pictures import on_ground
 from hub_models.store import CheckpointError
 
+Stock = Any  # a PreTrainedModel, or one of smp: what they are made of is typed as Tensor | Module
 PROCESSOR = "preprocessor_config.json"
 OWN_KEYS = ("label_names", "palette", "temperature", "resolution_px", "max_side_px", "pca", "risk_coverage")
-WHITE = (255, 255, 255)  # what lies under transparency
 BATCH = 8  # tiles that are seen at once
 MIN_OVERLAP = 0.25  # of a tile, with the next one
 MAX_SIDE = 4  # a picture is seen at no more than so many times the model's side, where the folder says nothing
@@ -109,7 +112,7 @@ class Segmenter:
 
     def __init__(
         self,
-        model: torch.nn.Module,
+        model: Stock,
         processor,
         label_names: Sequence[str],
         *,
@@ -135,7 +138,7 @@ class Segmenter:
         return next(self.model.parameters()).device
 
     def pixel_values(self, tiles: Sequence[np.ndarray]) -> torch.Tensor:
-        """Tiles, uint8 (R, R, 3) each, as the model wants them: (B, 3, R, R) on the CPU, by the image processor, unresized."""
+        """Tiles, uint8 (R, R, 3), as the model wants them: (B, 3, R, R) on the CPU, by its processor, unresized."""
         off = {key: False for key in ("do_resize", "do_center_crop", "do_pad") if getattr(self.processor, key, False)}
         images = [Image.fromarray(tile) for tile in tiles]
         return self.processor(images=images, return_tensors="pt", **off)["pixel_values"]
@@ -153,12 +156,11 @@ class Segmenter:
         """Classes and confidence of each pixel, of a picture of any size and shape.
 
         A picture whose longer side is the model's is seen whole, a smaller one enlarged to that first. A larger one is
-        seen in overlapping tiles whose probabilities are blended, after it is shrunk to `max_side_px` where it is beyond.
-        on_tile(done, total) is called after every batch of tiles; what it raises ends the work.
+        seen in overlapping tiles whose probabilities are blended, after it is shrunk to `max_side_px` where it is
+        beyond. on_tile(done, total) is called after every batch of tiles; what it raises ends the work.
         """
         seen, box = padded(at_side(image, self.seen_side(image)), self.resolution_px)
-        corners = [(top, left) for top in starts(seen.shape[0], self.resolution_px)
-                   for left in starts(seen.shape[1], self.resolution_px)]  # fmt: skip
+        corners = list(itertools.product(*(starts(side, self.resolution_px) for side in seen.shape[:2])))
         if len(corners) == 1:
             blended = self.tile_probabilities([seen])[0]  # (K, R, R)
             if on_tile:
@@ -175,7 +177,7 @@ class Segmenter:
         most = min(self.max_side_px, math.isqrt(MAX_NUMBERS // len(self.label_names)))
         return max(self.resolution_px, min(max(image.size), most))
 
-    def _blended(self, seen: np.ndarray, corners: list[tuple[int, int]], on_tile) -> torch.Tensor:
+    def _blended(self, seen: np.ndarray, corners: list[tuple[int, ...]], on_tile) -> torch.Tensor:
         side, (height, width, _) = self.resolution_px, seen.shape
         total = torch.zeros(len(self.label_names), height, width)
         weight, window = torch.zeros(height, width), tile_window(side)
@@ -191,7 +193,7 @@ class Segmenter:
 
     @torch.no_grad()
     def features(self, image: Image.Image) -> FeatureMap:
-        """What the class layer is given, averaged over cells of CELL_PX pixels of the picture shrunk to the model's side.
+        """What the class layer is given, averaged over cells of CELL_PX pixels of the picture at the model's side.
 
         The picture is seen whole. Colours are the first three principal components in the basis that comes with the
         weights, so a colour means the same in every picture; None where the folder has no basis.
@@ -202,8 +204,8 @@ class Segmenter:
         cells = max(1, self.resolution_px // CELL_PX)
         x = F.adaptive_avg_pool2d(caught[0].float(), min(cells, caught[0].shape[-1]))[0].cpu()  # (D, cells, cells)
         cell_px = self.resolution_px / x.shape[-1]
-        rows, columns = (slice(int(a / cell_px), max(int(a / cell_px) + 1, round(b / cell_px)))
-                         for a, b in ((top, bottom), (left, right)))  # fmt: skip
+        sides = ((top, bottom), (left, right))
+        rows, columns = (slice(int(a / cell_px), max(int(a / cell_px) + 1, round(b / cell_px))) for a, b in sides)
         values = x[:, rows, columns].permute(1, 2, 0).numpy()  # (h, w, D)
         return FeatureMap(np.ascontiguousarray(values), component_colours(values, self.pca))
 
@@ -213,10 +215,7 @@ class Segmenter:
 
 def at_side(image: Image.Image, side_px: int) -> Image.Image:
     """The picture, RGB on white, with a longer side of side_px: as it is where it has that, else resized (bicubic)."""
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, (*WHITE, 255)), image)
-    image = image.convert("RGB")
+    image = on_ground(image)
     if max(image.size) == side_px:
         return image
     scale = side_px / max(image.size)
@@ -276,7 +275,7 @@ def decide(probabilities: torch.Tensor, size: tuple[int, int]) -> tuple[np.ndarr
 # --- Models ----------------------------------------------------------------------------------------------------------
 
 
-def full_logits(model: torch.nn.Module, pixel_values: torch.Tensor) -> torch.Tensor:
+def full_logits(model: Stock, pixel_values: torch.Tensor) -> torch.Tensor:
     """Scores before the softmax of every pixel, (B, K, R, R), of pictures (B, 3, R, R): any of the models here."""
     out = model(pixel_values)
     if isinstance(out, tuple | list):  # a smp model with a head for whole pictures
@@ -287,7 +286,7 @@ def full_logits(model: torch.nn.Module, pixel_values: torch.Tensor) -> torch.Ten
     return logits
 
 
-def kind_of(model: torch.nn.Module) -> str:
+def kind_of(model: Stock) -> str:
     """ "swin" (UperNet with Swin), "dpt", "unet" (smp), else transformers' model_type or the name of the smp class."""
     if isinstance(model, smp.base.SegmentationModel):
         return type(model).__name__.lower()
@@ -295,20 +294,18 @@ def kind_of(model: torch.nn.Module) -> str:
     return "swin" if kind == "upernet" and model.config.backbone_config.model_type == "swin" else kind
 
 
-def class_layer(model: torch.nn.Module) -> torch.nn.Module:
+def class_layer(model: Stock) -> torch.nn.Module:
     """The layer that gives a score to each class: the last one of its width that isn't an auxiliary head's."""
     classes = classes_of(model)
-    found = [
-        layer for name, layer in model.named_modules()
-        if "auxiliary" not in name and getattr(layer, "out_channels", getattr(layer, "out_features", None)) == classes
-    ]  # fmt: skip
+    heads = [layer for name, layer in model.named_modules() if "auxiliary" not in name]
+    found = [head for head in heads if getattr(head, "out_channels", getattr(head, "out_features", None)) == classes]
     if not found:
         raise ValueError(f"a {kind_of(model)} model has no layer of {classes} outputs")
     return found[-1]
 
 
 @contextlib.contextmanager
-def class_layer_input(model: torch.nn.Module) -> Iterator[list[torch.Tensor]]:
+def class_layer_input(model: Stock) -> Generator[list[torch.Tensor]]:
     """A list that gets the input (B, D, h, w) of the class layer at every call of the model in the block."""
     caught: list[torch.Tensor] = []
     hook = class_layer(model).register_forward_pre_hook(lambda _layer, inputs: caught.append(inputs[0]))
@@ -318,13 +315,13 @@ def class_layer_input(model: torch.nn.Module) -> Iterator[list[torch.Tensor]]:
         hook.remove()
 
 
-def classes_of(model: torch.nn.Module) -> int:
+def classes_of(model: Stock) -> int:
     """K."""
     return model.config["classes"] if isinstance(model.config, dict) else model.config.num_labels
 
 
-def side_of(processor, model: torch.nn.Module) -> int:
-    """The side in pixels of the squares that a model was made for, by its image processor, else its config, else 512."""
+def side_of(processor, model: Stock) -> int:
+    """The side in pixels of the squares that a model was made for, by its processor, else its config, else 512."""
     size = dict(getattr(processor, "crop_size", None) or getattr(processor, "size", None) or {})
     sides = [size[key] for key in ("height", "width", "shortest_edge") if isinstance(size.get(key), int)]
     if not sides and not isinstance(model.config, dict) and isinstance(getattr(model.config, "image_size", None), int):
@@ -333,7 +330,7 @@ def side_of(processor, model: torch.nn.Module) -> int:
 
 
 def component_colours(values: np.ndarray, pca: dict[str, list] | None) -> np.ndarray | None:
-    """Values (h, w, D) as colours (h, w, 3) uint8: components from low to high go from 0 to 255. None without a basis."""
+    """Values (h, w, D) as colours (h, w, 3) uint8: components from low to high go from 0 to 255; None without pca."""
     if not pca:
         return None
     mean, basis, low, high = (np.asarray(pca[key], np.float32) for key in ("mean", "basis", "low", "high"))
@@ -343,7 +340,7 @@ def component_colours(values: np.ndarray, pca: dict[str, list] | None) -> np.nda
     return np.rint(np.clip(scaled, 0, 1) * 255).astype(np.uint8)
 
 
-def default_palette(label_names: Sequence[str]) -> list[tuple[int, int, int]]:
+def default_palette(label_names: Sequence[str]) -> list[tuple[int, ...]]:
     """A colour for each class, the same for the same place in any list; "background" is dark grey."""
     colours = []
     for k, name in enumerate(label_names):
@@ -391,18 +388,18 @@ def _own_keys(folder: Path) -> dict:
     return {key: kept[key] for key in OWN_KEYS if key in kept}
 
 
-def _transformers_model(folder: Path) -> torch.nn.Module:
+def _transformers_model(folder: Path) -> Stock:
     wanted = "a model of AutoModelForSemanticSegmentation, or one of segmentation_models_pytorch"
     config = pretrained.open_config(folder, wanted)
     if type(config) not in MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING:
         raise CheckpointError(
-            f"{folder}/config.json says model_type {config.model_type!r}, which has no semantic segmenter in transformers: "
-            "choose a SegFormer, UperNet, DPT, BEiT or MobileViT checkpoint, or an smp one"
+            f"{folder}/config.json says model_type {config.model_type!r}, which has no semantic segmenter in "
+            "transformers: choose a SegFormer, UperNet, DPT, BEiT or MobileViT checkpoint, or an smp one"
         )
     return pretrained.open_model(folder, AutoModelForSemanticSegmentation, config, "segmenter")
 
 
-def _smp_model(folder: Path, config: dict) -> torch.nn.Module:
+def _smp_model(folder: Path, config: dict) -> Stock:
     known = {kind.__name__ for kind in smp.MODEL_ARCHITECTURES_MAPPING.values()}
     if config["_model_class"] not in known:
         raise CheckpointError(
@@ -421,11 +418,12 @@ def _smp_model(folder: Path, config: dict) -> torch.nn.Module:
         raise
     except Exception as error:
         raise CheckpointError(
-            f"{folder}: segmentation_models_pytorch cannot open this ({store.one_line(error)}); save it again with save_pretrained"
+            f"{folder}: segmentation_models_pytorch cannot open this ({store.one_line(error)}); save it again with "
+            "save_pretrained"
         ) from error
 
 
-def _check(folder: Path, model: torch.nn.Module, names: Sequence[str], own: dict) -> None:
+def _check(folder: Path, model: Stock, names: Sequence[str], own: dict) -> None:
     classes, where = classes_of(model), f"{folder}/{PROCESSOR}"
     if not 2 <= classes <= 256:
         raise CheckpointError(f"{folder} tells {classes} classes apart: this page needs 2 to 256")

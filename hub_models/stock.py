@@ -1,7 +1,8 @@
 """Whether a model folder asks for stock classes only: no code of its own, no other repository, no other file.
 
-Checked where every folder comes through, `store.verify`, beside the trust_remote_code=False of each call: configs lie in
-configs, and what opens the inner ones cannot be told. transformers then asks on the terminal, and a "y" runs the code.
+Checked where every folder comes through, `store.verify`, beside the trust_remote_code=False of each call: configs lie
+in configs, and what opens the inner ones cannot be told. transformers then asks on the terminal, and a "y" runs the
+code.
 """
 
 import re
@@ -12,16 +13,14 @@ from hub_models.documents import CheckpointError, entries, within
 
 OWN_CODE = ("auto_map", "custom_pipelines", "custom_pipeline", "custom_generate")
 # A stock class looks these up, and one with a slash or a colon elsewhere: on the Hub, in a folder, in a file.
-LOOKED_UP = (
-    "backbone", "architecture", "encoder_name", "attn_implementation", "_attn_implementation", "experts_implementation",
-)  # fmt: skip
+LOOKED_UP = """backbone architecture encoder_name attn_implementation _attn_implementation
+    experts_implementation""".split()
 LIBRARIES = ("diffusers", "transformers", "stable_diffusion")  # the last has the safety checker of Stable Diffusion 1
-# What timm's factory keeps for itself: with these, arguments of a model become another model, or weights from elsewhere.
-NOT_OF_A_MODEL = (
-    "model_name", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "pretrained_model_args", "pretrained_strict",
-    "pretrained_filter_fn", "pretrained_custom_load", "checkpoint_path", "cache_dir", "scriptable", "exportable", "no_jit",
-    "features_only", "out_indices", "feature_cfg", "feature_cls", "model_cfg", "model_cls", "kwargs_filter", "variant",
-)  # fmt: skip
+# What timm's factory keeps for itself: with these, arguments of a model become another model, or weights from
+# elsewhere.
+NOT_OF_A_MODEL = """model_name pretrained pretrained_cfg pretrained_cfg_overlay pretrained_model_args pretrained_strict
+    pretrained_filter_fn pretrained_custom_load checkpoint_path cache_dir scriptable exportable no_jit features_only
+    out_indices feature_cfg feature_cls model_cfg model_cls kwargs_filter variant""".split()
 ADVICE = "that's never done here; use a checkpoint of a stock class"
 
 

@@ -1,41 +1,35 @@
-"""Where a checkpoint is, whether it is sound, and how it gets to the Hub and back.
+"""Where a checkpoint is, whether it is sound, and how it comes from the Hub: reading alone, publish writes.
 
 A checkpoint is a folder that a stock class loads: JSON, text and safetensors. Nothing else is read, nothing is ever
-unpickled, and no code that comes with a model is run. `manifest.json` in it holds size and sha256 of every file, because the Hub client compares sizes only and
-safetensors loads flipped bytes and NaN without complaint.
+unpickled, and no code that comes with a model is run. `manifest.json` in it holds size and sha256 of every file,
+because the Hub client compares sizes only and safetensors loads flipped bytes and NaN without complaint.
 """
 
 import contextlib
 import difflib
 import hashlib
-import json
-import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import numpy as np
 import safetensors
-import safetensors.numpy
 from huggingface_hub import get_token, snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
 
 from hub_models import bounds, stock
+from hub_models.client import haste
 from hub_models.documents import CheckpointError, read_header, read_json, read_object, within
 
 WEIGHTS = Path(__file__).parent / "weights"
 MANIFEST = "manifest.json"
 
 READ = (".safetensors", ".json", ".txt")  # what a model is made of: pulled, and held to the manifest
-PUSHED = {
-    "model": (*READ, ".md", ".png"),
-    "dataset": (".parquet", ".json", ".jsonl", ".csv", ".txt", ".md", ".png", ".jpg"),
-    "space": (*READ, ".md", ".png", ".jpg", ".svg", ".py", ".css", ".js"),
-}
 PICKLED = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".msgpack", ".h5", ".npz")
 REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
 
-# Safetensors dtype → the unsigned integer of the same width, and the exponent bits that are all set in NaN and Inf only.
+# Safetensors dtype → the unsigned integer of the same width, and the exponent bits that are all set in NaN and Inf
+# only.
 FLOATS = {
     "F16": ("<u2", 0x7C00),
     "BF16": ("<u2", 0x7F80),
@@ -49,10 +43,6 @@ OPENED = re.compile(r"(config|index|manifest|tokenizer|vocab|added_tokens|specia
 
 # Stems whose bundled checkpoints are a folder inside those of another stem.
 PARTS = {"autoencoder": ("text_to_image", "vae")}
-
-
-class PushError(CheckpointError):
-    """One sentence: why nothing (or not everything) reached the Hub, and the line that repeats it."""
 
 
 def bundled(stem: str) -> dict[str, Path]:
@@ -75,8 +65,8 @@ def whole_of(folder: Path) -> Path:
 def resolve(stem: str, name: str | Path) -> Path:
     """The verified folder of a checkpoint: a bundled variant, else a folder, else "org/repo[@revision]" from the Hub.
 
-    A name without a slash never asks the Hub. What comes from there is cached, and the cache serves when the Hub doesn't.
-    Raises CheckpointError.
+    A name without a slash never asks the Hub. What comes from there is cached, and the cache serves when the Hub
+    doesn't. Raises CheckpointError.
     """
     name = str(name)
     ours = bundled(stem)
@@ -110,7 +100,7 @@ def _folder_here(name: str) -> Path | None:
 
 
 @contextlib.contextmanager
-def opening(folder: Path) -> Iterator[None]:
+def opening(folder: Path) -> Generator[None]:
     """Whatever else a foreign folder makes a library raise in the block, as CheckpointError that names the folder."""
     try:
         yield
@@ -125,11 +115,9 @@ def opening(folder: Path) -> Iterator[None]:
 
 
 def _pull(repo_id: str, revision: str) -> Path:
-    from hub_models import upload
-
     patterns = [f"*{suffix}" for suffix in READ]
     try:
-        with upload.haste():
+        with haste():
             return Path(snapshot_download(repo_id, revision=revision or None, allow_patterns=patterns))
     except RepositoryNotFoundError as error:
         reason = f"the Hub shows no model {repo_id} to you: check the spelling, and HF_TOKEN if it is private or gated"
@@ -144,7 +132,7 @@ def _pull(repo_id: str, revision: str) -> Path:
 
 
 def _check_blobs(folder: Path) -> None:
-    """Raise if a pulled file is not what the Hub said it sends: the cache names each by the sha256, or git's hash, of it.
+    """Raise if a pulled file is not what the Hub said it sends: the cache names each by its sha256, or git's hash.
 
     The client compares sizes only, and never looks at a file again that lies in its cache.
     """
@@ -154,15 +142,16 @@ def _check_blobs(folder: Path) -> None:
             found = file_sha256(blob) if len(blob.name) == 64 else git_sha1(blob)
             if found != blob.name:
                 raise CheckpointError(
-                    f"{path.relative_to(folder)} came damaged (its checksum isn't the Hub's): delete {blob} and try again"
+                    f"{path.relative_to(folder)} came damaged (its checksum isn't the Hub's): delete {blob} and try "
+                    "again"
                 )
 
 
 def verify(folder: str | Path, *, manifest_required: bool = False) -> None:
     """Return if every file that a model is made of is there, whole, unaltered and finite.
 
-    Raises CheckpointError for: a missing file, an LFS pointer, an HTML page, a folder or file of pickles, a truncated or
-    foreign safetensors file, NaN or Inf among the weights, and, where there is a manifest, another size or sha256.
+    Raises CheckpointError for: a missing file, an LFS pointer, an HTML page, a folder or file of pickles, a truncated
+    or foreign safetensors file, NaN or Inf among the weights, and, where there is a manifest, another size or sha256.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -183,7 +172,7 @@ def _verify(folder: Path, manifest_required: bool) -> None:
         )
     for path in files:
         if path.suffix in READ:
-            _check_kind(path)
+            check_kind(path)
     _check_parts(folder)
     _check_manifest(folder, required=manifest_required)
     for path in weights:
@@ -193,7 +182,7 @@ def _verify(folder: Path, manifest_required: bool) -> None:
 def _plain_files(folder: Path) -> Iterator[Path]:
     """The files of a model folder, sorted. Raises CheckpointError for what isn't one, and would be opened as one."""
     for path in sorted(folder.rglob("*")):
-        if _stays(path.relative_to(folder)):
+        if stays_home(path.relative_to(folder)):
             continue
         if path.is_file():
             yield path
@@ -208,7 +197,7 @@ def _plain_files(folder: Path) -> Iterator[Path]:
             raise CheckpointError(f"{path} is a link to nothing: download it again, or remove it")
 
 
-def _check_kind(path: Path) -> None:
+def check_kind(path: Path) -> None:
     """Raise if the file is something else under this name: what a download that went wrong leaves."""
     try:
         with path.open("rb") as file:
@@ -288,7 +277,7 @@ def _check_manifest(folder: Path, *, required: bool) -> None:
 
 
 def _check_weights(path: Path) -> None:
-    for name, dtype, _, raw in _tensors(path):
+    for name, dtype, _, raw in read_tensors(path):
         if dtype in FLOATS:
             integer, exponent = FLOATS[dtype]
             bits = raw.view(integer)
@@ -298,8 +287,8 @@ def _check_weights(path: Path) -> None:
                 )
 
 
-def _tensors(path: Path) -> Iterator[tuple[str, str, list[int], np.ndarray]]:
-    """(name, dtype, shape, bytes as uint8 (N,)) of each tensor, read in place. Raises CheckpointError on a broken file."""
+def read_tensors(path: Path) -> Iterator[tuple[str, str, list[int], np.ndarray]]:
+    """(name, dtype, shape, bytes as uint8 (N,)) of each tensor, read in place. Raises CheckpointError."""
     header, begin = read_header(path)
     try:
         with safetensors.safe_open(path, "np"):  # the library's own rules: overlaps, gaps, bytes behind the end
@@ -334,190 +323,9 @@ def weights_sha256(folder: str | Path) -> str:
     return hashlib.sha256("".join(f"{file_sha256(folder / n)}  {n}\n" for n in names).encode()).hexdigest()
 
 
-def write_manifest(folder: str | Path) -> dict:
-    """Write manifest.json, {"files": {path: {"sha256", "size"}}} over all that a push takes; returns it. Write it last."""
-    folder = Path(folder)
-    names = [name for name in files_to_push(folder) if name != MANIFEST]
-    files = {n: {"sha256": file_sha256(folder / n), "size": (folder / n).stat().st_size} for n in names}
-    manifest = {"files": files}
-    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
-    return manifest
-
-
-def files_to_push(folder: str | Path, *, repo_type: str = "model") -> list[str]:
-    """Sorted relative paths of what leaves a folder: allowed suffixes only; no links, hidden files or checkpoints.
-
-    The one list of pushes, Space builds and bundles. The links of a snapshot in the Hub's cache count as the files they are.
-    """
-    return [name for name, is_link in _allowed(Path(folder), repo_type) if not is_link]
-
-
-def without_links(folder: str | Path, *, repo_type: str = "model") -> list[str]:
-    """`files_to_push` of a folder in which no link would be left out, or taken for what it leads to. Raises PushError."""
-    if links := links_in(folder, repo_type):
-        raise PushError(f"{Path(folder) / links[0]} is a link, which may lead anywhere: put the file itself there")
-    return files_to_push(folder, repo_type=repo_type)
-
-
-def own_file(path: Path) -> bool:
-    """Whether a path is a plain file that is where it says it is, or a link from the Hub's cache to a blob of the same repo.
-
-    Any other link may lead to a file that is nobody's to publish.
-    """
-    if not path.is_symlink():
-        return path.is_file()
-    link = Path(os.path.normpath(path.absolute()))
-    at = next((place for place in link.parents if place.parent.name == "snapshots"), None)
-    blobs = at and at.parent.parent / "blobs"  # models--org--name/snapshots/<commit>/… → models--org--name/blobs/<hash>
-    return (
-        at is not None
-        and re.fullmatch(r"(models|datasets|spaces)--.+", blobs.parent.name) is not None
-        and not any(place.is_symlink() for place in (blobs, *(p for p in link.parents if p.is_relative_to(at))))
-        and path.resolve().parent == blobs.resolve()
-        and re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", path.resolve().name) is not None
-        and path.is_file()
-    )
-
-
-def _stays(relative: Path) -> bool:
+def stays_home(relative: Path) -> bool:
     """Whether a file is hidden or of a checkpoint: no part of a model, and never pushed."""
     return any(part.startswith((".", "checkpoint-")) for part in relative.parts)
-
-
-def links_in(folder: str | Path, repo_type: str = "model") -> list[str]:
-    """Sorted relative paths of links that would be pushed if they were files."""
-    return [name for name, is_link in _allowed(Path(folder), repo_type) if is_link]
-
-
-def left_out(folder: str | Path, *, repo_type: str = "model") -> list[str]:
-    """Sorted relative paths of what a push leaves at home; a folder that stays as a whole ends in a slash."""
-    folder = Path(folder)
-    taken, found = set(files_to_push(folder, repo_type=repo_type)), set()
-    for path in folder.rglob("*"):
-        parts = path.relative_to(folder).parts
-        whole = next((i for i, part in enumerate(parts[:-1]) if part.startswith((".", "checkpoint-"))), None)
-        if whole is not None:
-            found.add("/".join(parts[: whole + 1]) + "/")
-        elif (path.is_file() or path.is_symlink()) and "/".join(parts) not in taken:
-            found.add("/".join(parts))
-    return sorted(found)
-
-
-def verify_files(folder: str | Path, names: Sequence[str]) -> None:
-    """Return if each of these files of a data set or Space is what its name says.
-
-    Raises CheckpointError for an LFS pointer, an HTML page, an empty data file, JSON that is none, a parquet file cut short.
-    """
-    for name in names:
-        path = Path(folder) / name
-        if path.suffix in (".py", ".txt", ".md", ".css", ".js", ".svg"):
-            continue
-        _check_kind(path)
-        if path.suffix == ".parquet":
-            with path.open("rb") as file:
-                start, _, end = file.read(4), file.seek(max(0, path.stat().st_size - 4)), file.read(4)
-            if path.stat().st_size < 12 or (start, end) != (b"PAR1", b"PAR1"):
-                raise CheckpointError(f"{path} is cut short or no parquet file: build it again")
-
-
-def _allowed(folder: Path, repo_type: str) -> Iterator[tuple[str, bool]]:
-    """(relative path, whether it is a link), sorted, of what a push would take if links were taken."""
-    for path in sorted(folder.rglob("*")):
-        relative = path.relative_to(folder)
-        if _stays(relative):
-            continue
-        if path.is_symlink() and (path.is_dir() or path.suffix in PUSHED[repo_type]):
-            yield relative.as_posix(), path.is_dir() or not own_file(path)
-        elif path.is_file() and path.suffix in PUSHED[repo_type]:
-            yield relative.as_posix(), False
-
-
-def to_half(folder: str | Path) -> None:
-    """Make every floating tensor of every safetensors file fp16, and have transformers load them as fp32.
-
-    Each config.json of transformers, nested configs too, gets "dtype": "float32": without it transformers loads halves.
-    Those of diffusers and timm stay as they are (both upcast by themselves). A manifest that is there is written anew.
-    Raises CheckpointError for a weight that fp16 can't hold.
-    """
-    folder = Path(folder)
-    for path in sorted(folder.rglob("*.safetensors")):
-        _halve(path)
-    for path in sorted(folder.rglob("config.json")):
-        config = read_object(path)
-        if _say_float32(config):
-            path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    if (folder / MANIFEST).is_file():
-        write_manifest(folder)
-
-
-def _halve(path: Path) -> None:
-    tensors, changed = {}, False
-    for name, dtype, shape, raw in _tensors(path):
-        if dtype == "BF16":  # numpy knows no bfloat16: it is the upper half of a float32
-            values = (raw.view("<u2").astype("<u4") << 16).view("<f4")
-        elif dtype in ("F32", "F64"):
-            values = raw.view("<f4" if dtype == "F32" else "<f8")
-        else:
-            continue
-        with np.errstate(over="ignore"):
-            half = values.astype("<f2")
-        if np.isinf(half).any():
-            raise CheckpointError(f"{path} has a weight above 65504 in {name!r}, or Inf: fp16 can't hold it")
-        tensors[name], changed = half.reshape(shape), True
-    if not changed:
-        return
-    with safetensors.safe_open(path, "np") as file:
-        metadata = file.metadata()
-        kept = {name: file.get_tensor(name) for name in file.keys() if name not in tensors}  # noqa: SIM118
-    safetensors.numpy.save_file(kept | tensors, path, metadata=metadata)
-    path.chmod(0o644)  # safetensors leaves 0600, which other users of a container can't read
-
-
-def _say_float32(config: dict) -> bool:
-    """Put the dtype into a transformers config and the configs in it; whether there was one."""
-    found = False
-    if "model_type" in config:
-        config.pop("torch_dtype", None)
-        config["dtype"] = "float32"
-        found = True
-    for value in list(config.values()):
-        if isinstance(value, dict):
-            found |= _say_float32(value)
-    return found
-
-
-def push(
-    folder: str | Path,
-    repo_id: str,
-    *,
-    private: bool = False,
-    create_pr: bool = False,
-    repo_type: str = "model",
-    again: str | None = None,
-    harmless: Sequence[str] = (),
-    **create,
-) -> str:
-    """Upload a verified folder in one commit, compare checksums with the Hub, return the repository's address (or the PR's).
-
-    Only `files_to_push` go, after a scan for secrets and a lint of README.md; weights and data that the folder no longer
-    has are deleted in the same commit. An unchanged folder makes no second commit; a commit by somebody else meanwhile is
-    reported, not overwritten. repo_type: "model", "dataset" or "space". again: the line that repeats this push, for
-    messages. harmless: places of what looks like a secret and is none, as a refusal names them. create: more for `HfApi.create_repo`, such as space_hardware. Raises PushError, which never shows a token and
-    ends with that line where repeating helps; CheckpointError if the folder isn't sound.
-    """
-    from hub_models import upload  # an app that only loads needs none of it
-
-    return upload.push(
-        Path(folder), repo_id, private=private, create_pr=create_pr, repo_type=repo_type, again=again,
-        harmless=harmless, create=create,
-    )  # fmt: skip
-
-
-def check_push(folder: str | Path, *, repo_type: str = "model", harmless: Sequence[str] = ()) -> list[str]:
-    """The files that `push` would take, after all that it checks before it asks the Hub. Raises what `push` does."""
-    from hub_models import upload
-
-    return upload.checked(Path(folder), repo_type, harmless)
 
 
 def one_line(error: BaseException) -> str:

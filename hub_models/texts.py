@@ -1,7 +1,7 @@
-"""How long a text from outside may be, and what is taken off it: one place for prompts, captions, lines, receipts and names.
+"""How long a text from outside may be, and what is taken off it: prompts, captions, lines, receipts and names.
 
-A length is looked at before anything walks over the text, and combining marks are thinned before anything normalises it:
-Unicode's normalisation takes quadratic time in a stack of them, and holds the interpreter meanwhile.
+A length is looked at before anything walks over the text, and combining marks are thinned before anything normalises
+it: Unicode's normalisation takes quadratic time in a stack of them, and holds the interpreter meanwhile.
 """
 
 import unicodedata
@@ -34,7 +34,7 @@ def check(text: str, what: str, most: int = MAX_BYTES) -> None:
 
 
 def check_value(value) -> None:
-    """Raises TooLong for a value, as JSON has them, with a text, a path, a number, a depth or a length beyond its limit."""
+    """Raises TooLong for a value of JSON with a text, a path, a number, a depth or a length beyond its limit."""
     level, items = [value], 0
     for _ in range(MAX_DEPTH):
         inside = []
@@ -72,7 +72,7 @@ def thinned(text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """The text in NFC on one line, without control, bidi and other invisible characters, lone surrogates and stacks of marks.
+    """The text in NFC on one line, without control, bidi and invisible characters, lone surrogates, stacks of marks.
 
     Halves of a pair that were split are joined; the joiners inside emoji stay. Takes time in proportion to the length.
     Raises TooLong above MAX_BYTES.

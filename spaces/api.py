@@ -3,8 +3,8 @@
     python spaces/api.py            # writes it (make api)
     python spaces/api.py --check    # writes nothing; exit status 1 if it is stale
 
-The pages run on the tiny models of the tests, so that the text is the same whichever weights lie here; what depends on a
-model (its labels, its defaults) is therefore left to the `info` of an app that runs. A script in this room because it
+The pages run on the tiny models of the tests, so that the text is the same whichever weights lie here; what depends on
+a model (its labels, its defaults) is therefore left to the `info` of an app that runs. A script in this room because it
 needs the apps, the tests' models and the Spaces' descriptions, and none of those may import one another.
 """
 

@@ -6,9 +6,9 @@
     python spaces/boot.py --fresh_venv never  # leave out the fresh environment, whatever the lock
 
 Each is a process of its own: in another folder, with nothing of the repository to import, and without a network (a
-connection to anything but this machine fails, and fails the check). Its page is opened, and its endpoint `call` is called
-by gradio_client. One Space runs in a fresh environment, too, made of its own requirements.txt, when the lock has changed
-since that was last done: some 6 GB, removed afterwards.
+connection to anything but this machine fails, and fails the check). Its page is opened, and its endpoint `call` is
+called by gradio_client. One Space runs in a fresh environment, too, made of its own requirements.txt, when the lock has
+changed since that was last done: some 6 GB, removed afterwards.
 """
 
 import argparse
@@ -93,15 +93,21 @@ def running(
         departures, log = home / "departures", home / "log"
         kept = ("PATH", "LANG", "LD_LIBRARY_PATH", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
         variables = {name: os.environ[name] for name in kept if name in os.environ} | {
-            "HOME": elsewhere, "TMPDIR": elsewhere, "GRADIO_SERVER_PORT": str(port), "DEPARTURES": str(departures),
+            "HOME": elsewhere,
+            "TMPDIR": elsewhere,
+            "GRADIO_SERVER_PORT": str(port),
+            "DEPARTURES": str(departures),
             "PYTHONPATH": os.pathsep.join([str(home / "site"), *([str(beside)] if beside else [])]),
-            "PYTHONDONTWRITEBYTECODE": "1", "SYSTEM": "spaces", "SPACE_ID": f"org/{folder.name}",
-        }  # fmt: skip
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "SYSTEM": "spaces",
+            "SPACE_ID": f"org/{folder.name}",
+        }
         with log.open("w") as words:
-            process = subprocess.Popen(
-                [python, str(Path(folder).resolve() / build.APP)], cwd=home / "cwd", env=variables | dict(environment or {}),
-                stdout=words, stderr=subprocess.STDOUT,
-            )  # fmt: skip
+            command, heard = (
+                [python, str(Path(folder).resolve() / build.APP)],
+                {"stdout": words, "stderr": subprocess.STDOUT},
+            )
+            process = subprocess.Popen(command, cwd=home / "cwd", env=variables | dict(environment or {}), **heard)
         address = f"http://127.0.0.1:{port}"
         try:
             _wait(process, address, log)
@@ -218,8 +224,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("stems", nargs="*", help=f"of {', '.join(build.stems())}; all by default")
     parser.add_argument("--model", action="append", default=[], help="as spaces/build.py takes it, for one Space")
     parser.add_argument("--output", type=Path, default=build.ROOT / "build" / "spaces")
-    parser.add_argument("--fresh_venv", choices=["changed", "always", "never"], default="changed",
-                        help="one Space in an environment of its own: if the lock has changed, always, never")  # fmt: skip
+    fresh = "one Space in an environment of its own: if the lock has changed, always, never"
+    parser.add_argument("--fresh_venv", choices=["changed", "always", "never"], default="changed", help=fresh)
     args = parser.parse_args(argv)
     left_out, failed = [], []
     for stem in args.stems or build.stems():

@@ -30,7 +30,8 @@ from huggingface_hub.errors import EntryNotFoundError
 from packaging.requirements import Requirement
 
 from apps.kit.page import Page
-from hub_models import card, store
+from hub_models import store
+from hub_models.publish import lint, packing, upload
 
 ROOT = Path(__file__).resolve().parent.parent
 SPACES = ROOT / "spaces"
@@ -167,9 +168,9 @@ def choose_weights(stem: str, chosen: Sequence[str] = ()) -> Weights:
         page, _, name = choice.rpartition("=")
         page = page or (stem if stem != GALLERY else "")
         if page not in names or not name:
-            every = f"STEM=MODEL, where STEM is one of {', '.join(names)}"
-            wanted = every if stem == GALLERY else "a variant, a folder or org/repo@revision"
-            raise BuildError(f"--model {choice}: write {wanted}")
+            here = f"STEM=MODEL, where STEM is one of {', '.join(names)}"
+            alone = "a variant, a folder or org/repo@revision"
+            raise BuildError(f"--model {choice}: write {here if stem == GALLERY else alone}")
         names[page].append(name)
     weights = Weights()
     for page, mine in names.items():
@@ -211,7 +212,7 @@ def _choose(weights: Weights, stem: str, name: str) -> str:
 
 def _bundle(weights: Weights, stem: str, folder: Path, variant: str) -> str:
     whole = store.whole_of(folder)
-    store.without_links(whole)  # before its card is read
+    packing.without_links(whole)  # before its card is read
     path = f"{store.PARTS[stem][0] if whole != folder else stem}/{variant}"
     if path not in weights.bundled:
         readme = whole / README
@@ -243,8 +244,7 @@ def space_license(licenses: Iterable[str]) -> str:
 
 # ---- front matter ----------------------------------------------------------------------------------------------------
 
-NEEDED = ("title", "emoji", "colorFrom", "colorTo", "sdk", "sdk_version", "python_version", "app_file", "license",
-          "short_description")  # fmt: skip
+NEEDED = """title emoji colorFrom colorTo sdk sdk_version python_version app_file license short_description""".split()
 
 
 def split(text: str) -> tuple[dict, str]:
@@ -342,7 +342,7 @@ def readme(stem: str, weights: Weights, hardware: str | None = None) -> str:
         )
     text = "\n\n".join(part for part in parts if part) + "\n"
     problems = [f"{key} is missing" for key in NEEDED if key not in split(text)[0]]
-    if problems := problems + card.lint(text, "space"):
+    if problems := problems + lint.lint(text, "space"):
         raise BuildError(f"the Hub would refuse README.md of {stem}: " + "; ".join(problems))
     return text
 
@@ -380,7 +380,7 @@ def build(stem: str, output: Path | None = None, models: Sequence[str] = (), har
     for name, folder in weights.bundled.items():
         store.verify(folder)
         target = half / "hub_models" / "weights" / name
-        for file in store.without_links(folder):
+        for file in packing.without_links(folder):
             _copy(folder / file, target / file)
         store.verify(target)  # what was copied, not what was looked at
     _copy(SPACES / SPACE, half / SPACE)
@@ -403,8 +403,8 @@ def _copy(source: Path, target: Path) -> None:
 
 REFUSALS = {
     401: "the Hub does not know you: `hf auth login`, or set HF_TOKEN to a token that may write",
-    402: "the Hub wants a paid account for this: a free one may host two ZeroGPU Spaces and no Gradio Space on a CPU. Free "
-    "one of the two, build `gallery` (all pages in one Space) with --hardware zero-a10g, or subscribe to PRO",
+    402: "the Hub wants a paid account for this: a free one may host two ZeroGPU Spaces and no Gradio Space on a CPU. "
+    "Free one of the two, build `gallery` (all pages in one Space) with --hardware zero-a10g, or subscribe to PRO",
     403: "your token may not create a Space there: take a token that may write to {owner}, or another --repo_id; on a "
     "free account ZeroGPU is limited to two Spaces",
 }
@@ -413,32 +413,35 @@ REFUSALS = {
 def push(folder: Path, repo_id: str, *, hardware: str | None = None, private: bool = False, harmless=()) -> str:
     """Create the Space where it is not there yet, upload a built folder in one commit, and return its address.
 
-    Raises store.PushError, which says what a refusal (401, 402, 403) means; no token is in it.
+    Raises packing.PushError, which says what a refusal (401, 402, 403) means; no token is in it.
     """
     again = f"python spaces/build.py {folder.name} --push --repo_id {repo_id}" + " --private" * private
     again += "".join(f" --harmless {shlex.quote(place)}" for place in harmless)
     wanted = {"space_hardware": hardware} if hardware else {}
     try:
-        return store.push(folder, repo_id, private=private, repo_type="space", again=again, harmless=harmless, **wanted)
-    except store.PushError as error:
+        return upload.push(
+            folder, repo_id, private=private, repo_type="space", again=again, harmless=harmless, **wanted
+        )
+    except packing.PushError as error:
         status = getattr(getattr(error.__cause__, "response", None), "status_code", None)
         if status not in REFUSALS:
             raise
         meaning = REFUSALS[status].format(owner=repo_id.split("/")[0])
-        raise store.PushError(f"{repo_id} was refused ({status}): {meaning}. {error}") from error
+        raise packing.PushError(f"{repo_id} was refused ({status}): {meaning}. {error}") from error
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="spaces/build.py", description=__doc__.split("\n")[0])
     parser.add_argument("stem", help=f"one of {', '.join(stems())}")
     parser.add_argument("--output", type=Path, help="the folder to build; build/spaces/<stem> by default")
-    parser.add_argument("--model", action="append", default=[], metavar="[STEM=]MODEL",
-                        help="a variant or a folder, bundled, or org/repo[@revision], pulled; may be repeated")  # fmt: skip
+    several = {"action": "append", "default": []}
+    model = "a variant or a folder, bundled, or org/repo[@revision], pulled; may be repeated"
+    parser.add_argument("--model", metavar="[STEM=]MODEL", help=model, **several)
     parser.add_argument("--push", action="store_true", help="upload it; needs --repo_id")
     parser.add_argument("--repo_id", help="org/name of the Space")
     parser.add_argument("--private", action="store_true")
-    parser.add_argument("--harmless", action="append", default=[], metavar="PLACE",
-                        help="what looks like a secret and is none, as the refusal names it; may be repeated")  # fmt: skip
+    harmless = "what looks like a secret and is none, as the refusal names it; may be repeated"
+    parser.add_argument("--harmless", metavar="PLACE", help=harmless, **several)
     parser.add_argument("--hardware", choices=[kind.value for kind in SpaceHardware], help="zero-a10g by default")
     args = parser.parse_args(argv)
     if args.push and not args.repo_id:
@@ -449,8 +452,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         megabytes = sum(path.stat().st_size for path in files) / 1e6
         print(f"built {folder}: {len(files)} files, {megabytes:.1f} MB")
         if args.push:
-            print("pushed to", push(folder, args.repo_id, hardware=args.hardware, private=args.private,
-                                    harmless=args.harmless))  # fmt: skip
+            options = {"hardware": args.hardware, "private": args.private, "harmless": args.harmless}
+            print("pushed to", push(folder, args.repo_id, **options))
     except (BuildError, store.CheckpointError) as error:
         print(error, file=sys.stderr)
         raise SystemExit(1) from None

@@ -1,7 +1,7 @@
 """What a Space adds to a page: the models that its variables name, and ZeroGPU around whatever runs a model.
 
-Lies beside app.py in a built Space, as `space`, and is imported first: on ZeroGPU the package `spaces` stands in for CUDA
-from then on. Not a part of `apps`, which knows nothing of Spaces.
+Lies beside app.py in a built Space, as `space`, and is imported first: on ZeroGPU the package `spaces` stands in for
+CUDA from then on. Not a part of `apps`, which knows nothing of Spaces.
 """
 
 import functools
@@ -23,10 +23,10 @@ HAS_MCP = importlib.util.find_spec("mcp") is not None  # the Hub installs it bes
 
 
 def models(default: list[str]) -> list[str]:
-    """The models to serve: those of the variable MODEL_REPO_ID, at MODEL_REVISION where they name none, else the default.
+    """The models to serve: those of MODEL_REPO_ID, at MODEL_REVISION where they name no revision, else the default.
 
-    MODEL_REPO_ID holds names as --model takes them, with spaces or commas between: org/repo, org/repo@revision, a bundled
-    variant; in the gallery each after its demo, as in ddpm=org/repo.
+    MODEL_REPO_ID holds names as --model takes them, with spaces or commas between: org/repo, org/repo@revision, a
+    bundled variant; in the gallery each after its demo, as in ddpm=org/repo.
     """
     named = re.split(r"[\s,]+", os.environ.get("MODEL_REPO_ID", "").strip(" \t\r\n,"))
     revision = os.environ.get("MODEL_REVISION", "").strip()
@@ -38,9 +38,9 @@ def models(default: list[str]) -> list[str]:
 def on_gpu(demo: gr.Blocks, seconds: int) -> gr.Blocks:
     """The app; on ZeroGPU each of its events that runs a model gets a GPU, for at most so many seconds a call.
 
-    An event runs a model where it says with which others it takes turns: where it has a concurrency_id of its own, and not
-    the number that gradio gives. Its arguments and results then travel between processes, so that a Stop, which is a flag
-    in this one, is heard when the call has ended.
+    An event runs a model where it says with which others it takes turns: where it has a concurrency_id of its own, and
+    not the number that gradio gives. Its arguments and results then travel between processes, so that a Stop, which is
+    a flag in this one, is heard when the call has ended.
     """
     if ZERO_GPU:
         for event in demo.fns.values():
@@ -50,7 +50,7 @@ def on_gpu(demo: gr.Blocks, seconds: int) -> gr.Blocks:
 
 
 def _without_targets(function):
-    """The function, its events' data without the component they happened to, which cannot travel and nobody asks for."""
+    """The function, its events' data without the component they happened to: it cannot travel, nobody asks for it."""
 
     def bare(argument):
         if not isinstance(argument, gr.EventData):

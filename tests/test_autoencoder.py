@@ -17,6 +17,7 @@ from diffusers import (
 from PIL import Image, ImageDraw
 
 from hub_models import autoencoder, store
+from hub_models.publish import halves, packing
 from training import autoencoder as script
 from training import metrics
 from training.data.sources import DataError, open_source
@@ -68,8 +69,8 @@ def config() -> script.AutoencoderConfig:
 def folder(tmp_path, pictures, config):
     """An exported folder, fp16 and with a manifest, as a run leaves it."""
     autoencoder.save_folder(tmp_path / "vae", script.finished(small_vae(), pictures, config))
-    store.to_half(tmp_path / "vae")
-    store.write_manifest(tmp_path / "vae")
+    halves.to_half(tmp_path / "vae")
+    packing.write_manifest(tmp_path / "vae")
     return tmp_path / "vae"
 
 

@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw
 
 from hub_models import captioning as contract
 from hub_models import clip, store
+from hub_models.publish import halves
 from training import captioning, metrics
 from training.data import captions
 from training.data.captions import RELATIONS, core, holds, read_layout, relation, scene_caption
@@ -406,7 +407,7 @@ def test_the_shipped_size_fits_into_14_mib(tmp_path):
     assert (served.resolution_px, served.max_length, served.max_prefix_tokens) == (128, 64, 62)
     assert contract.attended(served.model, served.encode([Image.new("RGB", (9, 9))])).shape == (1, 64, 224)
     contract.save_folder(tmp_path, served)
-    store.to_half(tmp_path)
+    halves.to_half(tmp_path)
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= 13.7 * 2**20, "with the card 14 MiB"
     assert contract.load(str(tmp_path), device="cpu").parameters == served.parameters
 

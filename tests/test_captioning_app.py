@@ -32,8 +32,9 @@ from test_ui import REFUSED, noise
 from apps import captioning as app
 from apps import ui
 from apps.kit import pictures, visitors
-from hub_models import captioning, clip, store
+from hub_models import captioning, clip
 from hub_models.captioning import Caption, Evidence
+from hub_models.publish import halves, packing
 from hub_models.store import CheckpointError
 
 KINDS = ["swin-bert", "vit-gpt2", "blip"]
@@ -54,8 +55,8 @@ HOW = {
 def folders(tmp_path_factory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("captioners")
     made = {kind: tiny_models.captioner(root / kind, kind) for kind in KINDS}
-    store.to_half(made["swin-bert"])
-    store.write_manifest(made["swin-bert"])
+    halves.to_half(made["swin-bert"])
+    packing.write_manifest(made["swin-bert"])
     return made | {"clip": tiny_models.dual_encoder(root / "clip")}
 
 
@@ -262,7 +263,7 @@ def test_every_kind_of_folder_is_served(kind, address, models, photo, seen):
 
 
 def test_a_model_without_maps_says_so(serve, page, models, photo, monkeypatch):
-    monkeypatch.setattr(captioning.model, "grid_of", lambda states: None)
+    monkeypatch.setattr(captioning.evidence, "grid_of", lambda states: None)
     address = serve(app.build({"swin-bert": models["swin-bert"], RANKER: models[RANKER]}))
     event, (painted, said) = call(address, "captioning_evidence", sent(address, photo), "swin-bert", "a dog", 0, 50)
     assert event == "complete" and painted is None and said["words"][0]["attention"] is None

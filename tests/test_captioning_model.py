@@ -20,8 +20,10 @@ from transformers import (
 )
 
 from hub_models import captioning, store
+from hub_models.captioning import parts
 from hub_models.captioning.parts import attended, attention_shown, decode
 from hub_models.pictures import frame
+from hub_models.publish import halves
 from hub_models.store import CheckpointError
 
 KINDS = ["swin-bert", "vit-gpt2", "blip"]
@@ -31,7 +33,7 @@ KINDS = ["swin-bert", "vit-gpt2", "blip"]
 def folders(tmp_path_factory) -> dict:
     root = tmp_path_factory.mktemp("captioners")
     made = {kind: tiny_models.captioner(root / kind, kind) for kind in KINDS}
-    store.to_half(made["swin-bert"])
+    halves.to_half(made["swin-bert"])
     return made
 
 
@@ -211,7 +213,7 @@ def test_greedy_captions_are_those_of_generate_with_their_probabilities(served, 
     found = [captions[0] for captions in ours.caption_all(PICTURES, prefix=prefix, use_cache=cached)]
     with torch.no_grad():
         raw = ours.encode(PICTURES)
-        assert [caption.tokens for caption in found] == ours._generate(raw, begun, settings)
+        assert [caption.tokens for caption in found] == parts.generated(ours, raw, begun, settings)
         states = captioning.attended(ours.model, raw)
         scored = captioning.token_log_probs(ours, states, [caption.tokens for caption in found])
     assert len({len(caption.tokens) for caption in found}) > 1
@@ -348,7 +350,7 @@ def test_a_word_that_owes_nothing_to_the_picture_shows_its_attention(served, mon
     ours = served["swin-bert"]
     caption = ours.score(PICTURES[2], "a red apple")
     monkeypatch.setattr(
-        "hub_models.captioning.model.relevance", lambda attentions, score: torch.zeros(attentions[0].shape[-1])
+        "hub_models.captioning.evidence.relevance", lambda attentions, score: torch.zeros(attentions[0].shape[-1])
     )
     states = attended(ours.model, ours.encode([ours.seen(PICTURES[2])]))
     ids = torch.tensor([[ours.start_id, *caption.tokens[:-1]]])
@@ -361,7 +363,7 @@ def test_a_word_that_owes_nothing_to_the_picture_shows_its_attention(served, mon
 
 
 def test_without_patches_there_is_no_map_and_it_says_so(served, monkeypatch):
-    monkeypatch.setattr(captioning.model, "grid_of", lambda states: None)
+    monkeypatch.setattr(captioning.evidence, "grid_of", lambda states: None)
     for ours in served.values():
         found = ours.evidence(PICTURES[0], ours.score(PICTURES[0], "a dog"))
         assert [(e.word, e.attention, e.drop, e.covered) for e in found] == [

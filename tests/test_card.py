@@ -1,11 +1,11 @@
-"""hub_models/card.py: a card says what was recorded and nothing else; the lint refuses what the Hub has refused."""
+"""hub_models/publish: a card says what was recorded and nothing else; the lint refuses what the Hub has refused."""
 
 import re
 
 import pytest
 import yaml
 
-from hub_models import card
+from hub_models.publish import card, licences, lint, tables
 
 RUN = {
     "stem": "classifier",
@@ -53,12 +53,12 @@ def front_matter(text: str) -> dict:
 
 def lint_front(front: dict) -> str:
     base = {"license": "mit", "library_name": "timm"}
-    return "\n".join(card.lint(f"---\n{yaml.safe_dump(base | front)}---\n# Model\n"))
+    return "\n".join(lint.lint(f"---\n{yaml.safe_dump(base | front)}---\n# Model\n"))
 
 
 def test_card_says_what_was_measured_and_recorded():
     text = card.write_card(RUN, RESULTS)
-    assert card.lint(text) == []
+    assert lint.lint(text) == []
     assert "| `heldout_pairs/top1` | 71.2 % | 30.0 % |" in text and "| `validation/top1` | 56.8 % |  |" in text
     assert "HOG nearest neighbour" in text and "1,043" in text and "| `kid` | 1.235 |  |" in text
     assert "| face | 25.0 % |" in text and "| flag | – |" in text
@@ -98,7 +98,7 @@ def test_every_front_matter_agrees_with_huggingface_hub():
 
 def test_what_was_not_recorded_is_not_invented():
     bare = card.write_card({"stem": "ddpm", "name": "x", "library_name": "diffusers"}, None)
-    assert card.lint(bare) == []
+    assert lint.lint(bare) == []
     assert bare.count("not recorded") >= 6 and "Not measured yet" in bare
     assert not re.search(r"\bNone\b|null|nan", bare) and "model-index" not in front_matter(bare)
     body = bare.split("---\n")[2]
@@ -108,7 +108,7 @@ def test_what_was_not_recorded_is_not_invented():
 def test_numbers_that_are_none_are_left_out():
     metrics = {"validation/top1": float("nan"), "kid": float("inf"), "heldout_pairs/top1": 0.5}
     text = card.write_card(RUN, RESULTS | {"metrics": metrics})
-    assert card.lint(text) == []
+    assert lint.lint(text) == []
     assert [len(r["metrics"]) for r in front_matter(text)["model-index"][0]["results"]] == [1]
 
 
@@ -193,7 +193,7 @@ def test_lint_of_model_index_details():
     "text", ["# no front matter", "---\n: [\n---\n", "---\njust words\n---\n", "---\nlicense: mit\n"]
 )
 def test_lint_of_broken_front_matter(text):
-    assert len(card.lint(text)) == 1
+    assert len(lint.lint(text)) == 1
 
 
 def test_lint_accepts_what_the_hub_accepts():
@@ -206,10 +206,10 @@ def test_lint_accepts_what_the_hub_accepts():
 
 
 def test_numbers_are_formatted_once_and_alike():
-    assert card.format_number("unseen_style/top5", 1.0) == "100.0 %"
-    assert card.format_number("label_accuracy", 0.7049) == "70.5 %"
-    assert card.format_number("kid", 0.012345) == "0.01235" and card.format_number("pictures", 12345) == "12,345"
-    assert card.format_number("top1", None) == card.format_number("top1", float("nan")) == "–"
+    assert tables.format_number("unseen_style/top5", 1.0) == "100.0 %"
+    assert tables.format_number("label_accuracy", 0.7049) == "70.5 %"
+    assert tables.format_number("kid", 0.012345) == "0.01235" and tables.format_number("pictures", 12345) == "12,345"
+    assert tables.format_number("top1", None) == tables.format_number("top1", float("nan")) == "–"
 
 
 @pytest.mark.parametrize(
@@ -228,7 +228,7 @@ def test_numbers_are_formatted_once_and_alike():
     ],
 )
 def test_one_licence_covers_the_parts_in_any_order(licenses, whole):
-    assert card.one_license(licenses) == card.one_license(licenses[::-1]) == whole
+    assert licences.one_license(licenses) == licences.one_license(licenses[::-1]) == whole
 
 
 @pytest.mark.parametrize(
@@ -245,8 +245,8 @@ def test_one_licence_covers_the_parts_in_any_order(licenses, whole):
     ],
 )
 def test_licences_without_a_common_one_say_how_to_settle_it(licenses, said):
-    with pytest.raises(card.LicenseError, match=said) as caught:
-        card.one_license(licenses)
+    with pytest.raises(licences.LicenseError, match=said) as caught:
+        licences.one_license(licenses)
     assert "--license ID" in str(caught.value)
 
 
@@ -268,7 +268,7 @@ def test_a_model_that_draws_has_a_gallery_and_curves_stand_with_the_training():
     text = card.write_card(run, None)
     assert front_matter(text)["widget"][0]["output"] == {"url": "samples.png"} and "<Gallery />" in text
     assert text.index("![samples]") < text.index("## How it was trained") < text.index("![training]")
-    assert card.lint(text) == []
+    assert lint.lint(text) == []
     assert "<Gallery />" not in card.write_card(RUN, None)
     lora = front_matter(card.write_card(run | {"tags": ["lora"], "base_model": "org/sd"}, None))
     assert lora["base_model_relation"] == "adapter" and "template:sd-lora" in lora["tags"]
@@ -293,7 +293,7 @@ def test_what_the_hub_has_refused_is_refused_here(lines, said):
     from loopback_hub import refusals
 
     text = f"---\nlibrary_name: transformers\n{lines}\n---\n# Model\n"
-    assert any(said in problem for problem in card.lint(text)), card.lint(text)
+    assert any(said in problem for problem in lint.lint(text)), lint.lint(text)
     assert refusals(text, "model") or "tags" in lines or "language" in lines, "the stand-in refuses it as well"
 
 
@@ -321,7 +321,7 @@ preload_from_hub:
 
 
 def test_the_front_matter_of_a_space_passes():
-    assert card.lint(SPACE, "space") == []
+    assert lint.lint(SPACE, "space") == []
 
 
 @pytest.mark.parametrize(
@@ -353,13 +353,13 @@ def test_the_front_matter_of_a_space_passes():
 )
 def test_lint_refuses_in_a_space(before, after, said):
     assert before in SPACE
-    assert any(said in problem for problem in card.lint(SPACE.replace(before, after), "space"))
+    assert any(said in problem for problem in lint.lint(SPACE.replace(before, after), "space"))
 
 
 def test_lint_of_data_set_cards():
     good = "---\nlicense: [mit, cc-by-4.0]\npretty_name: P\nsize_categories: [n<1K]\ntask_categories: [image-classification]\n"
     configs = "configs:\n- config_name: default\n  data_files:\n  - {split: train, path: data/train-*}\n"
-    assert card.lint(f"{good}{configs}---\n", "dataset") == []
+    assert lint.lint(f"{good}{configs}---\n", "dataset") == []
     for lines, said in [
         (configs.replace("data/train", "/home/me/train"), "no path within"),
         (configs.replace("config_name: default", "name: default"), "config_name is missing"),
@@ -367,6 +367,6 @@ def test_lint_of_data_set_cards():
         ("size_categories: [small]\n", "size_categories"),
         ("task_categories: null\n", "is null"),
     ]:
-        problems = card.lint(good.replace("size_categories: [n<1K]\n", "").replace("task_categories: [image-classification]\n", "")
+        problems = lint.lint(good.replace("size_categories: [n<1K]\n", "").replace("task_categories: [image-classification]\n", "")
                              + lines + "---\n", "dataset")  # fmt: skip
         assert any(said in problem for problem in problems), (lines, problems)

@@ -35,6 +35,7 @@ from apps import ddpm as ddpm_app
 from apps import gallery
 from apps.kit import pictures
 from hub_models import classifier, ddpm, store
+from hub_models.publish import halves, packing
 from hub_models.store import CheckpointError
 from training import classifier as training_classifier
 from training.data.sources import open_source
@@ -63,8 +64,8 @@ def save_tiny(folder: Path, kind: str, **changes) -> Path:
             elif "qkv.weight" in key:
                 parameter.mul_(12)  # and fresh attention nearly uniform
     save_for_hf(model, folder, model_config={"label_names": LABELS}, model_args=arguments, safe_serialization=True)
-    store.to_half(folder)
-    store.write_manifest(folder)
+    halves.to_half(folder)
+    packing.write_manifest(folder)
     return folder
 
 

@@ -28,6 +28,7 @@ from transformers import (
 )
 
 from hub_models import clip, store
+from hub_models.publish import halves, packing
 from hub_models.store import CheckpointError
 from training import clip as script
 from training.data.sources import open_source
@@ -57,8 +58,8 @@ def folder(tmp_path_factory) -> Path:
     for parameter in made.model.parameters():  # louder than fresh, so that pictures and words make a difference
         parameter.data.mul_(4) if parameter.ndim > 1 else None
     clip.save_folder(folder, made.model, made.tokenizer, made.image_processor)
-    store.to_half(folder)
-    store.write_manifest(folder)
+    halves.to_half(folder)
+    packing.write_manifest(folder)
     return folder
 
 

@@ -10,6 +10,7 @@ from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler, UNet2DModel
 from PIL import Image
 
 from hub_models import ddpm, store
+from hub_models.publish import halves
 
 LABELS = ("circle", "square", "star")
 NULL = 3
@@ -215,7 +216,7 @@ def test_an_uploaded_picture_is_laid_on_the_ground_and_padded_to_a_square():
 
 def test_the_conditional_folder_opens_in_stock_classes_in_fp32(tmp_path):
     unet = small_unet()
-    store.to_half(save(tmp_path, unet, prediction_type="v_prediction"))
+    halves.to_half(save(tmp_path, unet, prediction_type="v_prediction"))
     stock, scheduler = UNet2DModel.from_pretrained(tmp_path / "unet"), DDPMScheduler.from_pretrained(
         tmp_path, subfolder="scheduler"
     )  # fmt: skip
@@ -223,8 +224,8 @@ def test_the_conditional_folder_opens_in_stock_classes_in_fp32(tmp_path):
     assert scheduler.config.prediction_type == "v_prediction" and stock.config.num_class_embeds == 4
     x, label = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(0)), torch.tensor([1])
     with torch.no_grad():
-        halves = {k: v.half().float() for k, v in unet.state_dict().items()}
-        unet.load_state_dict(halves)
+        rounded = {k: v.half().float() for k, v in unet.state_dict().items()}
+        unet.load_state_dict(rounded)
         assert torch.equal(stock(x, 3, class_labels=label).sample, unet(x, 3, class_labels=label).sample)
     model = ddpm.load(str(tmp_path), device="cpu")
     assert {p.dtype for p in model.unet.parameters()} == {torch.float32} and not model.unet.training

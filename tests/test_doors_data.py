@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from PIL import Image, PngImagePlugin
 
+from hub_models import store
+from hub_models.publish import packing, upload
 from tests import tiny_models
 from tests.loopback_hub import loopback_hub
 
@@ -300,8 +302,6 @@ def test_a_data_set_of_the_hub_names_no_file_of_this_machine(tmp_path):
 
 def snapshot(cache: Path, model: Path) -> Path:
     """The model as the Hub's cache holds it: links into blobs."""
-    from hub_models import store
-
     repo = cache / "models--org--tiny"
     folder = repo / "snapshots" / ("a1" * 20)
     (repo / "blobs").mkdir(parents=True)
@@ -382,7 +382,6 @@ def links(tmp_path: Path, model: Path) -> dict[str, Path]:
 
 @pytest.mark.timeout(300)
 def test_other_links_are_refused_by_each_way_out(model, tmp_path):
-    from hub_models import store
     from training import publish
 
     sys.path.insert(0, str(ROOT / "spaces"))
@@ -392,13 +391,13 @@ def test_other_links_are_refused_by_each_way_out(model, tmp_path):
         with pytest.raises(store.CheckpointError, match="is a link"):
             build.build("segmentation", tmp_path / "space", [str(folder)])
         assert not (tmp_path / "space").exists(), name
-        with pytest.raises(store.PushError, match="is a link"):
-            store.check_push(folder)
-        with pytest.raises(store.PushError, match="is a link"):
+        with pytest.raises(packing.PushError, match="is a link"):
+            upload.check_push(folder)
+        with pytest.raises(packing.PushError, match="is a link"):
             with publish.staged(folder, "org/name"):
                 pass
     snapshot_folder = snapshot(tmp_path / "good", model)
-    assert store.check_push(snapshot_folder) == store.files_to_push(model)
+    assert upload.check_push(snapshot_folder) == packing.files_to_push(model)
 
 
 @pytest.mark.timeout(300)
@@ -407,9 +406,8 @@ def test_an_export_with_a_link_is_not_bundled(model, tmp_path):
     (folder / "run.json").write_text("{}")
     (tmp_path / "words.txt").write_text("a stranger's words")
     (folder / "vocab.txt").symlink_to(tmp_path / "words.txt")
-    from hub_models import store
 
-    store.write_manifest(folder)
+    packing.write_manifest(folder)
     code = "import sys; from pathlib import Path; from hub_models import store; store.WEIGHTS = Path(sys.argv.pop(1)); "
     code += "from training import publish; publish.main()"
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "weights"), str(folder), "--bundle", "segmentation/mine"],

@@ -16,6 +16,8 @@ import pytest
 import safetensors.numpy
 from PIL import Image
 
+from hub_models import store
+from hub_models.publish import packing, secret_scan, upload
 from tests.loopback_hub import loopback_hub
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -166,10 +168,9 @@ def data(tmp_path):
 
 def refused(folder: Path, repo_type: str = "model", **options) -> str:
     """What a push of the folder is refused with."""
-    from hub_models import store
 
-    with pytest.raises(store.PushError) as caught:
-        store.check_push(folder, repo_type=repo_type, **options)
+    with pytest.raises(packing.PushError) as caught:
+        upload.check_push(folder, repo_type=repo_type, **options)
     return str(caught.value)
 
 
@@ -191,9 +192,8 @@ def test_a_secret_is_found_wherever_it_stands(model, data, name):
     error = refused(folder, kind)
     assert f"a password in {said}" in error and secret not in error
     (folder / file).write_bytes(made("Nothing but words, and a sha256: " + "ab12" * 16))
-    from hub_models import store
 
-    assert file in store.check_push(folder, repo_type=kind)
+    assert file in upload.check_push(folder, repo_type=kind)
 
 
 def test_names_of_files_and_headers_of_weights_are_texts_too(model):
@@ -213,19 +213,17 @@ def test_a_bomb_in_a_picture_is_not_unpacked_and_does_not_pass(model):
 
 
 def test_words_about_secrets_are_none_and_what_ships_has_none(model, data):
-    from hub_models import secret_scan, store
-
     (model / "README.md").write_text(README + HARMLESS)
     (model / "vocab.txt").write_text("password\nsecret\ntoken\napi_key\n")
     (model / "more.json").write_text(json.dumps({"password": 7, "secret</w>": 8, "pad_token": "[PAD]", "token": "a"}))
-    assert "vocab.txt" in store.check_push(model)
+    assert "vocab.txt" in upload.check_push(model)
     folders = [
         (path, "model")
         for stem in ("captioning", "segmentation", "text_to_image")
         for path in store.bundled(stem).values()
     ]
     for folder, kind in [*folders, (ROOT / "tests" / "data" / "emoji-sample", "dataset")]:
-        names = store.files_to_push(folder, repo_type=kind)
+        names = packing.files_to_push(folder, repo_type=kind)
         assert [one.said for one in secret_scan.findings(folder, names)] == []
 
 
@@ -233,9 +231,8 @@ def test_one_finding_is_called_harmless_and_no_other_with_it(model):
     secret, other = SECRETS["a Twilio key"][1], SECRETS["a GitLab token"][1]
     (model / "README.md").write_text(f"{README}\nAn example: {secret}\n")
     place = re.search(r"--harmless (\S+)", refused(model))[1]
-    from hub_models import store
 
-    assert store.check_push(model, harmless=[place])
+    assert upload.check_push(model, harmless=[place])
     (model / "README.md").write_text(f"{README}\nAn example: {secret} {other}\n")
     assert "a GitLab token" in refused(model, harmless=[place])
     (model / "README.md").write_text(f"{README}\nAn example: {secret[:-1]}b\n")
@@ -277,11 +274,11 @@ def test_the_command_refuses_before_it_asks_and_pushes_what_was_called_harmless(
 def test_without_the_rules_a_push_says_what_to_install_and_a_model_still_loads(model):
     code = (
         "import sys; sys.modules['detect_secrets'] = None\n"
-        "from pathlib import Path; from hub_models import store, upload\n"
+        "from hub_models import client, store; from hub_models.publish import packing, upload\n"
         "store.verify(sys.argv[1])\n"
-        "with upload.haste(): pass\n"
-        "try:\n    store.check_push(sys.argv[1])\n"
-        "except store.PushError as error:\n    print(error)\n"
+        "with client.haste(): pass\n"
+        "try:\n    upload.check_push(sys.argv[1])\n"
+        "except packing.PushError as error:\n    print(error)\n"
     )
     done = subprocess.run([sys.executable, "-c", code, str(model)], cwd=ROOT, env=os.environ | {"PYTHONPATH": "."},
                           capture_output=True, text=True, timeout=200)  # fmt: skip

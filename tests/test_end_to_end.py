@@ -17,7 +17,7 @@ import pytest
 from children import run
 from loopback_hub import loopback_hub
 
-from hub_models import store
+from hub_models.publish import packing
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "spaces"))  # scripts, in a folder that must not be a package
 
@@ -235,7 +235,7 @@ def test_a_tiny_training_is_published_whole(trained, published, hub, stem):
     name, sha = of(published, stem)
     export, held = of(trained, stem) / "export", hub.repos[name]
     assert len(hub.commits[name]) == 1 and hub.sha(name) == sha
-    assert set(store.files_to_push(export)) | {".gitattributes"} >= set(held)
+    assert set(packing.files_to_push(export)) | {".gitattributes"} >= set(held)
     for path in held:
         if path.endswith(".safetensors"):
             assert held[path] == (export / path).read_bytes(), path

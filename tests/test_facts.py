@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from hub_models import card
+from hub_models.publish import lint
 from training.data import facts
 from training.data.facts import Facts, facts_of
 from training.data.sources import DataError
@@ -20,7 +20,7 @@ def test_our_cards_say_whose_work_it_is():
     assert names == ["camvid", "clothing-10", "flickr8k", "photo-scenes"]
     for path in facts.CARDS.glob("*.md"):
         front = yaml.safe_load(path.read_text(encoding="utf-8").split("---\n")[1])
-        assert not [p for p in card.lint(path.read_text(encoding="utf-8"), repo_type="dataset")], path.name
+        assert not [p for p in lint.lint(path.read_text(encoding="utf-8"), repo_type="dataset")], path.name
         assert front["vitrail"]["credits"], path.name
         if front["license"] == "other":  # not ours to pass on
             assert front["vitrail"]["show_pictures"] is False and "research" in front["vitrail"]["limits"][0].lower()

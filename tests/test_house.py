@@ -11,11 +11,13 @@ from pathlib import Path
 import pytest
 from safetensors import safe_open
 
-from hub_models import card, store
+from hub_models import store
+from hub_models.publish import lint, packing, tables
 
 ROOT = Path(__file__).parent.parent
 ROOMS = ("hub_models", "training", "apps", "spaces", "tests", "benchmarks", "docs", ".ci")
 STEMS = ("autoencoder", "clip", "text_to_image", "ddpm", "classifier", "segmentation", "captioning")
+PUBLISH = "hub_models.publish"
 DOORS = ("training.evaluate", "training.publish")  # they may know every stem
 BASE_ONLY_BLOCKED = (
     "accelerate",
@@ -68,6 +70,10 @@ def stem_of(name: str, room: str) -> str | None:
     return parts[1] if parts[0] == room and len(parts) > 1 and parts[1] in STEMS else None
 
 
+def within(name: str, package: str) -> bool:
+    return name == package or name.startswith(f"{package}.")
+
+
 def broken_rules(root: Path) -> list[str]:
     """training → hub_models ← apps, never sideways; one line for each import that goes elsewhere."""
     broken = []
@@ -82,6 +88,8 @@ def broken_rules(root: Path) -> list[str]:
                 continue
             if there != room and there != "hub_models":
                 broken.append(f"{name} imports {other}: only hub_models may be imported from another room")
+            elif room != "training" and within(other, PUBLISH) and not within(name, PUBLISH):
+                broken.append(f"{name} imports {other}: what apps load only reads, and no Space carries what writes")
             elif room == "hub_models" and stem and stem != own and (own, stem) != ("text_to_image", "clip"):
                 broken.append(f"{name} imports {other}: stems of hub_models don't know each other")
             elif room == there == "training" and stem and stem != own and name not in DOORS:
@@ -106,6 +114,12 @@ def test_rules_of_imports_hold():
         ("hub_models/ddpm.py", "from . import clip"),
         ("hub_models/clip/model.py", "from hub_models.ddpm import load"),
         ("hub_models/store.py", "from hub_models import ddpm"),
+        ("hub_models/store.py", "def f():\n    from hub_models.publish import upload"),
+        ("hub_models/ddpm.py", "from hub_models import publish"),
+        ("hub_models/clip/folder.py", "from ..publish.halves import to_half"),
+        ("hub_models/publish/card.py", "from hub_models import ddpm"),
+        ("apps/ddpm.py", "from hub_models.publish import packing"),
+        ("apps/kit/parts.py", "import hub_models.publish.card"),
         ("training/ddpm.py", "from training import classifier"),
         ("training/ddpm.py", "import apps.ddpm"),
         ("training/loop.py", "from training.ddpm import main"),
@@ -127,6 +141,8 @@ def test_rules_see_each_kind_of_trespass(tmp_path, path, source):
     [
         ("hub_models/text_to_image.py", "from hub_models import clip, store"),
         ("hub_models/clip/__init__.py", "from .model import load"),
+        ("hub_models/publish/halves.py", "from hub_models import store\nfrom hub_models.publish import packing"),
+        ("training/publish.py", "from hub_models.publish import card"),
         ("training/evaluate.py", "from training import ddpm, classifier"),
         ("training/ddpm.py", "from hub_models import classifier, ddpm\nfrom training import loop"),
         ("apps/gallery.py", "from apps import ddpm, classifier\nfrom apps.kit import launch"),
@@ -281,18 +297,18 @@ def test_shipped_checkpoint_is_sound_halved_and_described(name):
     folder = SHIPPED[name]
     store.verify(folder, manifest_required=True)
     here = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
-    assert here == set(store.files_to_push(folder)), "a shipped folder is byte for byte what a push takes"
+    assert here == set(packing.files_to_push(folder)), "a shipped folder is byte for byte what a push takes"
     for path in folder.rglob("*.safetensors"):
         with safe_open(path, "np") as file:
             dtypes = {file.get_slice(tensor).get_dtype() for tensor in file.keys()}  # noqa: SIM118
         assert not dtypes & {"F32", "F64", "BF16"} and "F16" in dtypes, f"{path} holds {dtypes}"
     text = (folder / "README.md").read_text()
-    assert card.lint(text) == []
+    assert lint.lint(text) == []
     results = json.loads((folder / "results.json").read_text())
     assert {"stem", "model", "dataset", "data_hash", "seconds", "metrics"} <= set(results) and results["metrics"]
     assert results["stem"] == name.split("/")[0]
     for metric, value in results["metrics"].items():
-        assert f"| `{metric}` | {card.format_number(metric, value)} |" in text, f"the card says otherwise of {metric}"
+        assert f"| `{metric}` | {tables.format_number(metric, value)} |" in text, f"the card says otherwise of {metric}"
 
 
 def test_tables_are_those_of_the_results_files():

@@ -19,7 +19,8 @@ import torch
 from diffusers import DDPMScheduler, UNet2DModel
 from loopback_hub import READ_ONLY, TOKEN, blob_id, loopback_hub, sha256
 
-from hub_models import card, ddpm, store
+from hub_models import ddpm, store
+from hub_models.publish import card, packing
 from training import publish
 
 # ---- what is pushed: an export of every stem, from tiny random models ------------------------------------------------------
@@ -115,7 +116,7 @@ def model(tmp_path):
     (folder / "config.json").write_text('{"model_type": "x"}')
     (folder / "README.md").write_text("---\nlibrary_name: transformers\nlicense: mit\n---\n# A model\n")
     safetensors.numpy.save_file({"w": np.arange(600, dtype=np.float32)}, folder / "model.safetensors")
-    store.write_manifest(folder)
+    packing.write_manifest(folder)
     return folder
 
 
@@ -125,20 +126,22 @@ def fresh(model):
     safetensors.numpy.save_file({"w": values}, model / "model.safetensors")
     with (model / "README.md").open("a") as card:
         card.write(f"Weights of {time.time_ns()}.\n")
-    store.write_manifest(model)
+    packing.write_manifest(model)
 
 
 # ---- the Hub, and a process that talks to it -------------------------------------------------------------------------------
 
 CLIENT = """
 import json, sys, time
-from hub_models import store, upload
-upload.WAITS_SECONDS, upload.CALL_SECONDS, upload.ATTEMPTS = (0.05, 0.1), 0.7, 3
+from hub_models import store
+from hub_models.publish import patience, upload
+patience.WAITS_SECONDS, patience.CALL_SECONDS, patience.ATTEMPTS = (0.05, 0.1), 0.7, 3
+can = {"push": upload.push, "resolve": store.resolve}
 for line in sys.stdin:
     do, args, options = json.loads(line)
     began = time.monotonic()
     try:
-        answer = {"answer": str(getattr(store, do)(*args, **options))}
+        answer = {"answer": str(can[do](*args, **options))}
     except store.CheckpointError as error:
         answer = {"error": str(error)}
     print(json.dumps(answer | {"seconds": time.monotonic() - began}), flush=True)
@@ -164,7 +167,7 @@ def hub(running):
 
 @pytest.fixture(scope="module")
 def client(running, tmp_path_factory):
-    """client(function of store, *args, **options) -> .answer or .error, .seconds: one process, with the patience of a test."""
+    """client("push" or "resolve", *args, **options) -> .answer or .error, .seconds: one process, with the patience of a test."""
     home, log = tmp_path_factory.mktemp("home"), (tmp_path_factory.mktemp("log") / "stderr").open("w+")
     # What a pull waits for a server is the client's own business, and has its variables.
     waits = {"HF_HUB_ETAG_TIMEOUT": "1", "HF_HUB_DOWNLOAD_TIMEOUT": "1"}
@@ -202,9 +205,9 @@ def test_one_commit_by_each_way_of_uploading_and_no_second_one(hub, client, mode
     fresh(model)
     hub.lfs, hub.part_bytes, hub.page_size = way != "regular", 1000 if way == "parts" else None, 2
     assert client("push", model, name).answer == f"{hub.url}/{name}"
-    assert hub.commits[name] == [store.files_to_push(model)]
+    assert hub.commits[name] == [packing.files_to_push(model)]
     assert {n: c for n, c in hub.repos[name].items()} == {
-        n: (model / n).read_bytes() for n in store.files_to_push(model)
+        n: (model / n).read_bytes() for n in packing.files_to_push(model)
     }
     assert (sha256((model / "model.safetensors").read_bytes()) in hub.objects) or way == "regular"
     assert hub.count("^PUT") == {"lfs": 1, "regular": 0, "parts": 3}[way]
@@ -218,10 +221,10 @@ def test_what_changed_goes_and_weights_that_are_gone_are_deleted(hub, client, mo
     hub.commit(name, {"notes.md": b"written on the Hub", "LICENSE": b"mine"})
     (model / "model.safetensors").rename(model / "model-00001-of-00001.safetensors")
     (model / "config.json").write_text('{"model_type": "y"}')
-    store.write_manifest(model)
+    packing.write_manifest(model)
     assert client("push", model, name).answer
     kept = {"notes.md", "LICENSE"}
-    assert set(hub.repos[name]) == {*store.files_to_push(model), *kept}
+    assert set(hub.repos[name]) == {*packing.files_to_push(model), *kept}
     assert hub.commits[name][-1] == sorted(
         ["config.json", "manifest.json", "model-00001-of-00001.safetensors", "model.safetensors"]
     )
@@ -230,10 +233,10 @@ def test_what_changed_goes_and_weights_that_are_gone_are_deleted(hub, client, mo
 def test_a_pull_request_leaves_main_alone_and_is_opened_once(hub, client, model, name):
     first = client("push", model, name, create_pr=True)
     assert first.answer == f"{hub.url}/{name}/discussions/1" and hub.repos[name] == {}
-    assert sorted(hub.at(name, "refs/pr/1")[1]) == store.files_to_push(model)
+    assert sorted(hub.at(name, "refs/pr/1")[1]) == packing.files_to_push(model)
     assert client("push", model, name, create_pr=True).answer == first.answer
     (model / "config.json").write_text('{"model_type": "y"}')
-    store.write_manifest(model)
+    packing.write_manifest(model)
     hub.fault("POST .*/commit/", lost=True, times=1)  # the second is opened, but the answer is lost
     assert client("push", model, name, create_pr=True).answer == f"{hub.url}/{name}/discussions/2"
     assert len(hub.about[name].requests) == 2
@@ -252,7 +255,7 @@ def test_private_is_private(hub, client, model, name, tmp_path):
 
 
 def test_only_what_is_allowed_goes_and_the_rest_is_told(hub, client, model, name, capsys):
-    clean = store.files_to_push(model)
+    clean = packing.files_to_push(model)
     for left in [
         ".env",
         ".git/config",
@@ -294,7 +297,7 @@ def test_secrets_stop_a_push_before_it_asks_anything(hub, client, model, name, f
     else:
         with (model / file).open("a") as text:
             text.write(f"{secret}\n")
-    store.write_manifest(model)
+    packing.write_manifest(model)
     error = client("push", model, name).error
     assert said in error and secret not in error and "revoke" in error
     assert hub.asked == []
@@ -403,8 +406,9 @@ def test_somebody_elses_commit_meanwhile_is_reported_and_not_overwritten(hub, cl
 PUSH = """
 import sys
 from hub_models import store
+from hub_models.publish import upload
 try:
-    print(store.push(sys.argv[1], "org/forbidden", repo_type=sys.argv[2]))
+    print(upload.push(sys.argv[1], "org/forbidden", repo_type=sys.argv[2]))
 except store.CheckpointError as error:
     print("refused:", error)
 """
@@ -475,7 +479,7 @@ def test_a_small_file_is_checked_too_and_a_cut_body_is_asked_for_again(hub, clie
     hub.lfs = False
     fresh(model)
     (model / "config.json").write_text(json.dumps({"model_type": "x", "salt": str(time.time_ns())}))
-    store.write_manifest(model)
+    packing.write_manifest(model)
     client("push", model, name)
     hub.fault("GET /org/.*/resolve/.*/model.safetensors", cut=100, times=1)
     hub.fault("GET /org/.*/resolve/.*/config.json", wrong=True, times=1)
@@ -507,7 +511,7 @@ def test_foreign_weights_degrade_the_page_and_a_hub_that_is_down_leaves_cache_an
         def __reduce__(self):
             return os.mkdir, (str(tmp_path / "exploded"),)
 
-    sound = {n: (exports("classifier") / n).read_bytes() for n in store.files_to_push(exports("classifier"))}
+    sound = {n: (exports("classifier") / n).read_bytes() for n in packing.files_to_push(exports("classifier"))}
     bad = bytearray(sound["model.safetensors"])
     bad[-2:] = b"\x00\x7c"  # Inf in half precision
     shapes = safetensors.numpy.load(sound["model.safetensors"])

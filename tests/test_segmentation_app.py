@@ -46,7 +46,8 @@ from apps.kit import picture_page, pictures, values, visitors
 from apps.segmentation import desk, paint, words
 from apps.segmentation.desk import Desk
 from apps.segmentation.paint import Seen
-from hub_models import segmentation, store
+from hub_models import segmentation
+from hub_models.publish import halves, packing
 from hub_models.store import CheckpointError
 
 LABELS = ["background", "face", "person", "animal", "plant <b>", "food"]
@@ -75,8 +76,8 @@ def save_tiny(folder: Path, kind: str) -> Path:
     segmentation.class_layer(model).weight.data.mul_(40)  # a fresh one is nearly indifferent
     processor = SegformerImageProcessor(size={"height": SIDE_PX, "width": SIDE_PX})
     segmentation.save_folder(folder, segmentation.Segmenter(model, processor, LABELS, name=kind, own=own))
-    store.to_half(folder)
-    store.write_manifest(folder)
+    halves.to_half(folder)
+    packing.write_manifest(folder)
     return folder
 
 

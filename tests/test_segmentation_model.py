@@ -13,7 +13,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation, SegformerImageProcessor, pipeline
 
-from hub_models import segmentation, store
+from hub_models import segmentation
+from hub_models.publish import halves
 from hub_models.store import CheckpointError
 
 NAMES = ["background", "face", "plant"]
@@ -26,7 +27,7 @@ def folders(tmp_path_factory) -> dict:
     root = tmp_path_factory.mktemp("segmenters")
     made = {kind: tiny_models.segmenter(root / kind, kind, own={"temperature": 1.7, "pca": PCA}) for kind in KINDS}
     for kind in ("swin", "dpt", "unet"):
-        store.to_half(made[kind])
+        halves.to_half(made[kind])
     return made
 
 

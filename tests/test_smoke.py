@@ -27,6 +27,7 @@ from torchvision.transforms.functional import to_pil_image
 from transformers import AutoModel, AutoModelForSemanticSegmentation, VisionEncoderDecoderModel
 
 from hub_models import clip, store
+from hub_models.publish import packing
 from training import checkpoint, publish
 from training.checkpoint import sha256_of
 
@@ -253,7 +254,7 @@ def test_it_is_evaluated_and_the_numbers_go_into_the_card(trained, classifier_ru
         assert np.trace(confusion) / confusion.sum() == pytest.approx(results["metrics"]["validation/top1"])
     assert json.loads((folder / "results.json").read_text()) == results
     store.verify(folder, manifest_required=True)  # the manifest knows the new card
-    assert "results.json" in store.files_to_push(folder)
+    assert "results.json" in packing.files_to_push(folder)
 
 
 def test_what_would_be_pushed(trained, capsys):

@@ -22,7 +22,8 @@ import pytest
 import yaml
 from PIL import Image
 
-from hub_models import card, store
+from hub_models import store
+from hub_models.publish import lint, packing
 from tests.loopback_hub import TOKEN, loopback_hub
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "spaces"))  # scripts, in a folder that must not be a package
@@ -111,7 +112,7 @@ def hub(tiny):
     with loopback_hub() as hub:
         folder = Path(tiny[PULLED])
         hub.create("org/tiny")
-        hub.commit("org/tiny", {name: (folder / name).read_bytes() for name in store.files_to_push(folder)} | {
+        hub.commit("org/tiny", {name: (folder / name).read_bytes() for name in packing.files_to_push(folder)} | {
             "README.md": b"---\nlicense: mit\ndatasets: [org/masks]\nlibrary_name: transformers\n---\n# Tiny\n"
         })  # fmt: skip
         yield hub
@@ -207,6 +208,9 @@ def test_space_has_all_it_imports_and_nothing_else(built, stem):
     }
     carried = {path.relative_to(folder) for suffix in ("css", "js") for path in folder.rglob(f"*.{suffix}")}
     assert carried == named and Path("apps/kit/theme.css") in named, "styles and scripts"
+    assert not (folder / "hub_models" / "publish").exists(), "a Space only reads"
+    for path in folder.rglob("*.py"):
+        assert "hub_models.publish" not in path.read_text(encoding="utf-8"), f"{path} has something of what writes"
     assert not (folder / "spaces").exists(), "it would answer ZeroGPU's import"
     assert not [path for path in folder.rglob("*") if path.is_symlink() or path.name.startswith(".")]
     app = ast.parse((folder / "app.py").read_text())
@@ -223,9 +227,9 @@ def test_modules_of_a_space_are_those_that_one_would_copy_by_hand(built):
         "apps/kit/parts.py", "apps/kit/pictures.py", "apps/kit/session.py", "apps/kit/sizes.py",
         "apps/kit/uploads.py", "apps/kit/values.py", "apps/kit/visitors.py", "apps/kit/wires.py",
         "hub_models/__init__.py", "hub_models/bounds.py",
-        "hub_models/building.py", "hub_models/card.py", "hub_models/ddpm.py", "hub_models/device.py",
-        "hub_models/diffusion.py", "hub_models/documents.py", "hub_models/pictures.py", "hub_models/secret_scan.py",
-        "hub_models/stock.py", "hub_models/store.py", "hub_models/texts.py", "hub_models/upload.py", "space.py",
+        "hub_models/building.py", "hub_models/client.py", "hub_models/ddpm.py", "hub_models/device.py",
+        "hub_models/documents.py", "hub_models/drawing.py", "hub_models/pictures.py", "hub_models/pretrained.py",
+        "hub_models/stock.py", "hub_models/store.py", "hub_models/texts.py", "space.py",
     }  # fmt: skip
 
 
@@ -243,7 +247,7 @@ def test_bundled_space_carries_its_weights_and_examples(built, tiny):
     assert store.weights_sha256(own) == store.weights_sha256(tiny["text_to_image"])
     for name in store.variants("ddpm"):
         whole = built[build.GALLERY] / "hub_models" / "weights" / "ddpm" / name
-        assert store.files_to_push(whole) == store.files_to_push(store.bundled("ddpm")[name])
+        assert packing.files_to_push(whole) == packing.files_to_push(store.bundled("ddpm")[name])
         store.verify(whole, manifest_required=True)
 
 
@@ -295,7 +299,7 @@ def test_unsound_and_missing_models_are_refused_by_name(tmp_path):
 @pytest.mark.parametrize("stem", [*STEMS, build.GALLERY])
 def test_front_matter_is_complete_and_passes_the_lint(built, stem):
     text = (built[stem] / "README.md").read_text()
-    assert card.lint(text, "space") == []
+    assert lint.lint(text, "space") == []
     front = front_matter(built[stem])
     assert front["sdk"] == "gradio" and front["sdk_version"] == gr.__version__ and front["app_file"] == "app.py"
     assert re.search(r"^python_version: ['\"]3\.12['\"]$", text, re.MULTILINE), "bare, YAML would read a number"
@@ -309,7 +313,7 @@ def test_every_hand_written_readme_makes_a_front_matter():
         page = build.page_of(path.parent.name)
         assert page.stem == path.parent.name and page.gpu_seconds > 0 and re.fullmatch(r"[a-z_]+", page.call)
         front = build.front_matter(path.parent.name, build.Weights(licenses={"mit"}))
-        assert card.lint(f"---\n{yaml.safe_dump(front, allow_unicode=True)}---\n", "space") == []
+        assert lint.lint(f"---\n{yaml.safe_dump(front, allow_unicode=True)}---\n", "space") == []
 
 
 def test_pulled_model_is_pinned_preloaded_and_described(built, hub):

@@ -11,6 +11,7 @@ import safetensors.numpy
 from safetensors import safe_open
 
 from hub_models import store
+from hub_models.publish import halves, packing, upload
 from tests.loopback_hub import loopback_hub
 
 POINTER = (
@@ -52,11 +53,11 @@ def refused(folder, **kwargs) -> str:
 def test_sound_folder_passes_with_and_without_manifest(model):
     store.verify(model)
     assert "manifest.json" in refused(model, manifest_required=True)
-    manifest = store.write_manifest(model)
+    manifest = packing.write_manifest(model)
     store.verify(model, manifest_required=True)
     path = "unet/diffusion_pytorch_model.safetensors"
     assert manifest["files"][path] == {"sha256": store.file_sha256(model / path), "size": (model / path).stat().st_size}
-    assert sorted([*manifest["files"], "manifest.json"]) == store.files_to_push(model)
+    assert sorted([*manifest["files"], "manifest.json"]) == packing.files_to_push(model)
 
 
 @pytest.mark.parametrize(
@@ -88,7 +89,7 @@ def test_every_truncation_is_caught(model):
 
 
 def test_flipped_byte_and_wrong_size_need_the_manifest(model):
-    store.write_manifest(model)
+    packing.write_manifest(model)
     whole = bytearray(weights_of(model).read_bytes())
     whole[-9] ^= 1
     weights_of(model).write_bytes(whole)
@@ -101,7 +102,7 @@ def test_flipped_byte_and_wrong_size_need_the_manifest(model):
 
 
 def test_card_may_be_edited_but_config_may_not(model):
-    store.write_manifest(model)
+    packing.write_manifest(model)
     (model / "README.md").write_text("---\nlibrary_name: diffusers\n---\nedited on the Hub\n")
     store.verify(model, manifest_required=True)
     (model / "unet" / "config.json").write_text('{"_class_name": "UNet3DModel"}')
@@ -155,7 +156,7 @@ def test_missing_parts_are_named(model, tmp_path):
 
 def test_verify_is_fast(tmp_path):
     folder = make_model(tmp_path / "big", **{f"w{i}": np.full((1024, 512), 0.5, np.float16) for i in range(10)})
-    store.write_manifest(folder)
+    packing.write_manifest(folder)
     store.verify(folder)
     times = []
     for _ in range(5):
@@ -175,8 +176,8 @@ def test_to_half_keeps_values_and_dtypes_where_it_should(tmp_path):
     (folder / "config.json").write_text(json.dumps(nested))
     (folder / "vae").mkdir()
     (folder / "vae" / "config.json").write_text('{"architecture": "vit", "pretrained_cfg": {"mean": [0.5]}}')
-    store.write_manifest(folder)
-    store.to_half(folder)
+    packing.write_manifest(folder)
+    halves.to_half(folder)
     store.verify(folder, manifest_required=True)
     tensors = safetensors.numpy.load_file(weights_of(folder))
     assert {k: str(v.dtype) for k, v in tensors.items()} == {
@@ -195,7 +196,7 @@ def test_to_half_keeps_values_and_dtypes_where_it_should(tmp_path):
     for other in ("unet", "vae"):
         assert "dtype" not in json.loads((folder / other / "config.json").read_text())
     before = weights_of(folder).read_bytes()
-    store.to_half(folder)
+    halves.to_half(folder)
     assert weights_of(folder).read_bytes() == before
 
 
@@ -205,14 +206,14 @@ def test_to_half_of_bfloat16_matches_torch(model):
 
     values = torch.randn(100, generator=torch.Generator().manual_seed(0)).to(torch.bfloat16)
     save_file({"w": values}, weights_of(model))
-    store.to_half(model)
+    halves.to_half(model)
     assert torch.equal(load_file(weights_of(model))["w"], values.half())
 
 
 def test_to_half_refuses_what_fp16_cannot_hold(tmp_path):
     folder = make_model(tmp_path / "m", w=np.float32([1, 70000]))
     with pytest.raises(store.CheckpointError, match="65504"):
-        store.to_half(folder)
+        halves.to_half(folder)
 
 
 def test_weights_hash_is_that_of_sha256sum(model):
@@ -242,16 +243,16 @@ def test_only_allowed_files_are_pushed(model, tmp_path):
         (model / name).write_text("x")
     clean = ["README.md", "model_index.json", "scheduler/scheduler_config.json", "unet/config.json"]
     clean += ["unet/diffusion_pytorch_model.safetensors"]
-    assert store.files_to_push(model) == clean
+    assert packing.files_to_push(model) == clean
     (model / "link.json").symlink_to(secret)
-    assert store.files_to_push(model) == clean
-    with pytest.raises(store.PushError, match="link.json is a link"):
-        store.push(model, "org/name")
+    assert packing.files_to_push(model) == clean
+    with pytest.raises(packing.PushError, match="link.json is a link"):
+        upload.push(model, "org/name")
     (model / "link.json").unlink()
     (model / "linked").symlink_to(tmp_path)
-    assert store.files_to_push(model) == clean
-    with pytest.raises(store.PushError, match="linked is a link"):
-        store.push(model, "org/name")
+    assert packing.files_to_push(model) == clean
+    with pytest.raises(packing.PushError, match="linked is a link"):
+        upload.push(model, "org/name")
 
 
 def test_names_without_a_slash_stay_here(tmp_path, monkeypatch):
@@ -276,7 +277,7 @@ def test_a_bundled_autoencoder_is_a_part_and_its_whole_answers_for_it(tmp_path, 
     whole = make_model(tmp_path / "text_to_image" / "emoji")
     (whole / "unet").rename(whole / "vae")
     (whole / "model_index.json").write_text('{"_class_name": "P", "vae": ["diffusers", "AutoencoderKL"]}')
-    store.write_manifest(whole)
+    packing.write_manifest(whole)
     assert (
         store.variants("autoencoder") == ["emoji"] and store.whole_of(whole / "vae") == store.whole_of(whole) == whole
     )
@@ -291,8 +292,9 @@ def test_a_bundled_autoencoder_is_a_part_and_its_whole_answers_for_it(tmp_path, 
 
 PUSH = """
 from hub_models import store
+from hub_models.publish import upload
 try:
-    print(store.push({folder!r}, "org/name"))
+    print(upload.push({folder!r}, "org/name"))
 except store.CheckpointError as error:
     print("refused:", error)
 """
@@ -307,12 +309,12 @@ except store.CheckpointError as error:
 
 
 def test_push_and_pull_over_http(model, tmp_path):
-    store.write_manifest(model)
+    packing.write_manifest(model)
     (model / ".env").write_text("HF_TOKEN=hf_secret")
     (model / "unet" / "optimizer.bin").write_text("x")
     with loopback_hub() as hub:
         assert hub.python(PUSH.format(folder=str(model)), tmp_path / "home").stdout == f"{hub.url}/org/name\n"
-        assert sorted(hub.repos["org/name"]) == store.files_to_push(model)
+        assert sorted(hub.repos["org/name"]) == packing.files_to_push(model)
         hub.python(PUSH.format(folder=str(model)), tmp_path / "home")
         assert len(hub.commits["org/name"]) == 1, "an unchanged folder made a second commit"
 
@@ -345,7 +347,7 @@ def test_what_the_hub_refuses_is_one_line_without_the_token(model, tmp_path):
 
 
 def test_wrong_bytes_of_the_right_length_are_caught_after_a_pull(model, tmp_path):
-    store.write_manifest(model)
+    packing.write_manifest(model)
     with loopback_hub() as hub:
         hub.python(PUSH.format(folder=str(model)), tmp_path / "home")
         name = "unet/diffusion_pytorch_model.safetensors"

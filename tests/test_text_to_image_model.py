@@ -14,6 +14,7 @@ from transformers import CLIPConfig, CLIPImageProcessor
 
 from hub_models import store
 from hub_models import text_to_image as contract
+from hub_models.publish import halves
 
 PROMPT, STEPS, SCALE = "a red apple in the house", 6, 3.0
 V = {"prediction_type": "v_prediction", "beta_schedule": "squaredcos_cap_v2"}
@@ -424,7 +425,7 @@ def test_save_and_load_keep_every_number(model, tmp_path):
     contract.save_folder(tmp_path, model.pipe, **EXTRA)
     again = contract.load(str(tmp_path), device="cpu")
     assert (drawn(again) == drawn(model)).all()
-    store.to_half(tmp_path)
+    halves.to_half(tmp_path)
     half = contract.load(str(tmp_path), device="cpu")
     assert {p.dtype for n in ("unet", "vae", "text_encoder") for p in getattr(half.pipe, n).parameters()} == {
         torch.float32

@@ -24,7 +24,8 @@ import yaml
 from huggingface_hub import HfApi, constants, get_token, try_to_load_from_cache
 from PIL import Image
 
-from hub_models import card, store
+from hub_models import store
+from hub_models.publish import card, halves, licences, lint, packing, upload
 from training import figures
 
 CARD, RUN, RESULTS = "README.md", "run.json", "results.json"
@@ -45,13 +46,13 @@ def write_export(folder: Path, save: Callable[[Path], None], run: dict) -> list[
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     save(temporary)
-    store.to_half(temporary)
+    halves.to_half(temporary)
     (temporary / RUN).write_text(json.dumps(run, indent=1, sort_keys=True) + "\n")
     write_card(temporary)
     store.verify(temporary, manifest_required=True)
     shutil.rmtree(folder, ignore_errors=True)
     temporary.rename(folder)
-    return store.files_to_push(folder)
+    return packing.files_to_push(folder)
 
 
 def write_card(folder: Path, pictures: dict[str, Image.Image] | None = None, *, redraw: bool = True) -> None:
@@ -70,10 +71,10 @@ def write_card(folder: Path, pictures: dict[str, Image.Image] | None = None, *, 
     run["pictures"] = sorted(known, key=f"{card.CURVES}.png".__eq__)  # stable: the curves last
     results = json.loads((folder / RESULTS).read_text()) if (folder / RESULTS).is_file() else None
     text = card.write_card(run, results)
-    if problems := card.lint(text):
+    if problems := lint.lint(text):
         raise ValueError("the model card would be refused: " + "; ".join(problems))
     (folder / CARD).write_text(text)
-    store.write_manifest(store.whole_of(folder))
+    packing.write_manifest(store.whole_of(folder))
 
 
 def with_stages(run: dict) -> dict:
@@ -82,7 +83,7 @@ def with_stages(run: dict) -> dict:
     A stage is a run of the same script on the same data; weights of somebody else's, or on other data, are only named.
     """
     base = Path(str(run.get("base_model") or "")).expanduser() / RUN
-    if run.get("base_model") and store.own_file(base):
+    if run.get("base_model") and packing.own_file(base):
         before = json.loads(base.read_text())
         same_data = all(
             before.get("config", {}).get(key) == run.get("config", {}).get(key)
@@ -112,7 +113,7 @@ def base_license(stem: str, base: str) -> str | None:
     repo, _, revision = base.partition("@")
     folder = store.bundled(stem).get(base, Path(base).expanduser())
     if folder.is_dir():
-        home = next((f for f in (folder, folder.parent) if store.own_file(f / CARD)), None)
+        home = next((f for f in (folder, folder.parent) if packing.own_file(f / CARD)), None)
         text = (home / CARD).read_text(encoding="utf-8") if home else ""
     elif not constants.is_offline_mode():
         try:
@@ -132,7 +133,7 @@ def base_license(stem: str, base: str) -> str | None:
 
 
 def _only(stated: object) -> str | None:
-    return card.AND.join(map(str, stated)) if isinstance(stated, list) else stated and str(stated)
+    return licences.AND.join(map(str, stated)) if isinstance(stated, list) else stated and str(stated)
 
 
 def license_of(licenses: Sequence[str]) -> str | None:
@@ -145,16 +146,16 @@ def license_of(licenses: Sequence[str]) -> str | None:
     if not named:
         return None
     try:
-        return card.one_license(named)
-    except card.LicenseError:
-        return card.AND.join(named)
+        return licences.one_license(named)
+    except licences.LicenseError:
+        return licences.AND.join(named)
 
 
 def check_push(run: dict) -> None:
     """Return if nothing that can be known before a training stands against pushing it. Raises SystemExit."""
     try:
-        card.license_of(run)
-    except card.LicenseError as error:
+        licences.license_of(run)
+    except licences.LicenseError as error:
         raise SystemExit(f"--push_to_hub: {str(error).replace('--license ', '--hub_license ')}") from None
     if constants.is_offline_mode():
         raise SystemExit("--push_to_hub: HF_HUB_OFFLINE is set; unset it, or publish the run later")
@@ -196,10 +197,10 @@ def staged(folder: Path, repo_id: str, settled: dict | None = None) -> Iterator[
 
     settled: what was decided about the licence. Raises LicenseError, PushError where there are links.
     """
-    names = store.without_links(folder)
+    names = packing.without_links(folder)
     run = json.loads((folder / RUN).read_text())
     run |= {"repo_id": repo_id} | (settled or {})
-    card.license_of(run)
+    licences.license_of(run)
     with tempfile.TemporaryDirectory() as parent:
         target = Path(parent, folder.name)
         for name in names:
@@ -230,7 +231,7 @@ def push_export(
 ) -> None:
     """Push an export or data set folder; on failure say how to repeat it, and lose nothing. Raises SystemExit(1) then.
 
-    settled: {"license": id, "license_settled": True, …} where the publisher has decided it. harmless: see `store.push`.
+    settled: {"license": id, "license_settled": True, …} where the publisher has decided it. harmless: see `upload.push`.
     """
     again = ["python -m training.publish", shlex.quote(str(folder)), f"--repo_id {repo_id}"]
     again += (
@@ -243,9 +244,9 @@ def push_export(
     try:
         if repo_type == "model":
             with staged(folder, repo_id, settled) as target:
-                address = store.push(target, repo_id, **options)
+                address = upload.push(target, repo_id, **options)
         else:
-            address = store.push(folder, repo_id, **options)
+            address = upload.push(folder, repo_id, **options)
     except (
         store.CheckpointError,
         ValueError,
@@ -259,9 +260,9 @@ def push_export(
 
 def show(folder: Path, repo_type: str) -> list[str]:
     """Print what would be pushed, and what would stay at home; returns the names of the former."""
-    files = store.files_to_push(folder, repo_type=repo_type)
+    files = packing.files_to_push(folder, repo_type=repo_type)
     print("\n".join(f"{(folder / name).stat().st_size:>12,}  {name}" for name in files))
-    if left := store.left_out(folder, repo_type=repo_type):
+    if left := packing.left_out(folder, repo_type=repo_type):
         more = f" and {len(left) - 20} more" if len(left) > 20 else ""
         print(f"stays here: {', '.join(left[:20])}{more}", file=sys.stderr)
     return files
@@ -297,7 +298,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         if model:
             store.verify(folder, manifest_required=True)
-            store.without_links(folder)
+            packing.without_links(folder)
         files = show(folder, args.repo_type)
         if args.dry_run:
             _try(folder, args.repo_id or "org/name", args.repo_type, settled, args.harmless)
@@ -322,9 +323,9 @@ def _try(folder: Path, repo_id: str, repo_type: str, settled: dict, harmless: Se
     """All that a push does before it asks the Hub."""
     if repo_type == "model":
         with staged(folder, repo_id, settled) as target:
-            store.check_push(target, harmless=harmless)
+            upload.check_push(target, harmless=harmless)
     else:
-        store.check_push(folder, repo_type=repo_type, harmless=harmless)
+        upload.check_push(folder, repo_type=repo_type, harmless=harmless)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from hub_models import card, store
+from hub_models import store
+from hub_models.publish import card, tables
 from training import publish
 
 ROOT = Path(__file__).parent.parent
@@ -50,9 +51,9 @@ def table_of(variants: dict[str, dict]) -> list[str]:
     header = ["metric", *variants, *([title] if baselines else [])]
     lines = [f"| {' | '.join(header)} |", "|---|" + "---:|" * (len(header) - 1)]
     for name in names:
-        cells = [card.format_number(name, results["metrics"].get(name)) for results in variants.values()]
+        cells = [tables.format_number(name, results["metrics"].get(name)) for results in variants.values()]
         if baselines:
-            cells.append(card.format_number(name, baselines[name]) if name in baselines else "")
+            cells.append(tables.format_number(name, baselines[name]) if name in baselines else "")
         lines.append(f"| `{name}` | {' | '.join(cells)} |")
     return lines
 
@@ -63,8 +64,8 @@ def headlines(stem: str, results: dict) -> str:
     chosen = [name for name in HEADLINES.get(stem, ()) if name in metrics] or list(metrics)[:3]
     said = []
     for name in chosen:
-        beside = f" ({card.format_number(name, baseline[name])})" if name in baseline else ""
-        said.append(f"`{name}` {card.format_number(name, metrics[name])}{beside}")
+        beside = f" ({tables.format_number(name, baseline[name])})" if name in baseline else ""
+        said.append(f"`{name}` {tables.format_number(name, metrics[name])}{beside}")
     if any(name in baseline for name in chosen):
         said.append(f"(in brackets: {results.get('baseline_name', 'baseline')})")
     return "<br>".join(said)
@@ -79,7 +80,9 @@ def readme_block() -> str:
             run = json.loads((folder / publish.RUN).read_text())
             link = f"[{stem}/{name}](hub_models/weights/{folder.relative_to(store.WEIGHTS).as_posix()}/README.md)"
             total = card.in_all(run)
-            trained = f"{total['hours']:.1f} h, {total['images_seen']:,} pictures" if run.get("hours") else card.UNKNOWN
+            trained = (
+                f"{total['hours']:.1f} h, {total['images_seen']:,} pictures" if run.get("hours") else tables.UNKNOWN
+            )
             lines.append(
                 f"| {link}<br>{run['title']} | {run['parameters'] / 1e6:.1f} M | {trained} | {headlines(stem, results)} |"
             )
@@ -100,7 +103,7 @@ def results_page() -> str:
             parts += [f"Measured on `{dataset}`:", "\n".join(table_of(alike))]
         for variant, results in variants.items():
             parts.append(f"### {stem}/{variant}")
-            if table := card.class_table(results):
+            if table := tables.class_table(results):
                 parts += ["Per class:", "\n".join(table)]
             parts.append(
                 f"Repeat: `python -m training.evaluate {stem} --model {variant} --dataset {results['dataset']}` "

@@ -10,7 +10,6 @@ from hub_models import pretrained, store
 from hub_models.captioning.model import NEW_TOKENS, Captioner
 from hub_models.captioning.parts import decoder_of
 from hub_models.device import default_device
-from hub_models.documents import read_object
 from hub_models.store import CheckpointError
 
 MODELS = {"vision-encoder-decoder": VisionEncoderDecoderModel, "blip": BlipForConditionalGeneration}
@@ -40,11 +39,15 @@ def _open(folder: Path, name: str) -> Captioner:
     tokenizer, image_processor = pretrained.open_processors(folder, config)
     pieces = decoder_of(model).config.vocab_size
     if len(tokenizer) > pieces:
-        raise CheckpointError(f"{folder}: its tokenizer has {len(tokenizer)} pieces and its decoder {pieces}: they belong to "
-                              "different models")  # fmt: skip
+        have = f"its tokenizer has {len(tokenizer)} pieces and its decoder {pieces}"
+        raise CheckpointError(f"{folder}: {have}: they belong to different models")
     model = model.eval().requires_grad_(False)
-    served = Captioner(model, tokenizer, image_processor, name=name, weights_sha256=store.weights_sha256(folder),
-                       framed=_is_framed(folder))  # fmt: skip
+    about = {
+        "name": name,
+        "weights_sha256": store.weights_sha256(folder),
+        "framed": pretrained.is_framed(folder, False),
+    }
+    served = Captioner(model, tokenizer, image_processor, **about)
     special = {"start": served.start_id, "end": served.end_id, "padding": served.pad_id}
     for meaning, token in special.items():
         if type(token) is not int or not 0 <= token < pieces:
@@ -54,16 +57,6 @@ def _open(folder: Path, name: str) -> Captioner:
     return served
 
 
-def _is_framed(folder: Path) -> bool:
-    path = folder / PROCESSOR
-    if not path.is_file():
-        return False
-    framed = read_object(path).get("framed", False)
-    if not isinstance(framed, bool):
-        raise CheckpointError(f"{path}: framed must be true or false, it is {str(framed)[:40]}")
-    return framed
-
-
 def save_folder(folder: str | Path, captioner: Captioner) -> None:
     """Write what `load` reads: the stock files of model, tokenizer and image processor, our key among the latter's.
 
@@ -71,10 +64,8 @@ def save_folder(folder: str | Path, captioner: Captioner) -> None:
     """
     folder, model = Path(folder), captioner.model
     if captioner.kind != "blip":
-        model.generation_config = GenerationConfig(
-            bos_token_id=captioner.start_id, decoder_start_token_id=captioner.start_id, eos_token_id=captioner.end_id,
-            pad_token_id=captioner.pad_id, max_new_tokens=min(NEW_TOKENS, captioner.max_length - 1),
-        )  # fmt: skip
+        most = min(NEW_TOKENS, captioner.max_length - 1)
+        model.generation_config = GenerationConfig(**captioner.marks, max_new_tokens=most)
         model.config.decoder_start_token_id, model.config.pad_token_id = captioner.start_id, captioner.pad_id
     model.save_pretrained(folder)
     captioner.tokenizer.save_pretrained(folder)

@@ -6,35 +6,30 @@ Letters: see `hub_models.captioning`.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
-from transformers import GenerationConfig, PreTrainedModel, StoppingCriteriaList
-from transformers.modeling_outputs import BaseModelOutput
+from transformers import PreTrainedModel
 
+from hub_models.captioning.evidence import evidence_of
 from hub_models.captioning.parts import (
     attended,
-    attention_of,
-    attention_shown,
     check_options,
-    covered,
+    cut,
     decode,
     decoder_of,
     drawing,
     encode,
-    grid_of,
-    never_stopping,
+    generated,
     padded,
-    pointed_at,
-    relevance,
     special_tokens,
     token_log_probs,
+    words_of,
 )
-from hub_models.pictures import frame, on_white
+from hub_models.pictures import frame, on_ground
 
 BATCH = 32  # pictures that are seen at once
-COVERED_BATCH = 8  # pictures with something covered, of which somebody waits for each
 NEW_TOKENS = 64  # of a caption, where nobody says and the decoder has room for more
 MAX_TEXT = 2000  # characters of a prefix, before it is cut into tokens
 
@@ -52,18 +47,6 @@ class Caption:
     @property
     def probability(self) -> float:
         return math.exp(self.log_prob)
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """Where the model looked when it said a word. Maps lie over `Captioner.seen(image)`, row 0 at its top."""
-
-    word: str
-    attention: np.ndarray | None  # float32 (h, w) in [0, 1], largest 1; None where the decoder shows no cross-attention
-    drop: (
-        float | None
-    )  # of the word's log-probability when `covered` has the picture's mean colour; None without attention
-    covered: np.ndarray | None  # bool (h, w): the patches the word points at
 
 
 class Captioner:
@@ -89,11 +72,17 @@ class Captioner:
         size = getattr(vision, "image_size", 224)
         self.resolution_px: int = size if isinstance(size, int) else size[-1]
         self.start_id, self.end_id, self.pad_id = special_tokens(model, tokenizer)
+        self.marks = {
+            "bos_token_id": self.start_id,
+            "decoder_start_token_id": self.start_id,
+            "eos_token_id": self.end_id,
+            "pad_token_id": self.pad_id,
+        }
         self.max_length: int = min(int(decoder.max_position_embeddings), int(tokenizer.model_max_length))
         self.max_prefix_tokens: int = self.max_length - 2  # beside the start, and one token that the model says
         self.parameters = sum(p.numel() for p in model.parameters())
         pieces = tokenizer.get_vocab()
-        self._wordpiece = sum(p.startswith("##") for p in pieces) > sum(p.startswith(("Ġ", "▁")) for p in pieces)
+        self.wordpiece = sum(p.startswith("##") for p in pieces) > sum(p.startswith(("Ġ", "▁")) for p in pieces)
 
     @property
     def device(self) -> torch.device:
@@ -105,11 +94,11 @@ class Captioner:
         """The square of R × R pixels, RGB, that the model sees of a picture."""
         if self.framed:
             return frame(image, self.resolution_px)
-        return on_white(image).resize((self.resolution_px,) * 2, Image.Resampling.BICUBIC)
+        return on_ground(image).resize((self.resolution_px, self.resolution_px), Image.Resampling.BICUBIC)
 
     def pixel_values(self, images: Sequence[Image.Image]) -> torch.Tensor:
         """The pictures as the model wants them, (B, 3, R, R), on the CPU."""
-        images = [frame(image, self.resolution_px) if self.framed else on_white(image) for image in images]
+        images = [frame(image, self.resolution_px) if self.framed else on_ground(image) for image in images]
         return self.image_processor(images=images, return_tensors="pt")["pixel_values"]
 
     def encode(self, images: Sequence[Image.Image]) -> torch.Tensor:
@@ -161,7 +150,7 @@ class Captioner:
         use_cache: bool = True,
         on_step: Callable[[], None] | None = None,
     ) -> list[list[Caption]]:
-        """Captions of each picture, best first; a picture's captions do not depend on its company, unless they are drawn.
+        """Captions of each picture, best first; they do not depend on the pictures beside it, unless they are drawn.
 
         Greedy; with num_beams > 1 by beam search, and best is the log-probability over length ** length_penalty, as
         transformers has it; with do_sample drawn from the fewest tokens that hold top_p of the probability (Holtzman et
@@ -172,10 +161,13 @@ class Captioner:
         """
         check_options(num_beams, num_return_sequences, do_sample, top_p, temperature, max_new_tokens, length_penalty)
         begun = [self.start_id, *self.prefix_tokens(prefix)]
-        settings = {
-            "num_beams": num_beams, "num_return_sequences": num_return_sequences, "do_sample": do_sample,
-            "max_new_tokens": min(max_new_tokens or NEW_TOKENS, self.max_length - len(begun)), "use_cache": use_cache,
-        }  # fmt: skip
+        settings: dict[str, Any] = {
+            "num_beams": num_beams,
+            "num_return_sequences": num_return_sequences,
+            "do_sample": do_sample,
+            "max_new_tokens": min(max_new_tokens or NEW_TOKENS, self.max_length - len(begun)),
+            "use_cache": use_cache,
+        }
         if do_sample:
             settings |= {"top_p": top_p, "top_k": 0, "temperature": temperature}
         if num_beams > 1:
@@ -190,7 +182,7 @@ class Captioner:
                     )
                     found += [[caption] for caption in greedy]
                     continue
-                rows = self._generate(raw, begun, settings, on_step)
+                rows = generated(self, raw, begun, settings, on_step)
                 states = attended(self.model, raw).repeat_interleave(num_return_sequences, 0)
                 said = self._scored(states, rows)
                 found += [said[n : n + num_return_sequences] for n in range(0, len(said), num_return_sequences)]
@@ -229,37 +221,8 @@ class Captioner:
                 on_step()
             if not going.any():
                 break
-        rows, values = self._cut(ids, begun), torch.cat(log_probs, 1).tolist()
+        rows, values = cut(ids, begun, self.end_id), torch.cat(log_probs, 1).tolist()
         return self._captions(rows, [of_row[: len(row)] for of_row, row in zip(values, rows, strict=True)])
-
-    def _cut(self, ids: torch.Tensor, begun: list[int]) -> list[list[int]]:
-        """Token lists after the start, cut behind their end."""
-        rows = []
-        for row in ids.tolist():
-            ends = [place for place in range(len(begun), len(row)) if row[place] == self.end_id]
-            rows.append(row[1 : ends[0] + 1 if ends else len(row)])
-        return rows
-
-    def _generate(self, raw: torch.Tensor, begun: list[int], settings: dict, on_step=None) -> list[list[int]]:
-        """Token lists after the start, cut behind their end: those of transformers' own `generate`."""
-        config = GenerationConfig(
-            bos_token_id=self.start_id, eos_token_id=self.end_id, pad_token_id=self.pad_id,
-            decoder_start_token_id=self.start_id, **settings,
-        )  # fmt: skip
-        ids = torch.tensor([begun] * len(raw), device=raw.device)
-        watch = StoppingCriteriaList([never_stopping(on_step)] if on_step else [])
-        if self.kind == "blip":
-            mask = torch.ones(raw.shape[:2], dtype=torch.long, device=raw.device)
-            out = self.model.text_decoder.generate(
-                input_ids=ids, attention_mask=torch.ones_like(ids), encoder_hidden_states=raw,
-                encoder_attention_mask=mask, generation_config=config, stopping_criteria=watch,
-            )  # fmt: skip
-        else:
-            out = self.model.generate(
-                encoder_outputs=BaseModelOutput(last_hidden_state=raw), decoder_input_ids=ids, generation_config=config,
-                stopping_criteria=watch,
-            )  # fmt: skip
-        return self._cut(out, begun)
 
     def _scored(self, states: torch.Tensor, rows: Sequence[list[int]]) -> list[Caption]:
         """The captions of token lists, each with the probability that the states (B, S, C) give it."""
@@ -272,66 +235,4 @@ class Captioner:
             captions.append(Caption(text, sum(log_probs), list(tokens), log_probs, self.words(tokens)))
         return captions
 
-    def words(self, tokens: Sequence[int]) -> list[tuple[str, slice]]:
-        """The words that tokens make, each with its place among them; special tokens are none."""
-        places: list[slice] = []
-        special = set(self.tokenizer.all_special_ids)
-        for at, piece in enumerate(self.tokenizer.convert_ids_to_tokens(list(tokens))):
-            if tokens[at] in special:
-                continue
-            goes_on = piece.startswith("##") if self._wordpiece else not piece.startswith(("Ġ", "▁"))
-            if goes_on and places and places[-1].stop == at:
-                places[-1] = slice(places[-1].start, at + 1)
-            else:
-                places.append(slice(at, at + 1))
-        return [(self.tokenizer.decode(list(tokens[place])).strip().removeprefix("##"), place) for place in places]
-
-    # --- Evidence ---------------------------------------------------------------------------------------------------
-
-    @torch.no_grad()
-    def evidence(
-        self, image: Image.Image, caption: Caption, *, on_step: Callable[[], None] | None = None
-    ) -> list[Evidence]:
-        """For each word of a caption of the picture, where the model looked, and what it is worth to it.
-
-        attention: cross-attention to the patches, weighted by how much the word's log-probability gains by it
-        (`parts.relevance`). That alone is no explanation (Jain & Wallace 2019), so the patches it is highest at are covered
-        with the picture's mean colour, and `drop` is what the word's log-probability, after the same words, loses by that.
-        A word of probability 1 owes nothing to anything: its map is the attention alone.
-        on_step: called after each word, and after each few pictures that are covered; what it raises ends the work.
-        """
-        if not caption.words:
-            return []
-        seen = self.seen(image)
-        states = attended(self.model, self.encode([seen]))  # (1, S, C)
-        ids = torch.tensor([[self.start_id, *caption.tokens[:-1]]], device=states.device)
-        grid = grid_of(states.shape[1])
-        with attention_shown(self.model), torch.enable_grad():
-            out = decode(self.model, states.requires_grad_(), ids, output_attentions=True, use_cache=False)
-            log_probs = out.logits[0].float().log_softmax(-1)  # (L, V)
-            score_of = [log_probs[range(w.start, w.stop), caption.tokens[w]].sum() for _, w in caption.words]
-        if not out.cross_attentions or grid is None:
-            return [Evidence(word, None, None, None) for word, _ in caption.words]
-        attentions = []
-        for score, (_, place) in zip(score_of, caption.words, strict=True):
-            of_states = relevance(out.cross_attentions, score)  # (S,)
-            if not of_states.any():
-                of_states = attention_of(out.cross_attentions, place)
-            attention = of_states[-grid[0] * grid[1] :].reshape(grid).cpu().numpy()  # class tokens come first
-            attentions.append((attention / max(float(attention.max()), 1e-12)).astype(np.float32))
-            if on_step:
-                on_step()
-        pointed = [pointed_at(a) for a in attentions]
-        whole = token_log_probs(self, states, [caption.tokens])[0]
-        found = []
-        for at in range(0, len(pointed), COVERED_BATCH):
-            part = [covered(seen, patches) for patches in pointed[at : at + COVERED_BATCH]]
-            states = attended(self.model, self.encode(part))
-            rows = token_log_probs(self, states, [caption.tokens] * len(part))
-            for number, without in enumerate(rows, at):
-                word, place = caption.words[number]
-                drop = sum(whole[place]) - sum(without[place])
-                found.append(Evidence(word, attentions[number], drop, pointed[number]))
-            if on_step:
-                on_step()
-        return found
+    words, evidence = words_of, evidence_of

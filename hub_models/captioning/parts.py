@@ -6,13 +6,14 @@ Letters: see `hub_models.captioning`.
 import contextlib
 import math
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Generator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from PIL import Image
-from transformers import PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel, StoppingCriteriaList
+from transformers.modeling_outputs import BaseModelOutput
 
 from hub_models.store import CheckpointError
 
@@ -26,12 +27,12 @@ _SHOWING = threading.Lock()
 _DRAWING = threading.Lock()  # transformers draws from the global generator
 
 
-def decoder_of(model: PreTrainedModel) -> PreTrainedModel:
+def decoder_of(model: Any) -> PreTrainedModel:
     """What says the words: a language model with cross-attention."""
     return model.text_decoder if model.config.model_type == "blip" else model.decoder
 
 
-def encoder_of(model: PreTrainedModel) -> PreTrainedModel:
+def encoder_of(model: Any) -> PreTrainedModel:
     """What sees the picture."""
     return model.vision_model if model.config.model_type == "blip" else model.encoder
 
@@ -48,7 +49,7 @@ def attended(model: PreTrainedModel, raw: torch.Tensor) -> torch.Tensor:
 
 
 def decode(model: PreTrainedModel, states: torch.Tensor, ids: torch.Tensor, **options):
-    """The decoder's output for ids (B, L) that attend to states (B, S, C): .logits (B, L, V), and what options ask for."""
+    """The decoder's output for ids (B, L) that attend to states (B, S, C): .logits (B, L, V), and what is asked for."""
     return decoder_of(model)(input_ids=ids, encoder_hidden_states=states, **options)
 
 
@@ -71,7 +72,7 @@ def padded(rows: Sequence[list[int]], pad_id: int) -> tuple[torch.Tensor, torch.
 
 
 def special_tokens(model: PreTrainedModel, tokenizer) -> tuple[int, int, int]:
-    """Ids of the start, the end and the padding of a caption, by generation config, configs and tokenizer in this order."""
+    """Ids of a caption's start, end and padding, by generation config, configs and tokenizer in this order."""
     if model.config.model_type == "blip":
         text = model.config.text_config
         return text.bos_token_id, text.sep_token_id, text.pad_token_id
@@ -97,7 +98,7 @@ def special_tokens(model: PreTrainedModel, tokenizer) -> tuple[int, int, int]:
 
 
 def grid_of(states: int) -> tuple[int, int] | None:
-    """Rows and columns (h, w) of the square of patches among so many states, a few class tokens before it; None if none."""
+    """Rows and columns (h, w) of the square of patches among so many states, after a few class tokens, or None."""
     for extra in range(min(6, states)):
         side = math.isqrt(states - extra)
         if side * side == states - extra and (side > 1 or states == 1):
@@ -119,8 +120,8 @@ def relevance(cross_attentions: Sequence[torch.Tensor], score: torch.Tensor) -> 
     """How much a score of one caption owes to each of the states attended to, (S,) ≥ 0, from the graph that made both.
 
     Attention times the gradient of the score by it, where that is positive, mean over layers and heads, sum over the
-    positions of the caption (Chefer, Gur & Wolf 2021, eq. 5). Attention alone rests for a good part on patches that show
-    nothing, whatever the word. cross_attentions: (1, heads, L, S) of each layer.
+    positions of the caption (Chefer, Gur & Wolf 2021, eq. 5). Attention alone rests for a good part on patches that
+    show nothing, whatever the word. cross_attentions: (1, heads, L, S) of each layer.
     """
     gradients = torch.autograd.grad(score, cross_attentions, retain_graph=True)
     shares = [
@@ -154,7 +155,7 @@ def covered(seen: Image.Image, patches: np.ndarray) -> Image.Image:
 
 
 @contextlib.contextmanager
-def drawing(seed: int | None, device: torch.device) -> Iterator[None]:
+def drawing(seed: int | None, device: torch.device) -> Generator[None]:
     """For the time of the block, the global generators are those of the seed; None leaves them as they are."""
     if seed is None:
         yield
@@ -164,6 +165,49 @@ def drawing(seed: int | None, device: torch.device) -> Iterator[None]:
         yield
 
 
+def cut(ids: torch.Tensor, begun: list[int], end_id: int) -> list[list[int]]:
+    """Token lists after the start, cut behind their end."""
+    rows = []
+    for row in ids.tolist():
+        ends = [place for place in range(len(begun), len(row)) if row[place] == end_id]
+        rows.append(row[1 : ends[0] + 1 if ends else len(row)])
+    return rows
+
+
+def generated(
+    served: "Captioner", raw: torch.Tensor, begun: list[int], settings: dict, on_step=None
+) -> list[list[int]]:
+    """Token lists after the start, cut behind their end: those of transformers' own `generate`."""
+    config = GenerationConfig(**served.marks, **settings)
+    ids = torch.tensor([begun] * len(raw), device=raw.device)
+    watch = StoppingCriteriaList([never_stopping(on_step)] if on_step else [])
+    stock: Any = served.model  # either class has `generate` of a mixin
+    asked = {"generation_config": config, "stopping_criteria": watch}
+    if served.kind == "blip":
+        mask = torch.ones(raw.shape[:2], dtype=torch.long, device=raw.device)
+        seen = {"encoder_hidden_states": raw, "encoder_attention_mask": mask}
+        out = stock.text_decoder.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **seen, **asked)
+    else:
+        seen = BaseModelOutput(last_hidden_state=raw)
+        out = stock.generate(encoder_outputs=seen, decoder_input_ids=ids, **asked)
+    return cut(out, begun, served.end_id)
+
+
+def words_of(served: "Captioner", tokens: Sequence[int]) -> list[tuple[str, slice]]:
+    """The words that tokens make, each with its place among them; special tokens are none."""
+    places: list[slice] = []
+    special = set(served.tokenizer.all_special_ids)
+    for at, piece in enumerate(served.tokenizer.convert_ids_to_tokens(list(tokens))):
+        if tokens[at] in special:
+            continue
+        goes_on = piece.startswith("##") if served.wordpiece else not piece.startswith(("Ġ", "▁"))
+        if goes_on and places and places[-1].stop == at:
+            places[-1] = slice(places[-1].start, at + 1)
+        else:
+            places.append(slice(at, at + 1))
+    return [(served.tokenizer.decode(list(tokens[place])).strip().removeprefix("##"), place) for place in places]
+
+
 def check_options(beams, count, do_sample, top_p, temperature, new_tokens, length_penalty) -> None:
     whole = {"num_beams": beams, "num_return_sequences": count}
     for name, value in whole.items():
@@ -171,8 +215,8 @@ def check_options(beams, count, do_sample, top_p, temperature, new_tokens, lengt
             raise ValueError(f"{name} must be a whole number from 1 to {MAX_SEQUENCES}, got {value!r}")
     if new_tokens is not None and (isinstance(new_tokens, bool) or not isinstance(new_tokens, int) or new_tokens < 1):
         raise ValueError(f"max_new_tokens must be a whole number from 1, got {new_tokens!r}")
-    for name, value, low, high in (("top_p", top_p, 0.01, 1), ("temperature", temperature, 0.05, 10),
-                                   ("length_penalty", length_penalty, -5, 5)):  # fmt: skip
+    ranges = {"top_p": (0.01, 1), "temperature": (0.05, 10), "length_penalty": (-5, 5)}
+    for (name, (low, high)), value in zip(ranges.items(), (top_p, temperature, length_penalty), strict=True):
         if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
             raise ValueError(f"{name} must be a number from {low} to {high}, got {value!r}")
     if do_sample and beams > 1:
@@ -190,7 +234,7 @@ def show_attention(model: PreTrainedModel) -> None:
 
 
 @contextlib.contextmanager
-def attention_shown(model: PreTrainedModel) -> Iterator[None]:
+def attention_shown(model: PreTrainedModel) -> Generator[None]:
     """For the time of the block the decoder returns its attention when asked; then it is as fast again as it was."""
     decoder = decoder_of(model)
     with _SHOWING:

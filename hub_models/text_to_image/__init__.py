@@ -6,50 +6,31 @@ A model folder is that of a stock `StableDiffusionPipeline`, plus one file for w
     preprocessor_config.json {"guidance_scale", "default_steps", "default_sampler", "resolution_px", "ground", "styles",
                               "latent_to_rgb", "latent_to_rgb_bias"}; any of these, or the whole file, may be absent
 
-model.py draws; settings.py is what may be asked and the receipts in PNGs; folder.py opens and writes model folders.
+model.py draws; receipts.py writes and verifies what it drew; settings.py is what may be asked, and the texts of other
+programs; folder.py opens and writes model
+folders.
 """
 
-from hub_models.store import CheckpointError
-from hub_models.text_to_image.folder import load, save_folder
-from hub_models.text_to_image.model import EXTRA, Step, TextToImage
-from hub_models.text_to_image.settings import (
-    MAX_PICTURES,
-    MAX_PROMPT_CHARACTERS,
+from hub_models.drawing import (
     MAX_SEED,
-    PARAMETERS_KEY,
     RECEIPT_KEY,
-    SAMPLERS,
-    THEIR_NAMES,
     ReceiptError,
+    Step,
     Verdict,
     altered_fields,
     normalise_prompt,
-    parameters_text,
     pixels_sha256,
+)
+from hub_models.store import CheckpointError
+from hub_models.text_to_image.folder import load, save_folder
+from hub_models.text_to_image.model import EXTRA, TextToImage
+from hub_models.text_to_image.settings import (
+    MAX_PICTURES,
+    MAX_PROMPT_CHARACTERS,
+    PARAMETERS_KEY,
+    SAMPLERS,
+    THEIR_NAMES,
+    parameters_text,
     read_parameters,
     read_receipt,
 )
-
-__all__ = [
-    "EXTRA",
-    "MAX_PICTURES",
-    "MAX_PROMPT_CHARACTERS",
-    "MAX_SEED",
-    "PARAMETERS_KEY",
-    "RECEIPT_KEY",
-    "SAMPLERS",
-    "THEIR_NAMES",
-    "CheckpointError",
-    "ReceiptError",
-    "Step",
-    "TextToImage",
-    "Verdict",
-    "altered_fields",
-    "load",
-    "normalise_prompt",
-    "parameters_text",
-    "pixels_sha256",
-    "read_parameters",
-    "read_receipt",
-    "save_folder",
-]

@@ -12,9 +12,11 @@ from transformers import PreTrainedModel
 from hub_models import building, store
 from hub_models.device import default_device
 from hub_models.documents import read_object
+from hub_models.drawing import is_number
+from hub_models.pictures import is_ground
 from hub_models.store import CheckpointError
 from hub_models.text_to_image.model import EXTRA, TextToImage
-from hub_models.text_to_image.settings import SAMPLERS, is_number
+from hub_models.text_to_image.settings import SAMPLERS
 
 
 def load(name: str = "emoji", device: str | torch.device | None = None) -> TextToImage:
@@ -110,7 +112,7 @@ def _mismatch(pipe: StableDiffusionPipeline) -> str | None:
 
 
 def save_folder(folder: Path | str, pipe: StableDiffusionPipeline, **extra) -> None:
-    """Write the folder that `load` reads, weights in the precision they have (`store.to_half` halves them).
+    """Write the folder that `load` reads, weights in the precision they have (`publish.halves` makes them fp16).
 
     extra: what preprocessor_config.json holds, keys of EXTRA; ValueError for others.
     """
@@ -132,7 +134,7 @@ def _read_extra(path: Path, pipe: StableDiffusionPipeline) -> dict:
         "default_steps": lambda v: isinstance(v, int) and 1 <= v <= pipe.scheduler.config.num_train_timesteps,
         "default_sampler": lambda v: v in SAMPLERS,
         "resolution_px": lambda v: isinstance(v, int) and v > 0 and v % pipe.vae_scale_factor == 0,
-        "ground": lambda v: len(v) == 3 and all(isinstance(c, int) and 0 <= c <= 255 for c in v),
+        "ground": is_ground,
         "styles": lambda v: all(isinstance(style, str) for style in v),
         "latent_to_rgb": lambda v: v is None or np.isfinite(np.array(v, float).reshape(channels, 3)).all(),
         "latent_to_rgb_bias": lambda v: np.isfinite(np.array(v, float).reshape(3)).all(),

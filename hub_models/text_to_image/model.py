@@ -1,38 +1,25 @@
 """The model itself: prompt and seeds in, steps of sampling and pictures out.
 
-Letters: B pictures, R pixels a side, C × h × w the shape of a latent, L tokens, T training timesteps. Latents are scaled
-as the pipeline's are (times `vae.config.scaling_factor`).
+Letters: B pictures, R pixels a side, C × h × w the shape of a latent, L tokens, T training timesteps. Latents are
+scaled as the pipeline's are (times `vae.config.scaling_factor`).
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Generator, Sequence
+from typing import Any
 
 import diffusers
 import numpy as np
 import torch
-import transformers
 from diffusers import StableDiffusionPipeline
-from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image, ImageFilter
+from transformers.utils import logging as transformers_logging
 
-from hub_models.diffusion import predict_x0
+from hub_models import drawing
+from hub_models.drawing import Step, check_seed, check_whole, guide, is_number, normalise_prompt, predict_x0
 from hub_models.pictures import frame, from_uint8
-from hub_models.text_to_image.settings import (
-    MAX_PICTURES,
-    MAX_PROMPT_CHARACTERS,
-    SAMPLERS,
-    ReceiptError,
-    Verdict,
-    altered_fields,
-    check,
-    check_seed,
-    check_steps_done,
-    is_number,
-    normalise_prompt,
-    pixels_sha256,
-    versions,
-)
+from hub_models.text_to_image import receipts
+from hub_models.text_to_image.settings import MAX_PICTURES, MAX_PROMPT_CHARACTERS, SAMPLERS, steps_run
 
 SCHEDULERS = {
     "dpm++": diffusers.DPMSolverMultistepScheduler,  # 2M: Lu et al. 2022
@@ -41,32 +28,16 @@ SCHEDULERS = {
     "ddpm": diffusers.DDPMScheduler,  # Ho et al. 2020
     "euler": diffusers.EulerDiscreteScheduler,  # Karras et al. 2022, algorithm 2 without churn
 }
-EXTRA = {
-    "guidance_scale": 7.5, "default_steps": 20, "default_sampler": "dpm++", "resolution_px": None,
-    "ground": [255, 255, 255], "styles": [], "latent_to_rgb": None, "latent_to_rgb_bias": [0.0, 0.0, 0.0],
-}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Step:
-    """What one step of sampling left behind.
-
-    `TextToImage.decode` makes pictures of the last one's latents; of a drawing stopped before, of its x0.
-    """
-
-    index: int  # 0 … total - 1
-    total: int
-    timestep: int  # the noise level the model was asked at
-    preview: np.ndarray | None  # uint8 (B, h, w, 3): the model's guess of the clean picture; None without a linear map
-    latents: torch.Tensor  # (B, C, h, w) after this step
-    x0: torch.Tensor  # (B, C, h, w): the model's guess of the clean latents, which `preview` shows
-
-
-def steps_run(num_inference_steps: int, strength: float | None) -> int:
-    """How many of the steps are taken: all, or those that image-to-image with this strength has left."""
-    if strength is None:
-        return num_inference_steps
-    return max(1, min(int(num_inference_steps * strength), num_inference_steps))
+EXTRA: dict[str, Any] = {
+    "guidance_scale": 7.5,
+    "default_steps": 20,
+    "default_sampler": "dpm++",
+    "resolution_px": None,
+    "ground": [255, 255, 255],
+    "styles": [],
+    "latent_to_rgb": None,
+    "latent_to_rgb_bias": [0.0, 0.0, 0.0],
+}
 
 
 class TextToImage:
@@ -140,7 +111,7 @@ class TextToImage:
         sampler: str | None = None,
         image: Image.Image | None = None,
         strength: float = 0.6,
-    ) -> Iterator[Step]:
+    ) -> Generator[Step]:
         """One `Step` for every step of sampling. Close it to stop at once. None takes the model's own default.
 
         prompt: one for all pictures or one for each; "" leaves all to the model. negative_prompt: what to steer away
@@ -157,14 +128,14 @@ class TextToImage:
         if len(prompts) != len(seeds):
             raise ValueError(f"{len(prompts)} prompts for {len(seeds)} seeds: give one for all, or one for each")
         choices = negative_prompt, num_inference_steps, guidance_scale, sampler
-        prompts = [self._settings(text, *choices)[0] for text in prompts]
-        _, *settings = self._settings("", *choices)
+        prompts = [self.settings(text, *choices)[0] for text in prompts]
+        _, *settings = self.settings("", *choices)
         seeds = [check_seed(seed) for seed in seeds]
         if image is not None and not (is_number(strength) and 0 < strength <= 1):
             raise ValueError(f"strength {strength!r} is not a number above 0 and up to 1")
         return self._steps(prompts, *settings, seeds, None if image is None else self.to_tensor(image), strength)
 
-    def _settings(self, prompt, negative_prompt, steps, scale, sampler) -> tuple[str, str, int, float, str]:
+    def settings(self, prompt, negative_prompt, steps, scale, sampler) -> tuple[str, str, int, float, str]:
         """The settings with the defaults filled in. Raises ValueError for one that is out of its range."""
         texts = normalise_prompt(prompt), normalise_prompt(negative_prompt)
         for text in texts:
@@ -173,18 +144,14 @@ class TextToImage:
         steps = self.default_steps if steps is None else steps
         scale = self.default_guidance if scale is None else scale
         sampler = self.default_sampler if sampler is None else sampler
-        last = self.num_train_timesteps
-        if isinstance(steps, bool) or not isinstance(steps, int | np.integer) or not 1 <= steps <= last:
-            raise ValueError(f"num_inference_steps {steps!r} is not an integer from 1 to {last}")
+        steps = check_whole("num_inference_steps", steps, 1, self.num_train_timesteps)
         if not (is_number(scale) and 1 <= scale <= 30):
             raise ValueError(f"guidance_scale {scale!r} is not a number from 1 to 30")
-        if sampler not in SAMPLERS:
-            raise ValueError(f"sampler {sampler!r} is unknown: choose one of {', '.join(SAMPLERS)}")
-        return *texts, int(steps), float(scale), sampler
+        return *texts, steps, float(scale), drawing.check_sampler(sampler, SAMPLERS)
 
     @torch.no_grad()
-    def _steps(self, prompts, negative, num_steps, scale, sampler, seeds, image, strength) -> Iterator[Step]:
-        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    def _steps(self, prompts, negative, num_steps, scale, sampler, seeds, image, strength) -> Generator[Step]:
+        generators = drawing.generators_of(seeds)
         guided = scale > 1 and set(prompts) != {negative}
         distinct = list(dict.fromkeys(prompts))
         states = self.text_states(distinct)[[distinct.index(text) for text in prompts]]  # (B, L, D)
@@ -192,13 +159,13 @@ class TextToImage:
             states = torch.cat([self.text_states([negative]).expand_as(states), states])  # (2 B, L, D)
         scheduler = self.scheduler(sampler)
         scheduler.set_timesteps(num_steps, device=self.device)
-        timesteps, shape = scheduler.timesteps, (len(seeds), *self.latent_shape)
+        timesteps = scheduler.timesteps
         if image is None:
-            noise = randn_tensor(shape, generator=generators, device=self.device, dtype=torch.float32)
+            noise = drawing.noise(generators, self.latent_shape, self.device)
             x = noise * scheduler.init_noise_sigma  # (B, C, h, w)
         else:  # StableDiffusionImg2ImgPipeline's order of draws: the posterior first, then the noise
             clean = self._encode(image.to(self.device), generators)  # (B, C, h, w)
-            noise = randn_tensor(shape, generator=generators, device=self.device, dtype=torch.float32)
+            noise = drawing.noise(generators, self.latent_shape, self.device)
             begin = num_steps - steps_run(num_steps, strength)
             timesteps = timesteps[begin:]
             if hasattr(scheduler, "set_begin_index"):
@@ -210,11 +177,10 @@ class TextToImage:
             x_t = scheduler.scale_model_input(x, t)
             output = self.pipe.unet(torch.cat([x_t, x_t]) if guided else x_t, t, encoder_hidden_states=states).sample
             if guided:
-                null, towards = output.chunk(2)
-                output = null + scale * (towards - null)
+                output = guide(*output.chunk(2), scale)
             x0 = predict_x0(output, x_t, alphas_cumprod[round(t.item())], scheduler.config.prediction_type)
             x = scheduler.step(output, t, x, **by_chance, return_dict=False)[0]
-            yield Step(index, len(timesteps), round(t.item()), self.preview(x0), x, x0)
+            yield Step(index, len(timesteps), round(t.item()), x, x0, self.preview(x0))
 
     @torch.no_grad()
     def text_states(self, texts: Sequence[str]) -> torch.Tensor:
@@ -258,108 +224,13 @@ class TextToImage:
         """The whole picture in a square of the ground's colour, RGB, R × R: what image-to-image starts from."""
         return frame(image, self.resolution_px, self.ground)
 
-    # ---- receipts ----------------------------------------------------------------------------------------------------
-
-    def receipt(
-        self,
-        prompt: str,
-        seed: int,
-        *,
-        negative_prompt: str = "",
-        num_inference_steps: int | None = None,
-        guidance_scale: float | None = None,
-        sampler: str | None = None,
-        image: Image.Image | None = None,
-        strength: float = 0.6,
-        picture: Image.Image | None = None,
-        steps_done: int | None = None,
-    ) -> dict:
-        """Everything that draws this one picture again, for JSON. Arguments as of `generate`; picture: what came out.
-
-        steps_done: the steps taken, Step.index + 1, of a drawing that was stopped; None, and all of them, is no field.
-        Seeds are text, because JSON readers round big integers. "checks" holds a short hash of each field, so that
-        `verify` can say which one was altered by hand.
-        """
-        texts = self._settings(prompt, negative_prompt, num_inference_steps, guidance_scale, sampler)
-        fields = {
-            "model": self.name,
-            "weights_sha256": self.weights_sha256,
-            "prompt": texts[0],
-            "negative_prompt": texts[1],
-            "seed": str(check_seed(seed)),
-            "num_inference_steps": texts[2],
-            "guidance_scale": texts[3],
-            "sampler": texts[4],
-            "size": [self.resolution_px, self.resolution_px],
-        }
-        if image is not None:
-            fields |= {"strength": float(strength), "image_sha256": pixels_sha256(self.frame(image))}
-        if steps_done is not None:
-            run = steps_run(texts[2], None if image is None else strength)
-            if check_steps_done(steps_done, run) < run:
-                fields["steps_done"] = int(steps_done)
-        if picture is not None:
-            fields["picture_sha256"] = pixels_sha256(picture)
-        fields["versions"] = versions()
-        fields["device"] = self.device.type
-        return fields | {"checks": {name: check(name, value) for name, value in fields.items()}}
-
-    def verify(
-        self,
-        receipt: Mapping,
-        picture: Image.Image,
-        *,
-        image: Image.Image | None = None,
-        on_step: Callable[[Step], None] | None = None,
-    ) -> Verdict:
-        """Draw a receipt's picture again, as far as it was drawn, and compare.
-
-        image: what image-to-image started from, where it did. on_step: called after every step; what it raises ends
-        the drawing. Raises ReceiptError where it cannot be drawn here: settings missing or out of range, or the start
-        picture.
-        """
-        fields = altered_fields(receipt)
-        if receipt.get("weights_sha256") != self.weights_sha256:
-            fields.append("weights_sha256")
-        if receipt.get("picture_sha256") not in (None, pixels_sha256(picture)):
-            fields.append("picture")
-        if receipt.get("size", picture.size) not in (picture.size, list(picture.size)):
-            fields.append("size")
-        if "strength" in receipt:
-            if image is None:
-                raise ReceiptError("this picture was drawn from another one: give that one, too, to draw it again")
-            if receipt.get("image_sha256") != pixels_sha256(self.frame(image)):
-                fields.append("image_sha256")
-        try:
-            names = ("negative_prompt", "num_inference_steps", "guidance_scale", "sampler")
-            arguments = {name: receipt[name] for name in names} | {"strength": receipt.get("strength", 0.6)}
-            steps = self.generate(receipt["prompt"], [int(receipt["seed"])], image=image, **arguments)
-            run = steps_run(arguments["num_inference_steps"], None if image is None else arguments["strength"])
-            done = run if receipt.get("steps_done") is None else check_steps_done(receipt["steps_done"], run)
-        except KeyError as error:
-            raise ReceiptError(f"the receipt has no {error.args[0]}: without it nothing can be drawn again") from None
-        except (ValueError, TypeError, OverflowError) as error:
-            raise ReceiptError(f"the receipt cannot be drawn again: {error}") from None
-        with contextlib.closing(steps):
-            for step in steps:
-                if on_step is not None:
-                    on_step(step)
-                if step.index + 1 == done:
-                    break
-        drawn = self.decode(step.latents if done == step.total else step.x0)[0]
-        again, given = np.asarray(drawn).astype(int), np.asarray(picture.convert("RGB"))
-        apart = np.abs(again - given).max() if again.shape == given.shape else 255
-        state = "identical" if apart == 0 else "within 1/255" if apart == 1 else "different"
-        if state == "different" and not fields:
-            now = {"versions": versions(), "device": self.device.type}
-            fields = [name for name, value in now.items() if receipt.get(name) not in (None, value)]
-        return Verdict(state, tuple(dict.fromkeys(fields)))
+    receipt, verify = receipts.receipt, receipts.verify
 
 
 @contextlib.contextmanager
 def _quiet():
     """Without the libraries' own warnings of cut prompts: `was_cut` says it where people see it."""
-    logs = diffusers.utils.logging, transformers.utils.logging
+    logs = diffusers.utils.logging, transformers_logging
     levels = [log.get_verbosity() for log in logs]
     for log in logs:
         log.set_verbosity_error()

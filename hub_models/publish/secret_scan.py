@@ -1,12 +1,13 @@
-"""What must not leave with a push: passwords, tokens and keys in any text of a folder, the texts of its pictures included.
+"""What must not leave with a push: passwords, tokens and keys in any text of a folder, its pictures' texts included.
 
     for finding in findings(folder, ["README.md", "curves.png"]):
         print(finding.said)     # "an AWS key in README.md, line 12"; never the secret itself
 
-The rules are those of detect-secrets (Yelp, Apache-2.0), less the ones that take every checksum for a key, and a few of our
-own. Read are: names of files; texts in UTF-8, UTF-16 and UTF-32; JSON with its escapes undone; headers of safetensors; the
-text chunks of PNG, compressed ones too; JPEG, WebP and other pictures, with their EXIF and XMP; strings, lists and pictures
-in the columns of parquet, and its metadata. What is encoded once more (base64, archives, pixels) is not.
+The rules are those of detect-secrets (Yelp, Apache-2.0), less the ones that take every checksum for a key, and a few of
+our own. Read are: names of files; texts in UTF-8, UTF-16 and UTF-32; JSON with its escapes undone; headers of
+safetensors; the text chunks of PNG, compressed ones too; JPEG, WebP and other pictures, with their EXIF and XMP;
+strings, lists and pictures in the columns of parquet, and its metadata. What is encoded once more (base64, archives,
+pixels) is not.
 """
 
 import bisect
@@ -22,13 +23,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import get_token
 
 PIECE_BYTES, OVERLAP_BYTES = 4 << 20, 16 << 10  # of a text that is read in pieces
-UNPACKED_BYTES = (
-    16 << 20
-)  # of the compressed texts of one picture; what is larger can't be looked through, and isn't pushed
+UNPACKED_BYTES = 16 << 20  # of the compressed texts of one picture; with larger ones it isn't pushed
 ROWS = 1000  # of a parquet file at a time
 
 # {what it finds: (small letters of which a text must have one, the rule)}
@@ -62,9 +62,9 @@ OURS = {
     ),
 }
 
-# {module.class of detect_secrets.plugins: (what it finds, a text without which it finds nothing, in small letters)}. Around
-# that text alone its rules are tried where they would take for ever otherwise. Not among them: the two that go by entropy,
-# to which each sha256 of a manifest is a key; IP addresses; and the keywords and JWT, which come below.
+# {module.class of detect_secrets.plugins: (what it finds, a text without which it finds nothing, in small letters)}.
+# Around that text alone its rules are tried where they would take for ever otherwise. Not among them: the two that go
+# by entropy, to which each sha256 of a manifest is a key; IP addresses; and the keywords and JWT, which come below.
 PLUGINS = {
     "aws.AWSKeyDetector": ("an AWS key", ""),
     "artifactory.ArtifactoryDetector": ("an Artifactory token", "akc"),
@@ -91,9 +91,14 @@ PLUGINS = {
 }
 JWT = re.compile(r"(?<![A-Za-z0-9_-])eyJ[A-Za-z0-9_=-]{5,4096}\.[A-Za-z0-9_=-]{2,8192}")
 
-PASSWORD = r"pass(?:word|wd|phrase|wort)|(?<![a-z])(?:[dp]b_?|database_?|key_?)?pass(?![a-z])|passwort|kennwort|pwd|contrase[ñn]a"
-KEY = (r"(?:api|auth|service|account|db|database|priv|private|client|access|encryption|signing)[_-]?key|secret|credentials?"
-       r"|(?:access|auth|api|bearer|refresh|hub|bot|session|id|hf|deploy)[_-]?token")  # fmt: skip
+PASSWORD = (
+    r"pass(?:word|wd|phrase|wort)|(?<![a-z])(?:[dp]b_?|database_?|key_?)?pass(?![a-z])|passwort|kennwort|pwd"
+    r"|contrase[ñn]a"
+)
+KEY = (
+    r"(?:api|auth|service|account|db|database|priv|private|client|access|encryption|signing)[_-]?key|secret"
+    r"|credentials?|(?:access|auth|api|bearer|refresh|hub|bot|session|id|hf|deploy)[_-]?token"
+)
 CORE = re.compile(r"pass|pwd|kennwort|contrase|secret|credential|token|key")
 KEYWORD = re.compile(rf"(?i)({PASSWORD})|{KEY}")
 ASSIGNED = re.compile(
@@ -132,7 +137,7 @@ class Finding:
     def place(self) -> str:
         """The name by which this finding, and no other, is called harmless.
 
-        It ends in 16 bits of a slow hash: another secret at the same place has another name, and no one guesses one by it.
+        It ends in 16 bits of a slow hash: another secret at the same place has another name, which tells nothing of it.
         """
         salt = f"{self.kind}\n{self.where}".encode()
         bits = hashlib.scrypt(self.secret.encode(errors="replace"), salt=salt, n=2**13, r=8, p=1, dklen=2).hex()
@@ -167,12 +172,12 @@ def findings(folder: Path, names: Sequence[str], harmless: Sequence[str] = ()) -
                     yield finding
 
 
-# ---- the rules -----------------------------------------------------------------------------------------------------------
+# ---- the rules -------------------------------------------------------------------------------------------------------
 
 
 @cache
-def _plugins() -> list[tuple[str, str, list[re.Pattern], object]]:
-    """(what it finds, text that it needs, rules, plugin) of each plugin in use. Raises ScanError where there are none."""
+def _plugins() -> list[tuple[str, str, list[re.Pattern], Any]]:
+    """(what it finds, text that it needs, rules, plugin) of each plugin in use. Raises ScanError without them."""
     try:
         found = []
         for path, (kind, needs) in PLUGINS.items():
@@ -271,7 +276,7 @@ def _assigned(text: str, small: str) -> Iterator[tuple[str, int, str]]:
             yield kind, match.start("quoted" if match["quoted"] else "bare"), value
 
 
-# ---- the texts -----------------------------------------------------------------------------------------------------------
+# ---- the texts -------------------------------------------------------------------------------------------------------
 
 Text = tuple[str, Callable[[int], str]]  # and what to call the place in it that is so many characters in
 
@@ -307,7 +312,7 @@ def _in_text(file, is_json: bool) -> Iterator[Text]:
 
 
 def _decoded(content: bytes) -> str:
-    """A text in whatever Unicode: in UTF-16 and UTF-32 what ASCII can write has zeros around it, and nothing else has."""
+    """A text in whatever Unicode: in UTF-16 and UTF-32 what ASCII can write has zeros around it, nothing else."""
     return content.replace(b"\0", b"").decode("utf-8", errors="replace")
 
 
