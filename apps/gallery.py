@@ -4,7 +4,6 @@ python -m apps.gallery [--port 7860] [--mcp] [--model ddpm=FOLDER --model classi
 """
 
 import argparse
-import base64
 import html
 from types import ModuleType
 
@@ -13,6 +12,7 @@ import gradio as gr
 from apps import captioning, classifier, ddpm, segmentation, text_to_image
 from apps.kit import launch, parts
 from apps.kit.page import Page
+from apps.kit.pictures import data_url
 
 CARD_PICTURES = 6
 DEMOS = (text_to_image, captioning, segmentation, ddpm, classifier)  # modules of a PAGE, load_models and build
@@ -50,12 +50,10 @@ def build(models: dict[str, dict], demos: tuple[ModuleType, ...] = DEMOS) -> gr.
 def card(page: Page, models: dict) -> str:
     """HTML of the link to a demo: some of its pictures, its title and sentence, and whether its models are there."""
     files = sorted(page.folder.glob("card*.png")) or sorted(page.folder.glob("*.png"))[:CARD_PICTURES]
-    pictures = "".join(
-        f'<img alt="" src="data:image/png;base64,{base64.b64encode(file.read_bytes()).decode()}">' for file in files
-    )
+    shown = "".join(f'<img alt="" src="{data_url(file.read_bytes())}">' for file in files)
     missing = [name for name, model in models.items() if isinstance(model, Exception)]
     state = f"{len(missing)} of {len(models)} models could not be loaded" if missing else ", ".join(models)
-    strip = f'<span class="v-strip">{pictures}</span>' if pictures else ""
+    strip = f'<span class="v-strip">{shown}</span>' if shown else ""
     return (
         f'<a class="v-link" href="{page.stem}">{strip}'
         f"<strong>{html.escape(page.title)}</strong><span>{html.escape(page.card)}</span>"

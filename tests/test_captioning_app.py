@@ -30,15 +30,19 @@ from PIL import Image
 from test_ui import REFUSED, noise
 
 from apps import captioning as app
-from apps import ui
-from apps.kit import pictures, visitors
+from apps.captioning import desk, paint, words
+from apps.captioning import page as the_page
+from apps.captioning.desk import Desk
+from apps.captioning.paint import Looked
+from apps.captioning.words import Said
+from apps.kit import pictures, values, visitors
 from hub_models import captioning, clip
 from hub_models.captioning import Caption, Evidence
 from hub_models.publish import halves, packing
 from hub_models.store import CheckpointError
 
 KINDS = ["swin-bert", "vit-gpt2", "blip"]
-RANKER = f"{app.RANKER}tiny"
+RANKER = f"{the_page.RANKER}tiny"
 HOW = {
     "decoding": "Greedy",
     "beams": 4,
@@ -98,30 +102,30 @@ def how(**options) -> list:
      (1 / 2.1e9, "1 in 2.1 billion"), (1e-20, "10⁻²⁰"), (1e-300, "10⁻³⁰⁰")],
 )  # fmt: skip
 def test_chances_are_said_in_words(share, said):
-    assert app.chance(math.log(share)) == said
+    assert words.chance(math.log(share)) == said
 
 
 def test_lines_are_cleaned_and_refused_with_the_limit_named():
-    assert app.check_lines(" a cat \n\n\u202ea  dog\x00\r\na cat\n👩\u200d🚀\n\ud83d") == [
+    assert desk.check_lines(" a cat \n\n\u202ea  dog\x00\r\na cat\n👩\u200d🚀\n\ud83d") == [
         "a cat",
         "a dog",
         "👩\u200d🚀",
     ]
-    assert len(app.check_lines("\n".join(map(str, range(app.MAX_LINES))))) == app.MAX_LINES
+    assert len(desk.check_lines("\n".join(map(str, range(desk.MAX_LINES))))) == desk.MAX_LINES
     for text, message in (
         ("", "1 to 200 lines"), (" \n\t\n\u200b", "1 to 200 lines"), ("\n".join(map(str, range(201))), "at most 200"),
         ("\n".join(map(str, range(1000))), "at most 200"), ("\n" * 200_000, "at most 200"), ("\n" * 1_000_000, "262,144 bytes"), ("a" * 301, "at most 300"),
         ("a" * 200_000, "at most 300"), ("a" * 1_000_000, "262,144 bytes"), (None, "text"), (["a"], "text"), (3, "text"),
     ):  # fmt: skip
-        with pytest.raises(ui.InputError, match=message):
-            app.check_lines(text)
+        with pytest.raises(values.InputError, match=message):
+            desk.check_lines(text)
 
 
 def test_the_worth_of_a_word_is_the_measured_drop(seen):
     def said(drop, share=0.5):
         log_prob = math.log(share)
         caption = Caption("cat", log_prob, [7], [log_prob], [("cat", slice(0, 1))])
-        return app.worth(app.Looked(seen, caption, [Evidence("cat", None, drop, None)]), 0)
+        return words.worth(Looked(seen, caption, [Evidence("cat", None, drop, None)]), 0)
 
     assert "probability of 50 %. With the outlined region covered it is 13 %: 4.0 times less probable" in said(
         math.log(4)
@@ -134,9 +138,9 @@ def test_the_worth_of_a_word_is_the_measured_drop(seen):
 def test_texts_of_people_and_models_are_no_html():
     caption = Caption('<b>&"', -1.0, [7, 8], [-0.5, -0.5], [("<b>", slice(0, 1)), ('&"', slice(1, 2))])
     for made in (
-        app.captions_html(app.Said("m", "p", [caption], [1])),
-        app.words_html(caption),
-        app.ranking_html([('<b>&"', 1.0)]),
+        words.captions_html(Said("m", "p", [caption], [1])),
+        words.words_html(caption),
+        words.ranking_html([('<b>&"', 1.0)]),
     ):
         assert "&lt;b&gt;" in made and "<b>&" not in made
 
@@ -145,17 +149,17 @@ def test_equal_draws_are_shown_once_with_their_number(models, photo, monkeypatch
     model = models["swin-bert"]
     one, other = model.caption(pictures.read_picture(str(photo)), num_beams=2, num_return_sequences=2)
     monkeypatch.setattr(model, "caption", lambda *_, **__: [one, other, one])
-    order = app.Order(model, pictures.read_picture(str(photo)), {})
-    said = app.say(order, "m", str(photo), threading.Event())
+    order = desk.Order(model, pictures.read_picture(str(photo)), {})
+    said = desk.say(order, "m", str(photo), threading.Event())
     assert said.captions == [one, other] and said.times == [2, 1]
-    assert app.captions_html(said).count("said 2 times") == 1
+    assert words.captions_html(said).count("said 2 times") == 1
 
 
 # ---- painting ---------------------------------------------------------------------------------------------------------
 
 
 def test_the_colours_of_the_map_only_get_lighter():
-    red, green, blue = app.colours(np.linspace(0, 1, 200)).T
+    red, green, blue = paint.colours(np.linspace(0, 1, 200)).T
     for weights in ((0.2126, 0.7152, 0.0722), (0.1, 0.8, 0.1), (0.299, 0.587, 0.114)):
         assert (np.diff(weights[0] * red + weights[1] * green + weights[2] * blue) > 0).all()
 
@@ -164,70 +168,76 @@ def test_the_map_lies_over_what_the_model_sees_and_the_region_is_outlined():
     picture_ = noise((32, 32))
     attention, none = np.zeros((4, 4), np.float32), np.zeros((4, 4), bool)
     attention[0, 3] = 1
-    large = picture_.resize((app.MAP_PX, app.MAP_PX), Image.Resampling.BICUBIC)
-    assert np.array_equal(np.asarray(app.heat_map(picture_, attention, none, 0)), np.asarray(large))
-    full = np.asarray(app.heat_map(picture_, attention, none, 100)).astype(int)
-    assert np.abs(full[10, -10] - app.VIRIDIS[-1]).max() < 12 and np.abs(full[-10, 10] - app.VIRIDIS[0]).max() < 12
+    large = picture_.resize((paint.MAP_PX, paint.MAP_PX), Image.Resampling.BICUBIC)
+    assert np.array_equal(np.asarray(paint.heat_map(picture_, attention, none, 0)), np.asarray(large))
+    full = np.asarray(paint.heat_map(picture_, attention, none, 100)).astype(int)
+    assert np.abs(full[10, -10] - paint.VIRIDIS[-1]).max() < 12 and np.abs(full[-10, 10] - paint.VIRIDIS[0]).max() < 12
     region = attention == 1
-    line = np.asarray(app.heat_map(picture_, attention, region, 100)).astype(int)
-    cell = app.MAP_PX // 4
+    line = np.asarray(paint.heat_map(picture_, attention, region, 100)).astype(int)
+    cell = paint.MAP_PX // 4
     assert (line[cell, -cell // 2] == 255).all() and (line[cell // 2, -cell] == 255).all(), "its lower and left edge"
     assert np.array_equal(line[2 * cell :], full[2 * cell :]), "nothing else"
-    hidden = np.asarray(app.covered_picture(picture_, region))
+    hidden = np.asarray(paint.covered_picture(picture_, region))
     mean = np.rint(np.asarray(picture_).mean((0, 1)))
     assert (hidden[cell // 2, -cell // 2] == mean).all() and not (hidden[-1, 0] == mean).all()
 
 
-def test_evidence_is_kept_for_the_last_pictures_alone(models, photo, monkeypatch):
-    model, recent, flag = models["swin-bert"], app.Recent(), threading.Event()
+def test_evidence_is_kept_for_the_last_pictures_alone(models, photo):
+    model, at, flag = models["swin-bert"], Desk(models, None), threading.Event()
     captions = [model.score(pictures.read_picture(str(photo)), text) for text in ("a cat", "a dog", "a car")]
-    first = recent.look(model, str(photo), captions[0], flag)
-    assert recent.look(model, str(photo), captions[0], flag) is first
+    first = at.look("swin-bert", str(photo), captions[0], flag)
+    assert at.look("swin-bert", str(photo), captions[0], flag) is first
     assert first.log_prob(1) == pytest.approx(sum(captions[0].token_log_probs[captions[0].words[1][1]]))
-    monkeypatch.setattr(app, "KEPT", 2)
-    recent.look(model, str(photo), captions[1], flag)
-    recent.look(model, str(photo), captions[0], flag)
-    recent.look(model, str(photo), captions[2], flag)
-    assert len(recent._kept) == 2 and recent.look(model, str(photo), captions[0], flag) is first
+    assert at.recent.limit == desk.KEPT
+    at.recent.limit = 2
+    at.look("swin-bert", str(photo), captions[1], flag)
+    at.look("swin-bert", str(photo), captions[0], flag)
+    at.look("swin-bert", str(photo), captions[2], flag)
+    assert len(at.recent._kept) == 2 and at.look("swin-bert", str(photo), captions[0], flag) is first
 
 
 def test_work_ends_when_nobody_waits_and_when_time_is_out(models, photo, monkeypatch):
     model, stop = models["swin-bert"], threading.Event()
-    order = app.check_order(model, str(photo), *how(decoding="Beams"))
-    assert app.say(order, "m", str(photo), stop).captions
+    order = desk.check_order(model, str(photo), *how(decoding="Beams"))
+    assert desk.say(order, "m", str(photo), stop).captions
     stop.set()
-    with pytest.raises(ui.InputError, match="Stopped"):
-        app.say(order, "m", str(photo), stop)
-    monkeypatch.setattr(app, "DEADLINE_SECONDS", -1)
-    with pytest.raises(ui.InputError, match="Out of time"):
-        app.say(order, "m", str(photo), threading.Event())
-    with pytest.raises(ui.InputError, match="Out of time"):
-        app.Recent().look(model, str(photo), model.score(order.picture, "a cat"), threading.Event())
+    with pytest.raises(values.InputError, match="Stopped"):
+        desk.say(order, "m", str(photo), stop)
+    monkeypatch.setattr(desk, "DEADLINE_SECONDS", -1)
+    with pytest.raises(values.InputError, match="Out of time"):
+        desk.say(order, "m", str(photo), threading.Event())
+    with pytest.raises(values.InputError, match="Out of time"):
+        Desk(models, None).look("swin-bert", str(photo), model.score(order.picture, "a cat"), threading.Event())
 
 
 # ---- models -----------------------------------------------------------------------------------------------------------
 
 
 def test_models_are_named_captioners_first_and_a_ranker(folders):
-    found = app.load_models([str(folders["blip"]), f"{app.RANKER}{folders['clip']}"])
-    assert list(found) == [str(folders["blip"]), f"{app.RANKER}{folders['clip']}"]
+    found = app.load_models([str(folders["blip"]), f"{the_page.RANKER}{folders['clip']}"])
+    assert list(found) == [str(folders["blip"]), f"{the_page.RANKER}{folders['clip']}"]
     assert isinstance(list(found.values())[1], clip.CLIP)
-    assert list(app.load_models([f"{app.RANKER}{folders['clip']}"])) == [*app.MODELS, f"{app.RANKER}{folders['clip']}"]
-    missing = app.load_models(["no-such-variant", f"{app.RANKER}nor-this"])
+    assert list(app.load_models([f"{the_page.RANKER}{folders['clip']}"])) == [
+        *app.PAGE.models,
+        f"{the_page.RANKER}{folders['clip']}",
+    ]
+    missing = app.load_models(["no-such-variant", f"{the_page.RANKER}nor-this"])
     assert all(isinstance(error, CheckpointError) for error in missing.values())
 
 
 def test_what_cannot_be_loaded_is_named_and_the_rest_works(serve, page, models, photo, tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "vit"}')
     (tmp_path / "model.safetensors").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
-    broken = app.load_models([str(tmp_path), f"{app.RANKER}{tmp_path}"])
+    broken = app.load_models([str(tmp_path), f"{the_page.RANKER}{tmp_path}"])
     page.goto(serve(app.build(broken)))
     page.get_by_role("alert").first.wait_for()
     assert page.get_by_role("alert").count() == 2 and page.locator("#captioning-picture").count() == 0
     assert "git-lfs" in page.inner_text("body").lower() or "LFS" in page.inner_text("body")
 
     page.goto(
-        serve(app.build({"swin-bert": models["swin-bert"], f"{app.RANKER}x": CheckpointError("x <b>is</b> broken")}))
+        serve(
+            app.build({"swin-bert": models["swin-bert"], f"{the_page.RANKER}x": CheckpointError("x <b>is</b> broken")})
+        )
     )
     page.set_input_files("#captioning-picture input[type=file]", photo)
     page.locator("#captioning-list [data-caption]").first.wait_for()
@@ -258,7 +268,7 @@ def test_every_kind_of_folder_is_served(kind, address, models, photo, seen):
         assert each["covered"] == evidence.covered.astype(int).tolist()
         assert each["drop"] == pytest.approx(evidence.drop, abs=1e-3)
     assert sum(each["log_prob"] for each in said["words"]) < 0
-    expected = app.heat_map(models[kind].seen(seen), found[1].attention, found[1].covered, 40)
+    expected = paint.heat_map(models[kind].seen(seen), found[1].attention, found[1].covered, 40)
     assert np.abs(fetched(painted).astype(int) - np.asarray(expected)).max() <= 1
 
 
@@ -348,7 +358,7 @@ def test_odd_pictures_are_put_into_words(kind, address, models, tmp_path):
     event, (painted, _) = call(address, "captioning_evidence", file, *PICTURE_ENDPOINTS["captioning_evidence"])
     assert event == "complete"
     with Image.open(io.BytesIO(httpx.get(painted["url"]).content)) as image:
-        assert image.size == (app.MAP_PX, app.MAP_PX) and not image.getexif() and not image.info.get("exif")
+        assert image.size == (paint.MAP_PX, paint.MAP_PX) and not image.getexif() and not image.info.get("exif")
     assert call(address, "captioning_rank", file, "a cat\na dog")[0] == "complete"
 
 
@@ -465,30 +475,30 @@ def test_a_person_captions_a_picture_looks_at_words_and_ranks_lines(page, addres
     status_says(page, "^swin-bert, greedy: ")
     greedy = model.caption(seen)[0]
     assert captions_of(page) == [greedy.text]
-    page.get_by_text(f"{app.chance(greedy.log_prob)} as a whole").wait_for()
+    page.get_by_text(f"{words.chance(greedy.log_prob)} as a whole").wait_for()
 
     page.get_by_role("radio", name="Beams").check()
     status_says(page, "^swin-bert, beams: ")
-    found = model.caption(seen, num_beams=app.BEAM_COUNT, num_return_sequences=app.CAPTION_COUNT)
+    found = model.caption(seen, num_beams=the_page.BEAM_COUNT, num_return_sequences=the_page.CAPTION_COUNT)
     assert captions_of(page) == [caption.text for caption in found]
 
     page.locator("#captioning-list [data-caption='1']").click()
     page.locator("#captioning-list [data-caption='1'][aria-pressed=true]").wait_for()
-    words = page.locator("#captioning-words [data-word]")
-    assert words.all_inner_texts() == words_of(found[1])
+    chips = page.locator("#captioning-words [data-word]")
+    assert chips.all_inner_texts() == words_of(found[1])
     page.get_by_role("button", name="Copy caption 2").click()
     page.locator("#captioning-list [data-done]").wait_for()
     assert page.evaluate("navigator.clipboard.readText()") == found[1].text
 
-    looked = app.Looked(model.seen(seen), found[1], model.evidence(seen, found[1]))
-    words.first.click()
+    looked = Looked(model.seen(seen), found[1], model.evidence(seen, found[1]))
+    chips.first.click()
     source = new_map(page)
-    page.locator("#captioning-worth").get_by_text(app.worth(looked, 0)).wait_for()
+    page.locator("#captioning-worth").get_by_text(words.worth(looked, 0)).wait_for()
     first = shown(page, source)
-    expected = app.heat_map(looked.seen, looked.words[0].attention, looked.words[0].covered, app.OPACITY)
+    expected = paint.heat_map(looked.seen, looked.words[0].attention, looked.words[0].covered, paint.OPACITY)
     assert np.abs(first - np.asarray(expected)).max() <= 1
-    last = words.count() - 1
-    words.nth(last).focus()
+    last = chips.count() - 1
+    chips.nth(last).focus()
     page.keyboard.press("Enter")
     source = new_map(page, source)
     page.locator(f"#captioning-words [data-word='{last}'][aria-pressed=true]").wait_for()
@@ -496,7 +506,7 @@ def test_a_person_captions_a_picture_looks_at_words_and_ranks_lines(page, addres
     assert np.abs(shown(page, source) - first).max() > 8, "another word, another map"
     page.get_by_role("radio", name="What was covered").check()
     source = new_map(page, source)
-    hidden = app.covered_picture(looked.seen, looked.words[last].covered)
+    hidden = paint.covered_picture(looked.seen, looked.words[last].covered)
     assert np.array_equal(shown(page, source), np.asarray(hidden))
     page.get_by_role("radio", name="Where it looked").check()
     source = new_map(page, source)
@@ -514,7 +524,12 @@ def test_a_person_captions_a_picture_looks_at_words_and_ranks_lines(page, addres
     page.locator("#captioning-prefix input, #captioning-prefix textarea").press("Enter")
     status_says(page, r"Seed 41\.")
     drawn = model.caption(
-        seen, do_sample=True, num_return_sequences=app.CAPTION_COUNT, top_p=app.TOP_P, prefix="a red", seed=41
+        seen,
+        do_sample=True,
+        num_return_sequences=the_page.CAPTION_COUNT,
+        top_p=the_page.TOP_P,
+        prefix="a red",
+        seed=41,
     )
     assert captions_of(page) == list(dict.fromkeys(caption.text for caption in drawn))
     assert all(text.startswith("a red") for text in captions_of(page))
@@ -528,7 +543,7 @@ def test_a_person_captions_a_picture_looks_at_words_and_ranks_lines(page, addres
     expected = models[RANKER].rank(seen, lines)
     assert page.locator("#captioning-ranking .text").all_inner_texts() == [text for text, _ in expected]
     assert page.locator("#captioning-ranking b").all_inner_texts() == [
-        app.chance(math.log(share)) for _, share in expected
+        words.chance(math.log(share)) for _, share in expected
     ]
     widths = [box.bounding_box()["width"] for box in page.locator("#captioning-ranking .meter i").all()]
     assert widths == sorted(widths, reverse=True) and widths[0] / sum(widths) == pytest.approx(expected[0][1], abs=0.02)
@@ -545,13 +560,13 @@ def shown(page, source: str) -> np.ndarray:
 def test_an_example_on_a_phone_and_another_model(page, address, models):
     page.set_viewport_size({"width": 390, "height": 844})
     page.goto(address)
-    rows = json.loads((app.EXAMPLES / "index.json").read_text())
+    rows = json.loads((app.PAGE.folder / "index.json").read_text())
     page.get_by_text("Noto Emoji (Google, Apache-2.0)").wait_for()
     button = page.get_by_role("button", name=rows[0]["name"], exact=True)
     button.focus()
     page.keyboard.press("Enter")
     status_says(page, "^swin-bert, greedy")
-    example = pictures.read_picture(str(app.EXAMPLES / rows[0]["file"]))
+    example = pictures.read_picture(str(app.PAGE.folder / rows[0]["file"]))
     assert captions_of(page) == [models["swin-bert"].caption(example)[0].text]
     page.get_by_role("radio", name="blip").check()
     status_says(page, "^blip, greedy")

@@ -48,7 +48,7 @@ TINY = {
         dict(img_size=32, window_size=4, embed_dim=16, depths=(2, 2), num_heads=(2, 4)),
     ),
 }
-FOX = str(next(app.EXAMPLES.glob("*fox*.png")))
+FOX = str(next(app.PAGE.folder.glob("*fox*.png")))
 
 
 def save_tiny(folder: Path, kind: str, **changes) -> Path:

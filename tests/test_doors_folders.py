@@ -391,7 +391,7 @@ def test_the_gallery_says_which_model_is_broken_and_serves_the_rest(folders, tmp
         [f"classifier={broken}", f"classifier={folders['timm']}", f"ddpm={folders['ddpm']}"], demos
     )
     assert isinstance(models["classifier"][str(broken)], store.CheckpointError)
-    cards = {demo.stem: gallery.card(demo, models[demo.stem]) for demo in demos}
+    cards = {demo.PAGE.stem: gallery.card(demo.PAGE, models[demo.PAGE.stem]) for demo in demos}
     assert "1 of 2 models could not be loaded" in cards["classifier"] and "v-missing" not in cards["ddpm"]
     app = gallery.build(models, demos)
     app.launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1")

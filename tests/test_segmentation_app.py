@@ -264,13 +264,13 @@ def test_work_that_nobody_waits_for_stops_at_the_next_tiles(models, tmp_path):
 def test_the_truth_of_an_example_is_known_by_its_content(example, models, photo, tmp_path):
     at = at_desk(models)
     truth = at.truth(str(photo), LABELS)
-    assert np.unique(truth.ids[:, :20]).tolist() == [0] and np.unique(truth.ids[:, 20:40]).tolist() == [1]
-    assert (truth.ids[:, 40:] == 255).all()
+    assert np.unique(truth[:, :20]).tolist() == [0] and np.unique(truth[:, 20:40]).tolist() == [1]
+    assert (truth[:, 40:] == 255).all()
     assert at.truth(str(photo), ["sky", "road"]) is None
     noise().save(tmp_path / "one.png")
     assert at.truth(str(tmp_path / "one.png"), LABELS) is None
     result = models["swin"].predict(pictures.read_picture(str(photo)))
-    right = (result.ids == truth.ids)[:, :40].mean()
+    right = (result.ids == truth)[:, :40].mean()
     (_, _), said = at.compared(str(photo), "swin", desk.TRUTH)
     assert f"{right:.1%} of the pixels are right" in said
 

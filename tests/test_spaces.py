@@ -174,7 +174,7 @@ def command(hub, home, *arguments: str) -> subprocess.CompletedProcess:
     """`python spaces/build.py …` in a process whose Hub is this one."""
     return subprocess.run(
         [sys.executable, str(ROOT / "spaces" / "build.py"), *arguments],
-        env=hub.environment(home / "hf"), cwd=home, capture_output=True, text=True, timeout=100,
+        env=hub.environment(home / "hf"), cwd=home, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
 
 

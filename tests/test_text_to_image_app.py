@@ -15,6 +15,7 @@ from PIL import Image
 from apps import text_to_image as app
 from apps.kit import pictures, values
 from apps.text_to_image import desk, words
+from apps.text_to_image.desk import Desk
 from hub_models import store, text_to_image
 
 GOOD = {
@@ -372,7 +373,7 @@ def test_words_of_others_are_text_in_the_page_and_never_markup(model, drawn, tmp
         words.sent_html(model, "", nasty, ""),
     ]
     fields = {"prompt": nasty, "model": nasty, "device": nasty, "sampler": nasty, "weights_sha256": nasty}
-    found = desk.read(altered(drawn, tmp_path / "x.png", receipt=fields), {"tiny": model}, "tiny")
+    found = Desk({"tiny": model}).read(altered(drawn, tmp_path / "x.png", receipt=fields), "tiny")
     pages += [words.restored_html(found), words.preview_html(step, order.seeds)]
     assert not [page for page in pages if "<img src=x" in page]
 
@@ -381,7 +382,7 @@ def test_words_of_others_are_text_in_the_page_and_never_markup(model, drawn, tmp
 
 
 def judged(path, model, start=None):
-    found = desk.read(path, {"tiny": model}, "tiny")
+    found = Desk({"tiny": model}).read(path, "tiny")
     return desk.verify(found, model, str(path), start), found
 
 
@@ -405,7 +406,7 @@ def test_verify_names_each_altered_field(model, drawn, tmp_path):
 def test_a_stopped_picture_says_so_and_is_drawn_again_as_far(model, tmp_path):
     path = save(desk.check_order(model, **(GOOD | {"steps": 12})), tmp_path / "stopped.png", upto=5)
     assert json.loads(pictures.read_png_text(path)["vitrail"])["steps_done"] == 5
-    assert desk.read(path, {"tiny": model}, "tiny").settings["num_inference_steps"] == 12
+    assert Desk({"tiny": model}).read(path, "tiny").settings["num_inference_steps"] == 12
     verdict, found = judged(path, model)
     assert (verdict.state, verdict.fields) == ("identical", ()) and "Stopped after" in words.verdict_html(
         verdict, found
@@ -416,7 +417,7 @@ def test_a_stopped_picture_says_so_and_is_drawn_again_as_far(model, tmp_path):
 
 
 def test_stop_and_the_deadline_reach_a_verification(model, drawn):
-    found, stop = desk.read(drawn, {"tiny": model}, "tiny"), threading.Event()
+    found, stop = Desk({"tiny": model}).read(drawn, "tiny"), threading.Event()
     assert desk.verify(found, model, str(drawn), None, desk.watch(stop, 60)).state == "identical"
     with pytest.raises(text_to_image.ReceiptError, match=r"out of time \(0 s\) after 1 of 4 steps"):
         desk.verify(found, model, str(drawn), None, desk.watch(stop, 0))
@@ -433,7 +434,7 @@ def test_a_picture_drawn_from_another_wants_that_one(model, drawn, tmp_path):
         judged(path, model)
     assert judged(path, model, str(start))[0].state == "identical"
     assert "image_sha256" in judged(path, model, str(drawn))[0].fields
-    assert any("start picture" in problem for problem in desk.read(path, {"tiny": model}, "tiny").problems)
+    assert any("start picture" in problem for problem in Desk({"tiny": model}).read(path, "tiny").problems)
 
 
 def test_other_programs_text_restores_and_verifies_too(model, drawn, tmp_path):
@@ -441,7 +442,7 @@ def test_other_programs_text_restores_and_verifies_too(model, drawn, tmp_path):
     verdict, found = judged(altered(drawn, tmp_path / "a.png", text={"parameters": text}), model)
     assert verdict.state == "identical" and verdict.fields == () and found.settings["seed"] == 3
     theirs = "a cat\nNegative prompt: dog\nSteps: 20, Sampler: Euler a, CFG scale: 7, Seed: 5, Size: 512x512, Model hash: abcdef0123"
-    found = desk.read(altered(drawn, tmp_path / "b.png", text={"parameters": theirs}), {"tiny": model}, "tiny")
+    found = Desk({"tiny": model}).read(altered(drawn, tmp_path / "b.png", text={"parameters": theirs}), "tiny")
     assert found.settings["prompt"] == "a cat" and found.settings["num_inference_steps"] == 20 and not found.here
     said = " ".join(found.problems)
     assert "does not say sampler" in said and "abcdef0123" in said and "not loaded here" in said
@@ -462,7 +463,7 @@ def test_other_programs_text_restores_and_verifies_too(model, drawn, tmp_path):
 )
 def test_no_or_a_broken_receipt_is_said_in_words(model, drawn, tmp_path, text, words):
     with pytest.raises(text_to_image.ReceiptError, match=words):
-        desk.read(altered(drawn, tmp_path / "x.png", text=text), {"tiny": model}, "tiny")
+        Desk({"tiny": model}).read(altered(drawn, tmp_path / "x.png", text=text), "tiny")
 
 
 @pytest.mark.parametrize(
@@ -473,7 +474,7 @@ def test_no_or_a_broken_receipt_is_said_in_words(model, drawn, tmp_path, text, w
 )  # fmt: skip
 def test_a_receipt_with_nonsense_in_a_field_restores_the_rest(model, drawn, tmp_path, change):
     path = altered(drawn, tmp_path / "x.png", receipt=change)
-    found = desk.read(path, {"tiny": model}, "tiny")
+    found = Desk({"tiny": model}).read(path, "tiny")
     [(name, _)] = change.items()
     assert name not in found.settings and len(found.settings) >= 5 and found.problems
     with pytest.raises(text_to_image.ReceiptError):

@@ -121,18 +121,14 @@ class Desk:
     """The models that are loaded, and the flags of those who draw."""
 
     def __init__(self, models: Mapping[str, DDPM]):
-        self.models, self.flags = models, StopFlags()
-        self.first = next(iter(models.values()))
-
-    def model(self, name) -> DDPM:
-        return values.chosen(self.models, name)
+        self.models, self.flags = values.Models(models), StopFlags()
 
     def order(self, name, *asked) -> Order:
-        return check_order(self.model(name), *asked)
+        return check_order(self.models.chosen(name), *asked)
 
     def noisy(self, image: Image.Image, t, seed, label, name) -> tuple[Image.Image, Image.Image]:
         """The picture t steps into the noise, and what the model sees under it. Raises InputError."""
-        model = self.model(name)
+        model = self.models.chosen(name)
         t = values.number(t, "t", 0, model.num_train_timesteps - 1, integer=True)
         label = values.choice(label, "Class", label_choices(model))
         return model.forward_process(image, t, values.seed(seed), label)

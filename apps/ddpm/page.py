@@ -11,7 +11,7 @@ from apps.ddpm.desk import ANY, MAX_GUIDANCE, MAX_PICTURES, SAMPLER_NAMES, Desk,
 from apps.ddpm.paint import enlarge
 from apps.kit import answers, drawing_page, launch, parts, pictures, values
 from apps.kit.page import Page
-from apps.kit.wires import HIDDEN, endpoint, wire
+from apps.kit.wires import HIDDEN, endpoint, fitted, wire
 from hub_models.ddpm import DDPM
 from hub_models.store import CheckpointError
 
@@ -39,7 +39,7 @@ def build(models: dict[str, DDPM | CheckpointError]) -> gr.Blocks:
         if ready:
             desk, names = Desk(ready), list(ready)
             form, shown = SimpleNamespace(), SimpleNamespace()
-            form.own = own_fields(desk.first)
+            form.own = own_fields(desk.models.first)
             form.model_name = gr.Radio(names, value=names[0], label="Model", visible=len(names) > 1)
             with gr.Tabs():
                 with gr.Tab("Draw"):
@@ -49,7 +49,7 @@ def build(models: dict[str, DDPM | CheckpointError]) -> gr.Blocks:
                     _forward_part(desk, form, shown.film)
 
             def fit_to_model(name):
-                return {getattr(form, key): gr.update(**own) for key, own in own_fields(desk.model(name)).items()}
+                return fitted(form, own_fields(desk.models.chosen(name)))
 
             own = [getattr(form, key) for key in form.own]
             wire(form.model_name.change, fit_to_model, form.model_name, own, **HIDDEN)
@@ -157,11 +157,11 @@ def _film_events(shown: SimpleNamespace, ended) -> None:
 
 
 def _forward_part(desk: Desk, form: SimpleNamespace, drawn: gr.State) -> None:
-    side = desk.first.resolution_px
+    side = desk.models.first.resolution_px
     parts.section(
         "What training asks",
-        "Training shows the model pictures with noise on them and asks what is under it. Drag t from a clean picture to "
-        f"nothing but noise, and see what it answers. It goes in at {side} × {side} pixels.",
+        "Training shows the model pictures with noise on them and asks what is under it. Drag t from a clean picture "
+        f"to nothing but noise, and see what it answers. It goes in at {side} × {side} pixels.",
     )
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=300):
@@ -192,7 +192,7 @@ def _forward_part(desk: Desk, form: SimpleNamespace, drawn: gr.State) -> None:
             return {pair: parts.blank(NO_PICTURE), numbers: ""}
         x_t, x0 = map(np.asarray, desk.noisy(image, t, *rest))
         noisy = words.pair_html(x_t, x0, f"<b>x<sub>t</sub></b> at t = {int(t)}")
-        return {pair: noisy, numbers: words.shares_html(desk.model(rest[-1]), int(t))}
+        return {pair: noisy, numbers: words.shares_html(desk.models.chosen(rest[-1]), int(t))}
 
     asked, shown = [small, form.t, seed, form.label, form.model_name], [pair, numbers]
     shrunk = wire(upload.change, shrink, upload, small, **HIDDEN)

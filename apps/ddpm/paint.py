@@ -19,7 +19,7 @@ GIF_FRAMES = 40
 
 
 def enlarge(pixels: np.ndarray, side_px: int) -> Image.Image:
-    """A picture (R, R, 3) of bytes at about side_px a side, by a whole factor, so that its pixels stay equally large."""
+    """A picture (R, R, 3) of bytes at about side_px a side, by a whole factor, so that pixels stay equally large."""
     factor = max(1, side_px // pixels.shape[0])
     return Image.fromarray(pixels).resize((pixels.shape[1] * factor,) * 2, Image.Resampling.LANCZOS)
 
@@ -62,7 +62,7 @@ class Film:
         return answers.cached_file(data, f"ddpm-{self.receipt['seeds'][0]}.png")
 
     def gif_file(self, k: int) -> str:
-        """The path of a GIF of picture k's film, x_t on the left and predicted x0 on the right; the last frame stays."""
+        """The path of a GIF of picture k's film, x_t on the left, predicted x0 on the right; the last frame stays."""
         frames = []
         for frame in np.unique(np.linspace(0, self.last, GIF_FRAMES).round().astype(int)):
             left, right = enlarge(self.noisy[frame, k], 160), enlarge(self.guess[frame, k], 160)

@@ -1,6 +1,5 @@
 """What the page shows of drawings and of noisy pictures, as HTML. Letters: B pictures of R × R pixels."""
 
-import base64
 import html
 import io
 from collections.abc import Sequence
@@ -8,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from apps.ddpm.paint import Film, enlarge
-from apps.kit import parts
+from apps.kit import parts, pictures
 from apps.kit.drawing_page import columns
 from hub_models.ddpm import DDPM
 
@@ -17,7 +16,7 @@ GUESS = "<b>predicted x<sub>0</sub></b>"
 
 def data_url(pixels: np.ndarray, side_px: int) -> str:
     enlarge(pixels, side_px).save(buffer := io.BytesIO(), "WEBP", quality=90, method=1)
-    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return pictures.data_url(buffer.getvalue(), "webp")
 
 
 def sheet_html(pictures: np.ndarray, captions: Sequence[tuple[str, str]], *, done: bool) -> str:

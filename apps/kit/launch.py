@@ -66,14 +66,12 @@ def load_each(load: Callable, names: Sequence[str]) -> dict:
     return models
 
 
-MCP_HELP = "serve the endpoints as MCP tools as well, at /gradio_api/mcp/ (needs the package mcp)"
-
-
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """--port, --host, --mcp, --allowed_hosts and --proxy, for the command line of a page."""
     parser.add_argument("--port", type=int, default=7860)
     parser.add_argument("--host", help="the address to listen on; 127.0.0.1 by default, 0.0.0.0 lets others in")
-    parser.add_argument("--mcp", action="store_true", help=MCP_HELP)
+    said = "serve the endpoints as MCP tools as well, at /gradio_api/mcp/ (needs the package mcp)"
+    parser.add_argument("--mcp", action="store_true", help=said)
     hosts.add_flags(parser)
 
 

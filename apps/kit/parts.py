@@ -67,14 +67,8 @@ def examples(page: Page, demo: gr.Blocks, box: gr.Image, label: str, *, names=No
     if not (rows := page.examples):
         return
     with gr.Column(elem_classes="v-examples"):
-        gr.Examples(
-            [[str(page.folder / row["file"])] for row in rows],
-            box,
-            label=label,
-            examples_per_page=len(rows),
-            api_name=f"{page.stem}_example",
-            api_visibility="private",
-        )
+        files, said = [[str(page.folder / row["file"])] for row in rows], {"api_visibility": "private"}
+        gr.Examples(files, box, label=label, examples_per_page=len(rows), api_name=f"{page.stem}_example", **said)
         credits = credits or " · ".join(dict.fromkeys(row["credit"] for row in rows))
         gr.HTML(html.escape(credits), elem_classes="v-credits", padding=False)
     said = json.dumps(list(names or (row["name"] for row in rows)))

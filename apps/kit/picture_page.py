@@ -52,15 +52,10 @@ def saves(page: Page, button: gr.Button, make: Callable, inputs: Sequence) -> No
 # ---- pictures as files -----------------------------------------------------------------------------------------------
 
 
-def encoded(image: Image.Image, format: str = "JPEG") -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, format, **({"quality": 92, "subsampling": 0} if format == "JPEG" else {}))
-    return buffer.getvalue()
-
-
 def shown_file(image: Image.Image, name: str) -> str:
     """The path of a picture for the page to show."""
-    return answers.cached_file(encoded(image), f"{file_stem(name)}.jpg")
+    image.save(buffer := io.BytesIO(), "JPEG", quality=92, subsampling=0)
+    return answers.cached_file(buffer.getvalue(), f"{file_stem(name)}.jpg")
 
 
 def file_stem(name: str) -> str:

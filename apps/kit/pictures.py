@@ -1,5 +1,6 @@
 """The one picture intake: files of visitors become RGB pictures or a sentence why not; and pictures go out as PNG."""
 
+import base64
 import html
 import io
 import threading
@@ -156,9 +157,8 @@ def _flatten(image: Image.Image, ground: tuple[int, int, int]) -> Image.Image:
 def _grey(image: Image.Image) -> Image.Image:
     """A 16-bit, 32-bit or float grey picture in 8 bits, scaled by its kind; in bands, for little more room."""
     values = np.asarray(image)  # (H, W)
-    bands = [
-        slice(y, y + max(1, BAND_PX // image.width)) for y in range(0, image.height, max(1, BAND_PX // image.width))
-    ]
+    rows = max(1, BAND_PX // image.width)
+    bands = [slice(y, y + rows) for y in range(0, image.height, rows)]
     most = max(np.nan_to_num(values[band].astype(np.float64)).max() for band in bands)
     top = 1.0 if most <= 1 and image.mode == "F" else 255.0 if most <= 255 else max(65535.0, most)
     grey = np.empty(values.shape, np.uint8)
@@ -175,15 +175,8 @@ def picture_input(label: str = "Picture", *, height: int | str = 300, **options)
     reason; here the path goes through as it is, for `read_picture` to judge: of uploads and examples alone.
     (Set on the instance: a subclass of a gradio component writes a .pyi file beside its module.)
     """
-    box = gr.Image(
-        label=label,
-        type="filepath",
-        image_mode=None,
-        height=height,
-        buttons=["fullscreen"],
-        elem_classes="v-picture",
-        **options,
-    )
+    options |= {"buttons": ["fullscreen"], "elem_classes": "v-picture"}
+    box = gr.Image(label=label, type="filepath", image_mode=None, height=height, **options)
 
     def path_only(payload):
         if payload is None:
@@ -198,16 +191,8 @@ def picture_input(label: str = "Picture", *, height: int | str = 300, **options)
 
 def picture_output(label: str, *, height: int | str = 320, **options) -> gr.Image:
     """A box that shows and hands out a PNG, text chunks and all; the label is its text for screen readers too."""
-    return gr.Image(
-        label=label,
-        alt_text=label,
-        format="png",
-        interactive=False,
-        height=height,
-        show_label=False,
-        buttons=["download", "fullscreen"],
-        **options,
-    )
+    options |= {"show_label": False, "buttons": ["download", "fullscreen"]}
+    return gr.Image(label=label, alt_text=label, format="png", interactive=False, height=height, **options)
 
 
 def png_with_text(image: Image.Image, text: dict[str, str]) -> Image.Image:
@@ -221,3 +206,8 @@ def png_bytes(image: Image.Image) -> bytes:
     """The picture as a PNG file."""
     image.save(buffer := io.BytesIO(), "PNG")
     return buffer.getvalue()
+
+
+def data_url(data: bytes, kind: str = "png") -> str:
+    """The bytes of a picture as an address, for HTML that needs no file."""
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"

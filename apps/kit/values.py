@@ -88,6 +88,13 @@ def choice(value, name: str, options) -> str:
     raise InputError(f"{name} must be one of: {', '.join(map(html.escape, options))}.")
 
 
-def chosen(models: dict, name):
-    """The model of this name. Raises InputError, which names those there are."""
-    return models[choice(name, "Model", models)]
+class Models(dict):
+    """The models of a page that are loaded, by their names."""
+
+    @property
+    def first(self):
+        return next(iter(self.values()), None)
+
+    def chosen(self, name):
+        """The model of this name. Raises InputError, which names those there are."""
+        return self[choice(name, "Model", self)]

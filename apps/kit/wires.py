@@ -2,7 +2,7 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import gradio as gr
 
@@ -62,6 +62,11 @@ def _by_place(handler: Callable, outputs: Sequence):
         return placed(handler(*arguments))
 
     return call
+
+
+def fitted(form, own: Mapping[str, Mapping]) -> dict:
+    """{component: update} of the form's fields of these names, to what `own` has for each."""
+    return {getattr(form, name): gr.update(**field) for name, field in own.items()}
 
 
 def endpoint(stem: str, function: Callable, inputs, outputs, **how) -> None:

@@ -3,10 +3,8 @@
     python -m apps.segmentation [--model swin-scenes --model org/segformer] [--port 7860]
 
 Any checkpoint of `AutoModelForSemanticSegmentation` or of segmentation_models_pytorch can be served.
-desk computes, paint has a picture's classes and their pixels, words the HTML, page the layout and the events.
 """
 
-from apps.segmentation.desk import load_models
-from apps.segmentation.page import PAGE, build, main
+from apps.segmentation.page import PAGE, build, load_models, main
 
 __all__ = ["PAGE", "build", "load_models", "main"]

@@ -10,7 +10,6 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,10 +18,10 @@ from PIL import Image
 
 from apps.kit import answers, launch, pictures, uploads, values, visitors
 from apps.kit.page import Page
-from apps.kit.picture_page import encoded, file_stem, shown_file
+from apps.kit.picture_page import file_stem, shown_file
 from apps.kit.session import Recent, StopFlags
 from apps.segmentation import words
-from apps.segmentation.paint import OPACITY, Seen, full_overlay, overlay, paint, shown_picture, shown_size
+from apps.segmentation.paint import OPACITY, Seen, overlay, paint, shown_picture, shown_size
 from hub_models import segmentation
 from hub_models.segmentation import Segmenter
 from hub_models.store import CheckpointError
@@ -55,13 +54,14 @@ class Look(NamedTuple):
     x: int | None = None
     y: int | None = None
 
+    @property
+    def percents(self) -> tuple[float, float]:
+        """Opacity and confidence, checked."""
+        return values.percent(self.opacity, "Opacity"), values.percent(self.below, "Confidence")
 
-@dataclass(frozen=True)
-class Truth:
-    """The classes of an example, known because it was painted or labelled."""
-
-    ids: np.ndarray  # (H, W) uint8; 255 is not known
-    label_names: list[str]
+    @property
+    def at_pixel(self) -> bool:
+        return self.x is not None and self.y is not None
 
 
 def content(path: str | Path) -> str:
@@ -113,9 +113,8 @@ class Desk:
     """The models that are loaded, the examples whose truth is known, and the last results."""
 
     def __init__(self, models: Mapping[str, Segmenter], page: Page):
-        self.models, self.page, self.flags = models, page, StopFlags()
+        self.models, self.page, self.flags = values.Models(models), page, StopFlags()
         self.recent = Recent(RECENT_BYTES, lambda seen: seen.nbytes)
-        self.first = next(iter(models.values()))
         self.masks = {content(page.folder / row["file"]): row for row in page.examples if row.get("mask")}
 
     @property
@@ -123,16 +122,13 @@ class Desk:
         """What a model can be compared with, beside other models."""
         return [PICTURE, TRUTH] if self.masks else [PICTURE]
 
-    def model(self, name) -> Segmenter:
-        return values.chosen(self.models, name)
-
     def see(self, path: str | None, name, on_tile: Callable[[int, int], None] | None = None) -> Seen:
         """What the model makes of the picture in the file, from the recent ones where it is there.
 
         Paths of uploads name their content, so that equal ones are equal pictures.
         Raises PictureError as pictures.read_picture, InputError where it takes longer than DEADLINE_SECONDS.
         """
-        model = self.model(name)
+        model = self.models.chosen(name)
         key = (model.name, model.weights_sha256, path)
         if path and (seen := self.recent.get(key)):
             return seen
@@ -153,82 +149,72 @@ class Desk:
         """`see` with its tiles, as the function `watched` gives them."""
         return watched(lambda on_tile: self.see(look.path, look.name, on_tile), stop)
 
-    def pixel(self, seen: Seen, look: Look) -> tuple[int, int] | None:
-        """The pixel asked for, None where none is. Raises InputError outside of the picture."""
-        if look.x is None or look.y is None:
-            return None
+    def pixel(self, seen: Seen, x, y) -> tuple[int, int]:
+        """The pixel of a picture. Raises InputError outside of it."""
         width, height = seen.picture.size
-        x = values.number(look.x, "x", 0, width - 1, integer=True)
-        return x, values.number(look.y, "y", 0, height - 1, integer=True)
+        x = values.number(x, "x", 0, width - 1, integer=True)
+        return x, values.number(y, "y", 0, height - 1, integer=True)
 
     def top(self, seen: Seen, look: Look) -> dict[str, float] | None:
         """The most probable classes of the pixel asked for, best first; None where none is."""
-        pixel = self.pixel(seen, look)
-        return dict(seen.result.top(*pixel, TOP_K)) if pixel else None
+        return dict(seen.result.top(*self.pixel(seen, look.x, look.y), TOP_K)) if look.at_pixel else None
 
     def painted(self, seen: Seen, look: Look) -> str:
         """The path of the picture under its classes, as the page shows it."""
-        opacity, below = values.percent(look.opacity, "Opacity"), values.percent(look.below, "Confidence")
-        image = overlay(seen, opacity, below, look.hidden, pixel=self.pixel(seen, look))
-        return shown_file(image, f"{look.name}-overlay")
+        pixel = self.pixel(seen, look.x, look.y) if look.at_pixel else None
+        return shown_file(overlay(seen, *look.percents, look.hidden, pixel=pixel), f"{look.name}-overlay")
 
     # Files to keep
 
     def mask_file(self, *look) -> str:
         path, name, *_ = look
-        data = encoded(self.see(path, name).result.indexed_png(), "PNG")
+        data = pictures.png_bytes(self.see(path, name).result.indexed_png())
         return answers.cached_file(data, f"{file_stem(name)}-mask.png")
 
     def overlay_file(self, *look) -> str:
         look = Look(*look)
-        opacity, below = values.percent(look.opacity, "Opacity"), values.percent(look.below, "Confidence")
-        data = encoded(full_overlay(self.see(look.path, look.name), opacity, below, look.hidden), "PNG")
-        return answers.cached_file(data, f"{file_stem(look.name)}-overlay.png")
+        percents = look.percents
+        image = overlay(self.see(look.path, look.name), *percents, look.hidden, full=True)
+        return answers.cached_file(pictures.png_bytes(image), f"{file_stem(look.name)}-overlay.png")
 
     def json_file(self, *look) -> str:
         look = Look(*look)
-        below = values.percent(look.below, "Confidence")
-        said = words.report(self.model(look.name), self.see(look.path, look.name), below)
-        return answers.cached_file(
-            json.dumps(said, indent=1, ensure_ascii=False).encode(), f"{file_stem(look.name)}.json"
-        )
+        _, below = look.percents
+        said = words.report(self.models.chosen(look.name), self.see(look.path, look.name), below)
+        data = json.dumps(said, indent=1, ensure_ascii=False).encode()
+        return answers.cached_file(data, f"{file_stem(look.name)}.json")
 
     # Two views, and features
 
-    def truth(self, path: str, label_names: Sequence[str]) -> Truth | None:
-        """The truth of the example that this file is a copy of, in the ids of these labels; None where not known."""
+    def truth(self, path: str, label_names: Sequence[str]) -> np.ndarray | None:
+        """The truth of the example that this file is a copy of: the ids (H, W) of these labels, 255 where not known.
+
+        None where nothing is known: it is no such example, or of other classes.
+        """
         row = self.masks.get(content(path))
-        if row is None:
-            return None
-        with Image.open(self.page.folder / row["mask"]) as mask:
-            ids = np.asarray(mask).astype(np.uint8)
-        names, known = row["label_names"], {name: k for k, name in enumerate(label_names)}
-        if not set(names) <= set(known):
+        known = {name: k for k, name in enumerate(label_names)}
+        if row is None or not set(row["label_names"]) <= set(known):
             return None
         to_ours = np.full(256, 255, np.uint8)
-        to_ours[: len(names)] = [known[name] for name in names]
-        return Truth(to_ours[ids], list(label_names))
+        to_ours[: len(row["label_names"])] = [known[name] for name in row["label_names"]]
+        with Image.open(self.page.folder / row["mask"]) as mask:
+            return to_ours[np.asarray(mask).astype(np.uint8)]
 
     def compared(self, path: str | None, left: str, right: str) -> tuple[tuple[str, str], str]:
         """The paths of both views of the picture at the size of the page, and a sentence on how far they agree."""
         picture = pictures.read_picture(path)
-        named = [name for name in (left, right) if name in self.models]
-        first = self.models[named[0]] if named else self.first
+        first = next((self.models[name] for name in (left, right) if name in self.models), self.models.first)
         views, ids, labels = [], [], []
         for side, name in zip("lr", (left, right), strict=True):
-            divided = None
-            if name == TRUTH:
-                divided, palette = self.truth(path, first.label_names), first.palette
-            elif name != PICTURE:
-                seen = self.see(path, name)
-                divided, palette = Truth(seen.result.ids, self.models[name].label_names), self.models[name].palette
-            view = shown_picture(picture)
-            if divided is not None:
-                ids.append(divided.ids)
-                labels.append(divided.label_names)
-                shown = Image.fromarray(divided.ids).resize(shown_size(picture.size), Image.Resampling.NEAREST)
-                hidden = [k for k, label in enumerate(divided.label_names) if label == BACKGROUND]
-                view = paint(view, np.asarray(shown), None, palette, opacity=COMPARED_OPACITY, hidden=hidden)
+            view, model, mine = shown_picture(picture), self.models.get(name, first), None
+            if name != PICTURE:
+                mine = self.truth(path, model.label_names) if name == TRUTH else self.see(path, name).result.ids
+            if mine is not None:
+                ids.append(mine)
+                labels.append(list(model.label_names))
+                shown = Image.fromarray(mine).resize(shown_size(picture.size), Image.Resampling.NEAREST)
+                hidden = [k for k, label in enumerate(model.label_names) if label == BACKGROUND]
+                view = paint(view, np.asarray(shown), None, model.palette, opacity=COMPARED_OPACITY, hidden=hidden)
             views.append(shown_file(Image.fromarray(view), f"{side}-view"))
         said = f"Left: {left}. Right: {right}."
         if TRUTH in (left, right) and len(ids) < 2:
@@ -254,7 +240,7 @@ class Desk:
             confidence: pixels less sure than so many percent are blanked in the overlay, 0 to 100
         """
         look = Look(picture, model, opacity, confidence, [BACKGROUND])
-        chosen, painted = self.model(model), self.overlay_file(*look)
+        chosen, painted = self.models.chosen(model), self.overlay_file(*look)
         return self.mask_file(*look), painted, words.report(chosen, self.see(picture, model), float(confidence))
 
     def segmentation_pixel(self, picture, model, x, y):
@@ -267,10 +253,9 @@ class Desk:
             y: from the top, 0 to height - 1
         """
         seen = self.see(picture, model)
-        width, height = seen.picture.size
-        x, y = values.number(x, "x", 0, width - 1, integer=True), values.number(y, "y", 0, height - 1, integer=True)
-        top = seen.result.top(x, y, TOP_K)
-        return {"x": x, "y": y, "top": [{"label": label, "probability": round(p, 6)} for label, p in top]}
+        x, y = self.pixel(seen, x, y)
+        top = [{"label": label, "probability": round(p, 6)} for label, p in seen.result.top(x, y, TOP_K)]
+        return {"x": x, "y": y, "top": top}
 
     def segmentation_compare(self, picture, left, right):
         """The picture under two models' classes, at the same size, and how far the two agree.
@@ -290,7 +275,7 @@ class Desk:
             picture: a picture file
             model: the name of a loaded model
         """
-        model, picture = self.model(model), pictures.read_picture(picture)
+        model, picture = self.models.chosen(model), pictures.read_picture(picture)
         features = model.features(picture)
         rows, columns, width = features.values.shape
         if features.colours is None:

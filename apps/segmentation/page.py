@@ -94,7 +94,7 @@ def _sureness_card(desk: Desk, asked: SimpleNamespace, shown: SimpleNamespace) -
     parts.subheading("How sure?", "Blank the pixels that the model is less sure of.")
     asked.opacity = gr.Slider(0, 100, OPACITY, step=1, label="Opacity, %")
     asked.below = gr.Slider(0, 99, 0, step=1, label="Don't know below, %")
-    curve = words.curve_html(desk.first, None, 0)
+    curve = words.curve_html(desk.models.first, None, 0)
     shown.curve = parts.styled(curve, HERE / "curve.css", padding=False, elem_id="segmentation-curve")
 
 
@@ -102,7 +102,7 @@ def _table_card(desk: Desk, shown: SimpleNamespace) -> None:
     parts.subheading("All of it", "Press a heading to sort by it.")
     files = HERE / "table.css", HERE / "table.js"
     shown.table = parts.styled(words.table_html(None), *files, padding=False, elem_id="segmentation-table")
-    shown.facts = gr.HTML(words.card(desk.first), padding=False)
+    shown.facts = gr.HTML(words.card(desk.models.first), padding=False)
 
 
 # ---- what happens when -----------------------------------------------------------------------------------------------
@@ -118,14 +118,14 @@ def _answer_events(demo: gr.Blocks, desk: Desk, asked: SimpleNamespace, shown: S
         return {asked.x: None, asked.y: None} | fresh_model(path)
 
     def emptied(*look):
-        model = desk.model(Look(*look).name)
+        model = desk.models.chosen(Look(*look).name)
         empty = {shown.overlay: None, shown.legend: words.legend_html(None, ()), shown.status: status(WAITING)}
         empty |= {shown.curve: words.curve_html(model, None, 0), shown.top: None, shown.table: words.table_html(None)}
         return empty | {shown.facts: words.card(model)} | dict.fromkeys(shown.files, gr.update(interactive=False))
 
     def segment(request: gr.Request, *look):
         look = Look(*look)
-        model = desk.model(look.name)
+        model = desk.models.chosen(look.name)
         if look.path is None:
             yield emptied(*look)
             return
@@ -199,7 +199,7 @@ def _look_events(desk: Desk, asked: SimpleNamespace, shown: SimpleNamespace) -> 
         if look.path is None:
             return {}
         seen = desk.see(look.path, look.name)
-        curve = words.curve_html(desk.model(look.name), seen, look.below)
+        curve = words.curve_html(desk.models.chosen(look.name), seen, look.below)
         return {shown.overlay: desk.painted(seen, look), shown.curve: curve}
 
     def press(event: gr.EventData, *look):

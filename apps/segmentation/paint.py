@@ -114,20 +114,20 @@ def _outline(ids: np.ndarray, rows: slice) -> np.ndarray:
     return edge[rows.start - first : rows.stop - first]
 
 
-def overlay(seen: Seen, opacity: float, below: float, hidden: Collection[str], *, pixel=None) -> Image.Image:
-    """The picture with its classes as the page shows it, and a ring around `pixel` (x, y of the picture) if given."""
-    picture, ids, confidence = seen.shown
+def overlay(
+    seen: Seen, opacity: float, below: float, hidden: Collection[str], *, pixel=None, full: bool = False
+) -> Image.Image:
+    """The picture with its classes as the page shows it, and a ring around `pixel` (x, y of the picture) if given.
+
+    full: at the picture's own size instead.
+    """
+    result = seen.result
+    picture, ids, confidence = (np.asarray(seen.picture), result.ids, result.confidence) if full else seen.shown
     options = {"opacity": opacity, "below": below, "hidden": seen.hidden_ids(hidden)}
-    image = Image.fromarray(paint(picture, ids, confidence, seen.result.palette, **options))
+    image = Image.fromarray(paint(picture, ids, confidence, result.palette, **options))
     if pixel is not None:
         x, y = ((at + 0.5) * shown / own for at, shown, own in zip(pixel, image.size, seen.picture.size, strict=True))
         draw = ImageDraw.Draw(image)
         for radius, colour, width in ((11, "black", 6), (10, "white", 3)):
             draw.ellipse((x - radius, y - radius, x + radius, y + radius), outline=colour, width=width)
     return image
-
-
-def full_overlay(seen: Seen, opacity: float, below: float, hidden: Collection[str]) -> Image.Image:
-    """The same at the picture's own size, without a ring."""
-    result, options = seen.result, {"opacity": opacity, "below": below, "hidden": seen.hidden_ids(hidden)}
-    return Image.fromarray(paint(np.asarray(seen.picture), result.ids, result.confidence, result.palette, **options))

@@ -2,11 +2,9 @@
 
     python -m apps.text_to_image [--model emoji --model FOLDER --model org/repo] [--port 7860]
 
-Any folder or Hub repo of a Stable-Diffusion-type pipeline can be served. desk computes, words has the HTML, page the
-layout and the events.
+Any folder or Hub repo of a Stable-Diffusion-type pipeline can be served.
 """
 
-from apps.text_to_image.desk import load_models
-from apps.text_to_image.page import PAGE, build, main
+from apps.text_to_image.page import PAGE, build, load_models, main
 
 __all__ = ["PAGE", "build", "load_models", "main"]

@@ -163,32 +163,6 @@ class Found:
     settings: dict  # those that can be taken, under the receipt's names
     problems: list[str]  # a sentence for each that cannot, and for a model that is not here
 
-    @property
-    def prompt(self) -> str:
-        return self.settings.get("prompt", "")
-
-
-def read(path: str | None, models: dict[str, TextToImage], chosen: str) -> Found:
-    """The receipt in a PNG, for these models. Raises ReceiptError, in words for the page, where there is none."""
-    receipt = text_to_image.read_receipt(pictures.read_png_text(path))
-    name = next((name for name, model in models.items() if drew(model, receipt)), None)
-    here = name is not None
-    if name is None:
-        name = receipt.get("model")
-        name = name if isinstance(name, str) and name in models else chosen
-    settings, problems = taken(receipt, models[name])
-    if not here:
-        sha = receipt.get("weights_sha256") or receipt.get("model_hash") or "unknown"
-        problems.append(
-            f"It was drawn by the weights {str(sha)[:12]} of model {str(receipt.get('model') or 'unknown')[:60]}, "
-            "which are not loaded here: start the page with that --model to draw the same picture."
-        )
-    if "strength" in receipt:
-        problems.append(
-            "It was drawn from another picture, which is not in the PNG: give that one as the start picture."
-        )
-    return Found(receipt, name, here, settings, problems)
-
 
 def drew(model: TextToImage, receipt: Mapping) -> bool:
     """Whether a receipt names this model's weights, by their hash or, as other programs have it, the head of it."""
@@ -251,16 +225,33 @@ class Desk:
     """The models that are loaded, and the flags of those who draw and of those who verify."""
 
     def __init__(self, models: Mapping[str, TextToImage]):
-        self.models, self.drawing, self.verifying = models, StopFlags(), StopFlags()
-        self.first = next(iter(models.values()))
+        self.models, self.drawing, self.verifying = values.Models(models), StopFlags(), StopFlags()
 
-    def model(self, name) -> TextToImage:
-        return values.chosen(self.models, name)
+    def order(self, name, *fields) -> Order:
+        """`check_order` for the model of this name."""
+        return check_order(self.models.chosen(name), *fields)
 
     def read(self, path: str | None, chosen) -> Found:
-        """The receipt in a PNG, the chosen model in the place of one that is not here. Raises as `read`."""
-        self.model(chosen)
-        return read(path, self.models, chosen)
+        """The receipt in a PNG, for the chosen model where the one that drew it is not here. Raises ReceiptError."""
+        self.models.chosen(chosen)
+        receipt = text_to_image.read_receipt(pictures.read_png_text(path))
+        named = str(receipt.get("model") or "unknown")
+        name = next((name for name, model in self.models.items() if drew(model, receipt)), None)
+        here = name is not None
+        if not here:
+            name = named if named in self.models else chosen
+        settings, problems = taken(receipt, self.models[name])
+        if not here:
+            sha = str(receipt.get("weights_sha256") or receipt.get("model_hash") or "unknown")
+            problems.append(
+                f"It was drawn by the weights {sha[:12]} of model {named[:60]}, which are not loaded here: start the "
+                "page with that --model to draw the same picture."
+            )
+        if "strength" in receipt:
+            problems.append(
+                "It was drawn from another picture, which is not in the PNG: give that one as the start picture."
+            )
+        return Found(receipt, name, here, settings, problems)
 
     def verified(self, path, start, chosen, session: str | None) -> tuple[Found, Verdict]:
         """The receipt in a PNG, and how its picture, drawn again, compares. Raises ReceiptError where it cannot be."""
@@ -293,7 +284,7 @@ class Desk:
             model: the name of a loaded model
         """
         asked = prompt, negative_prompt, count, seed, steps, guidance, sampler, picture, strength
-        order = check_order(self.model(model), *asked)
+        order = self.order(model, *asked)
         pngs = order.pngs(drawing_page.whole(order, self.drawing, request.session_hash))
         made = [json.loads(png.info[text_to_image.RECEIPT_KEY]) for png in pngs]
         captions = [f"{order.prompt or 'no prompt'}, seed {seed}" for seed in order.seeds]

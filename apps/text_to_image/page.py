@@ -12,12 +12,10 @@ from apps.kit.page import Page
 from apps.kit.wires import AT_ONCE, HIDDEN, endpoint, wire
 from apps.text_to_image import words
 from apps.text_to_image.desk import (
-    ANY_STYLE,
     MAX_GUIDANCE,
     MAX_PICTURES,
     SAMPLER_NAMES,
     Desk,
-    check_order,
     load_models,
     own_settings,
     without_style,
@@ -59,7 +57,7 @@ def build(models: dict[str, TextToImage | CheckpointError]) -> gr.Blocks:
 
 def _draw_part(demo: gr.Blocks, desk: Desk) -> SimpleNamespace:
     """The fields that say what to draw: `order` those of check_order, `own` those that depend on the model."""
-    form, own = SimpleNamespace(), own_settings(desk.first, {})
+    form, own = SimpleNamespace(), own_settings(desk.models.first, {})
     names = list(desk.models)
     form.model_name = gr.Radio(names, value=names[0], label="Model", visible=len(names) > 1)
     with gr.Row(equal_height=True):
@@ -69,8 +67,7 @@ def _draw_part(demo: gr.Blocks, desk: Desk) -> SimpleNamespace:
         )  # fmt: skip
         draw = gr.Button("Draw", variant="primary", scale=1, min_width=110, elem_id="text-to-image-draw")
         stop = gr.Button("Stop", variant="stop", scale=1, min_width=90, interactive=False)
-    nothing = words.sent_html(desk.first, "", ANY_STYLE, "")
-    sent = parts.styled(nothing, HERE / "sent.css", elem_id="text-to-image-sent")
+    sent = parts.styled(words.sent_html(desk.models.first), HERE / "sent.css", elem_id="text-to-image-sent")
     form.style = gr.Radio(**own["style"], label="Style", show_label=False, container=False, elem_classes="chips")
     with gr.Row(equal_height=False):
         with gr.Column(scale=8, min_width=320):
@@ -84,19 +81,15 @@ def _draw_part(demo: gr.Blocks, desk: Desk) -> SimpleNamespace:
     texts = [form.model_name, form.prompt, form.style, form.negative]
 
     def say_sent(name, *texts):
-        return {sent: words.sent_html(desk.model(name), *texts)}
+        return {sent: words.sent_html(desk.models.chosen(name), *texts)}
 
     def fit_to_model(name):
-        return _fitted(form, desk.model(name), {})
+        return wires.fitted(form, own_settings(desk.models.chosen(name), {}))
 
     form.prompt.submit(None, js=ENTER_DRAWS)
     wire([each.change for each in texts], say_sent, texts, sent, trigger_mode="always_last", **AT_ONCE)
     wire(form.model_name.input, fit_to_model, form.model_name, form.own, **AT_ONCE)
     return form
-
-
-def _fitted(form: SimpleNamespace, model: TextToImage, settings: dict) -> dict:
-    return {getattr(form, name): gr.update(**field) for name, field in own_settings(model, settings).items()}
 
 
 def _sheet_column(prompt: gr.Textbox) -> tuple[gr.HTML, gr.HTML]:
@@ -130,7 +123,7 @@ def _draw_events(demo: gr.Blocks, desk: Desk, form: SimpleNamespace, around: tup
     drawn = gr.State(None, time_to_live=3600)  # the PNGs on the sheet
 
     def stream(request: gr.Request, name, fresh, prompt, negative, count, seed, *rest):
-        order = check_order(desk.model(name), prompt, negative, count, None if fresh else seed, *rest)
+        order = desk.order(name, prompt, negative, count, None if fresh else seed, *rest)
         flag = desk.drawing.get(request.session_hash)
         drawing = drawing_page.Drawing(order.steps(), flag, previews=PREVIEWS)
         seed = {form.seed: str(order.seeds[0])}
@@ -178,13 +171,13 @@ def _restore_part(demo: gr.Blocks, desk: Desk, form: SimpleNamespace) -> None:
         except (ReceiptError, pictures.PictureError) as error:
             return {note: _refused("Nothing to restore", error), again: gr.update(interactive=False)}
         settings, model, started = found.settings, desk.models[found.name], "strength" in found.receipt
-        prompt, style = without_style(found.prompt, model.styles)
+        prompt, style = without_style(settings.get("prompt", ""), model.styles)
         restored = {form.model_name: found.name, form.prompt: prompt, form.count: 1}
         restored |= {form.negative: settings.get("negative_prompt", ""), form.fresh: "seed" not in settings}
         restored |= {form.from_picture: gr.update(open=started)} | ({} if started else {form.picture: None})
         restored |= {form.seed: str(settings["seed"])} if "seed" in settings else {}
         restored |= {form.strength: settings["strength"]} if "strength" in settings else {}
-        restored |= _fitted(form, model, settings | {"style": style})
+        restored |= wires.fitted(form, own_settings(model, settings | {"style": style}))
         return restored | {note: words.restored_html(found), again: gr.update(interactive=True)}
 
     fields = [*form.order, *form.own, form.model_name, form.fresh, form.from_picture]

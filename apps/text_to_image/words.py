@@ -1,14 +1,13 @@
 """What the page says of orders and receipts, and its sheet, as HTML. Letters: B pictures, h × w latent pixels."""
 
-import base64
 import html
-import io
 import re
 
 from PIL import Image
 
 from apps.kit import parts, values
 from apps.kit.drawing_page import columns
+from apps.kit.pictures import data_url, png_bytes
 from apps.text_to_image import desk
 from apps.text_to_image.desk import MAX_CHARACTERS, SAMPLER_NAMES, Found, Order
 from hub_models import text_to_image
@@ -25,28 +24,24 @@ FIELDS = {
     "negative_prompt": "negative prompt",
 }
 VERDICTS = {
-    "identical": ("Identical", "Drawn again, every pixel came out the same."),
-    "within 1/255": (
-        "Within 1/255",
-        "Drawn again, no pixel is off by more than 1 of 255: the same picture, rounded otherwise.",
-    ),
-    "different": ("Different", "Drawn again, another picture comes out."),
-}  # fmt: skip
+    "identical": "Drawn again, every pixel came out the same.",
+    "within 1/255": "Drawn again, no pixel is off by more than 1 of 255: the same picture, rounded otherwise.",
+    "different": "Drawn again, another picture comes out.",
+}
 
 
 def verdict_html(verdict: Verdict, found: Found) -> str:
     """What verifying showed, and each field that does not fit: altered by hand, or other than what is here."""
-    title, text = VERDICTS[verdict.state]
     altered = text_to_image.altered_fields(found.receipt)
     edited = [FIELDS.get(name, name) for name in verdict.fields if name in altered or name == "picture"]
     others = [FIELDS.get(name, name) for name in verdict.fields if name not in altered and name != "picture"]
-    lines = [text]
+    lines = [VERDICTS[verdict.state]]
     if edited:
         lines.append(f"Altered since it was drawn: {', '.join(edited)}.")
     if others:
         lines.append(f"Not as it was drawn: {', '.join(others)}.")
     tone = "good" if verdict.state != "different" and not verdict.fields else "bad"
-    return card(title, lines, tone) + receipt_html(found)
+    return card(verdict.state.capitalize(), lines, tone) + receipt_html(found)
 
 
 def card(title: str, lines: list[str], tone: str = "") -> str:
@@ -78,19 +73,14 @@ def receipt_html(found: Found) -> str:
     return parts.facts({name: str(value)[:MAX_CHARACTERS] for name, value in rows.items() if value not in ("", None)})
 
 
-def data_url(png: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(png).decode()
-
-
 def preview_html(step: Step, seeds: list[int]) -> str:
     """The sheet of a drawing under way, from its latents' colours (B, h, w, 3), which the browser draws large."""
     tiles = []
     for k, seed in enumerate(seeds):
         picture = '<div class="pending"></div>'
         if step.preview is not None:
-            buffer = io.BytesIO()
-            Image.fromarray(step.preview[k]).save(buffer, "PNG")
-            picture = f'<img class="rough" src="{data_url(buffer.getvalue())}" alt="Preview of picture {k + 1}">'
+            source = data_url(png_bytes(Image.fromarray(step.preview[k])))
+            picture = f'<img class="rough" src="{source}" alt="Preview of picture {k + 1}">'
         tiles.append(f'<figure class="tile">{picture}<figcaption>seed {seed}</figcaption></figure>')
     return f'<div class="sheet cols-{columns(len(tiles))}">{"".join(tiles)}</div>'
 
@@ -113,7 +103,7 @@ def file_name(prompt: str, seed: int) -> str:
     return f"{words or 'picture'}-{seed}.png"
 
 
-def sent_html(model: TextToImage, prompt, style, negative) -> str:
+def sent_html(model: TextToImage, prompt="", style=desk.ANY_STYLE, negative="") -> str:
     """What will be sent of the form as it stands, with what the model leaves out struck through, and the notices."""
     try:
         style = values.choice(style, "Style", desk.style_choices(model))
