@@ -405,8 +405,6 @@ def test_a_folder_saved_again_is_the_same(folders, served, tmp_path):
     assert [without_padding(row[1:], ours) for row in generated] == [c[0].tokens for c in ours.caption_all(PICTURES)]
     tokenizer = AutoTokenizer.from_pretrained(folders["swin-bert"])
     assert tokenizer.model_max_length == ours.max_length
-    on_disk = {t.dtype for t in load_file(folders["swin-bert"] / "model.safetensors").values() if t.is_floating_point()}
-    assert on_disk == {torch.float16}
 
 
 @pytest.mark.parametrize("name", store.variants("captioning"))

@@ -6,8 +6,9 @@ import time
 
 import numpy as np
 import pytest
+import tiny_models
 import torch
-from diffusers import DDPMScheduler, UNet2DModel
+from diffusers import DDPMScheduler
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
@@ -23,15 +24,7 @@ LABELS = ("face", "food", "<b>flag</b>")
 @pytest.fixture(scope="module")
 def model():
     torch.manual_seed(0)
-    unet = UNet2DModel(
-        sample_size=16,
-        block_out_channels=(16, 32),
-        layers_per_block=1,
-        norm_num_groups=8,
-        down_block_types=("DownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "UpBlock2D"),
-        num_class_embeds=4,
-    ).eval()
+    unet = tiny_models.unet(classes=4)
     scheduler = DDPMScheduler(num_train_timesteps=300, prediction_type="v_prediction", timestep_spacing="trailing")
     return ddpm.DDPM(
         unet, scheduler, label_names=LABELS, null_label=3, guidance_scale=2.0, name="tiny", weights_sha256="0" * 64

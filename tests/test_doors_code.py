@@ -8,11 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-import timm
-import torch
-from diffusers import DDPMScheduler, UNet2DModel
 
-from hub_models import ddpm, store
+from hub_models import store
 from tests import tiny_models
 from tests.loopback_hub import loopback_hub
 
@@ -38,15 +35,8 @@ class Evil:
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("sound")
-    unet = UNet2DModel(sample_size=8, block_out_channels=(8, 8), layers_per_block=1, norm_num_groups=4,
-                       down_block_types=("DownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "UpBlock2D"))  # fmt: skip
-    ddpm.save_folder(
-        root / "ddpm", unet, DDPMScheduler(20), label_names=[], null_label=None, resolution_px=8, guidance_scale=1.0
-    )
-    torch.manual_seed(0)
-    arguments = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 2}
-    timm.models.save_for_hf(timm.create_model("vit_tiny_patch16_224", num_classes=3, **arguments), str(root / "classifier"),
-                            model_config={"num_classes": 3}, model_args=arguments, safe_serialization=True)  # fmt: skip
+    tiny_models.ddpm_folder(root / "ddpm")
+    tiny_models.classifier(root / "classifier")
     tiny_models.dual_encoder(root / "clip")
     tiny_models.captioner(root / "captioning")
     tiny_models.segmenter(root / "segmentation", "segformer")

@@ -17,13 +17,11 @@ import time
 from pathlib import Path
 
 import pytest
-import timm
 import torch
-from diffusers import DDPMScheduler, UNet2DModel
 
 from apps import gallery
 from apps.kit import launch
-from hub_models import ddpm, store
+from hub_models import store
 from tests import tiny_models
 
 MUTATIONS = int(os.environ.get("VITRAIL_FOLDER_MUTATIONS", "24"))
@@ -51,17 +49,8 @@ WHOLE = {
 def folders(tmp_path_factory) -> dict[str, Path]:
     """A sound folder of each kind."""
     root = tmp_path_factory.mktemp("folders")
-    torch.manual_seed(0)
-    unet = UNet2DModel(sample_size=8, block_out_channels=(8, 8), layers_per_block=1, norm_num_groups=4, num_class_embeds=3,
-                       down_block_types=("DownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "UpBlock2D"))  # fmt: skip
-    ddpm.save_folder(root / "ddpm", unet, DDPMScheduler(num_train_timesteps=20), label_names=["a", "b"], null_label=2,
-                     resolution_px=8, guidance_scale=2.0)  # fmt: skip
-    model = timm.create_model(
-        "vit_tiny_patch16_224", num_classes=3, img_size=32, patch_size=8, embed_dim=24, depth=2, num_heads=2
-    )
-    arguments = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 2}
-    timm.models.save_for_hf(model, str(root / "timm"), model_config={"num_classes": 3, "label_names": ["a", "b", "c"]},
-                            model_args=arguments, safe_serialization=True)  # fmt: skip
+    tiny_models.ddpm_folder(root / "ddpm")
+    tiny_models.classifier(root / "timm")
     tiny_models.autoencoder_folder(root / "autoencoder")
     tiny_models.dual_encoder(root / "clip")
     tiny_models.stable_diffusion(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tiny_models
 import torch
-from diffusers import DDPMScheduler, StableDiffusionPipeline, UNet2DModel
+from diffusers import DDPMScheduler, StableDiffusionPipeline
 from PIL import Image
 
 from hub_models import ddpm, drawing, text_to_image
@@ -45,18 +45,16 @@ def by_prompt(tmp_path_factory) -> text_to_image.TextToImage:
 
 @pytest.fixture(scope="module")
 def by_label() -> ddpm.DDPM:
-    unet = UNet2DModel(
-        sample_size=16,
-        block_out_channels=(16, 32),
-        layers_per_block=1,
-        norm_num_groups=8,
-        num_class_embeds=4,
-        down_block_types=("DownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "UpBlock2D"),
-    )
     scheduler = DDPMScheduler(100, prediction_type="v_prediction", timestep_spacing="trailing")
     names = ["circle", "square", "star"]
-    return ddpm.DDPM(exact(unet, 3), scheduler, label_names=names, null_label=3, name="tiny", weights_sha256="2" * 64)
+    return ddpm.DDPM(
+        exact(tiny_models.unet(classes=4), 3),
+        scheduler,
+        label_names=names,
+        null_label=3,
+        name="tiny",
+        weights_sha256="2" * 64,
+    )
 
 
 def png(name: str) -> tuple[dict[str, str], Image.Image]:

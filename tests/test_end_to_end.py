@@ -4,7 +4,6 @@ Each step is a process of its own, as a person would start it one after the othe
 files and what the stand-in for the Hub holds. A test is named for its step, its parameter for the stem.
 """
 
-import importlib
 import os
 import runpy
 import subprocess
@@ -16,6 +15,7 @@ from pathlib import Path
 import gradio_client
 import pytest
 from children import run
+from families import FAMILIES
 from loopback_hub import loopback_hub
 
 from hub_models.publish import packing
@@ -29,14 +29,7 @@ pytestmark = pytest.mark.timeout(600)  # the first test of a step waits for that
 
 ROOT = Path(__file__).parent.parent
 STEMS = [stem for stem in build.stems() if stem != build.GALLERY]
-PARTS = {"--vae_name_or_path": "autoencoder", "--clip_name_or_path": "clip"}  # flags that name what a stem stands on
 PICTURE = ROOT / "apps" / "examples" / "classifier" / "10-doughnut-fluent.png"
-
-
-def parts(stem: str) -> dict[str, str]:
-    """{flag: stem} of the models that a training script asks for."""
-    preset = importlib.import_module(f"training.{stem}").PRESETS["tiny"]
-    return {flag: part for flag, part in PARTS.items() if hasattr(preset, flag.removeprefix("--"))}
 
 
 class Failed:
@@ -107,7 +100,7 @@ def trained(home):
 
     def train(stem: str) -> Path:
         argv = ["--preset", "tiny", "--cpu", "--output_dir", str(runs / stem)]
-        for flag, part in parts(stem).items():
+        for flag, part in FAMILIES[stem].parts.items():
             of(below, part)
             argv += [flag, str(runs / part / "export")]
         code, said = run(_train, stem, argv, str(home / "cache"), log=runs / f"{stem}.log")
@@ -115,7 +108,7 @@ def trained(home):
         return runs / stem
 
     below: dict = {}
-    below = each("train", sorted({part for stem in STEMS for part in parts(stem).values()}), train)
+    below = each("train", sorted({part for stem in STEMS for part in FAMILIES[stem].parts.values()}), train)
     return each("train", STEMS, train)
 
 
@@ -219,7 +212,7 @@ def answered(built, hub):
     variables = {"HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1", "NO_PROXY": "127.0.0.1"}
 
     def ask(stem: str) -> tuple:
-        endpoint = build.description(stem)[0]["vitrail"]["call"]
+        endpoint = build.page_of(stem).call
         with boot.running(built[stem], environment=variables) as address:
             boot.open_page(address)
             boot.check_models(address)
@@ -256,9 +249,8 @@ def test_its_space_answers(published, built, answered, stem):
     front = build.split((folder / "README.md").read_text())[0]
     assert front["models"] == [name] and sha in front["preload_from_hub"][0]
     assert f"{name}@{sha}" in (folder / "app.py").read_text()
-    besides = build.description(stem)[0]["vitrail"].get("also", [])
-    assert {path.parent.name for path in (folder / "hub_models").glob("weights/*/*")} <= {*besides}, (
-        "they come from the Hub"
-    )
+    besides = {*build.page_of(stem).also}
+    carried = {path.parent.name for path in (folder / "hub_models").glob("weights/*/*")}
+    assert carried <= besides, "they come from the Hub"
     answers = answer if len(returns) > 1 else [answer]
     assert len(answers) == len(returns) and all(each not in (None, "", [], {}) for each in answers)

@@ -9,6 +9,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from families import FAMILIES as STEMS
 from safetensors import safe_open
 
 from hub_models import store
@@ -16,7 +17,6 @@ from hub_models.publish import lint, packing, tables
 
 ROOT = Path(__file__).parent.parent
 ROOMS = ("hub_models", "training", "apps", "spaces", "tests", "benchmarks", "docs", ".ci")
-STEMS = ("autoencoder", "clip", "text_to_image", "ddpm", "classifier", "segmentation", "captioning")
 PUBLISH = "hub_models.publish"
 DOORS = ("training.evaluate", "training.publish")  # they may know every stem
 BASE_ONLY_BLOCKED = (

@@ -15,62 +15,16 @@ import numpy as np
 import pytest
 import safetensors.numpy
 import tiny_models
-import torch
-from diffusers import DDPMScheduler, UNet2DModel
+from families import FAMILIES, run_of
 from loopback_hub import READ_ONLY, TOKEN, blob_id, loopback_hub, sha256
 
-from hub_models import ddpm, store
+from hub_models import store
 from hub_models.publish import card, packing
 from training import publish
 
 # ---- what is pushed: an export of every stem, from tiny random models ------------------------------------------------------
 
 
-def _ddpm(folder):
-    torch.manual_seed(0)
-    unet = UNet2DModel(
-        sample_size=16, block_out_channels=(16, 32), layers_per_block=1, norm_num_groups=8,
-        down_block_types=("DownBlock2D", "AttnDownBlock2D"), up_block_types=("AttnUpBlock2D", "UpBlock2D"),
-    )  # fmt: skip
-    ddpm.save_folder(
-        folder, unet, DDPMScheduler(10), label_names=[], null_label=None, resolution_px=16, guidance_scale=1
-    )
-
-
-def _classifier(folder):
-    import timm
-
-    torch.manual_seed(0)
-    arguments = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 1, "num_heads": 3}
-    model = timm.create_model("vit_tiny_patch16_224", num_classes=3, **arguments)
-    names = {"label_names": ["a", "b", "c"]}
-    timm.models.save_for_hf(model, folder, model_config=names, model_args=arguments, safe_serialization=True)
-
-
-SAVE = {
-    "autoencoder": tiny_models.autoencoder_folder,
-    "captioning": tiny_models.captioner,
-    "classifier": _classifier,
-    "clip": tiny_models.dual_encoder,
-    "ddpm": _ddpm,
-    "segmentation": tiny_models.segmenter,
-    "text_to_image": lambda folder: tiny_models.stable_diffusion(folder, text="bert"),
-}
-LIBRARY = {"classifier": "timm", "ddpm": "diffusers", "text_to_image": "diffusers", "autoencoder": "diffusers"}
-# How stock code opens a repository, or (by `place`) a folder; a process for each library.
-STOCK = {
-    "diffusers": {
-        "autoencoder": "from diffusers import AutoencoderKL; model = AutoencoderKL.from_pretrained(name)",
-        "ddpm": "from diffusers import DiffusionPipeline; model = DiffusionPipeline.from_pretrained(name).unet",
-        "text_to_image": "from diffusers import DiffusionPipeline; model = DiffusionPipeline.from_pretrained(name).unet",
-    },
-    "transformers": {
-        "captioning": "from transformers import VisionEncoderDecoderModel as C; model = C.from_pretrained(name)",
-        "clip": "from transformers import AutoModel; model = AutoModel.from_pretrained(name)",
-        "segmentation": "from transformers import AutoModelForSemanticSegmentation as C; model = C.from_pretrained(name)",
-    },
-    "timm": {"classifier": "import timm; model = timm.create_model(place + name, pretrained=True)"},
-}
 # Run in an interpreter without project code; prints one hash of all names, dtypes and values of each model.
 OPEN = """
 import hashlib, json, sys
@@ -84,16 +38,6 @@ def opened(line, place, name):
 """
 
 
-def run_of(stem: str, **more) -> dict:
-    """The run.json of a training that lasted no time."""
-    return {
-        "stem": stem, "name": "tiny", "title": f"Tiny {stem}", "summary": "Random weights.", "license": "cc-by-4.0",
-        "library_name": LIBRARY.get(stem, "transformers"), "tags": [stem], "usage": 'load("org/name")', "steps": 1,
-        "images_seen": 4, "hours": 0.01, "hardware": "CPU", "seed": 0, "config": {"dataset_name": "emoji-sample"},
-        "history": {"loss": [[1, 2.0], [2, 1.0]]}, "attributions": ["Twemoji, Twitter and other contributors, CC BY 4.0"],
-    } | more  # fmt: skip
-
-
 @pytest.fixture(scope="module")
 def exports(tmp_path_factory):
     """exports(stem) -> its export folder, made once."""
@@ -102,7 +46,7 @@ def exports(tmp_path_factory):
     def of(stem: str):
         if stem not in made:
             made[stem] = home / stem / "export"
-            publish.write_export(made[stem], SAVE[stem], run_of(stem))
+            publish.write_export(made[stem], FAMILIES[stem].save, run_of(stem))
         return made[stem]
 
     return of
@@ -584,7 +528,7 @@ PUBLISH = "import sys; from training import publish; publish.main(sys.argv[1:])"
 @pytest.fixture(scope="module")
 def published(running, exports, tmp_path_factory):
     """{stem: repository id} of an export of every stem, published by the command."""
-    home, ids = tmp_path_factory.mktemp("publisher"), {stem: f"org/tiny-{stem.replace('_', '-')}" for stem in SAVE}
+    home, ids = tmp_path_factory.mktemp("publisher"), {stem: f"org/tiny-{stem.replace('_', '-')}" for stem in FAMILIES}
     code = "import sys; from training import publish\nfor a in sys.argv[1:]: publish.main(a.split())"
     lines = [f"{exports(stem)} --repo_id {name}" for stem, name in ids.items()]
     running.faults.clear()
@@ -594,21 +538,20 @@ def published(running, exports, tmp_path_factory):
 
 
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize("library", STOCK)
+@pytest.mark.parametrize("library", sorted({family.library for family in FAMILIES.values()}))
 def test_stock_code_opens_what_was_pushed(hub, published, exports, tmp_path, library):
     code = (
         OPEN + "for stem, (line, name) in json.loads(sys.argv[1]).items(): print(stem, opened(line, 'hf-hub:', name))"
     )
-    asked = {stem: (line, published[stem]) for stem, line in STOCK[library].items()}
+    lines = {stem: family.stock[library] for stem, family in FAMILIES.items() if family.library == library}
+    asked = {stem: (line, published[stem]) for stem, line in lines.items()}
     there = hub.python(code, tmp_path / "home", json.dumps(asked), cwd=tmp_path)
     assert there.returncode == 0, there.stderr
     known: dict = {}
     exec(OPEN, known)
-    here = [
-        f"{stem} {known['opened'](line, 'local-dir:', str(exports(stem)))}" for stem, line in STOCK[library].items()
-    ]
+    here = [f"{stem} {known['opened'](line, 'local-dir:', str(exports(stem)))}" for stem, line in lines.items()]
     assert there.stdout.splitlines()[-len(here) :] == here
-    for stem in STOCK[library]:
+    for stem in lines:
         card = hub.repos[published[stem]]["README.md"].decode()
         assert f'load("{published[stem]}")' in card and "org/name" not in card
 

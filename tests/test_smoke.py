@@ -17,33 +17,29 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import timm
-import tiny_models
 import torch
 from children import ranks, run
-from diffusers import AutoencoderKL, DDPMPipeline, DDPMScheduler, DiffusionPipeline, UNet2DModel
+from diffusers import DDPMPipeline
+from families import FAMILIES
 from safetensors.torch import load_file
-from torchvision.transforms.functional import to_pil_image
-from transformers import AutoModel, AutoModelForSemanticSegmentation, VisionEncoderDecoderModel
 
-from hub_models import clip, store
+from hub_models import store
 from hub_models.publish import packing
 from training import checkpoint, publish
 from training.checkpoint import sha256_of
 
 pytestmark = [pytest.mark.smoke, pytest.mark.timeout(600)]
 
-STEMS = ["autoencoder", "captioning", "classifier", "clip", "ddpm", "segmentation", "text_to_image"]
 TINY = ["--preset", "tiny", "--cpu"]
 
 
 @functools.cache
 def parts() -> Path:
-    """A folder of what U-Net and captioner stand on: vae/ and clip/, random; the cache goes there, too."""
+    """A folder of what U-Net and captioner stand on: autoencoder/ and clip/, random; the cache goes there, too."""
     folder = Path(tempfile.mkdtemp())
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    tiny_models.autoencoder_folder(folder / "vae")
-    tiny_models.dual_encoder(folder / "clip")
+    for stem in ("autoencoder", "clip"):
+        FAMILIES[stem].save(folder / stem)
     return folder
 
 
@@ -68,10 +64,8 @@ def _script(stem: str, argv: list[str], die_after_saves: int = 0) -> None:
 def script(stem: str, run_dir: Path, *flags: str, die_after_saves: int = 0, code: int = 0) -> str:
     """Run a script in a process of its own, expect its exit code, return what it printed."""
     argv = [*TINY, "--output_dir", str(run_dir), *flags]
-    if stem == "text_to_image":
-        argv += ["--vae_name_or_path", str(parts() / "vae"), "--clip_name_or_path", str(parts() / "clip")]
-    if stem == "captioning" and "--pretrained_model_name_or_path" not in flags:
-        argv += ["--clip_name_or_path", str(parts() / "clip")]
+    for flag, part in FAMILIES[stem].parts.items():
+        argv += [flag, str(parts() / part)]
     got, text = run(_script, stem, argv, die_after_saves, log=run_dir.with_suffix(".log"))
     assert got == code, text
     return text
@@ -87,7 +81,7 @@ def weights_in(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): sha256_of(path) for path in sorted(folder.rglob("*.safetensors"))}
 
 
-@pytest.fixture(scope="module", params=STEMS)
+@pytest.fixture(scope="module", params=FAMILIES)
 def trained(request, tmp_path_factory) -> tuple[str, Path, str]:
     """(stem, run folder, what it printed) of an undisturbed run of the tiny preset."""
     run_dir = tmp_path_factory.mktemp(request.param) / "whole"
@@ -125,80 +119,32 @@ def test_killed_and_resumed_gives_the_same_weights(trained, tmp_path):
     assert losses_of(run_dir) == losses_of(whole)
 
 
-def stock(stem: str, export: Path) -> torch.nn.Module:
-    """The model of an export folder, opened by the library alone and with no arguments about precision."""
-    if stem == "classifier":
-        return timm.create_model(f"local-dir:{export}", pretrained=True)
-    if stem == "autoencoder":
-        return AutoencoderKL.from_pretrained(export)
-    if stem == "clip":
-        return AutoModel.from_pretrained(export)
-    if stem == "segmentation":
-        return AutoModelForSemanticSegmentation.from_pretrained(export)
-    if stem == "captioning":
-        return VisionEncoderDecoderModel.from_pretrained(export)
-    if stem == "text_to_image":
-        return DiffusionPipeline.from_pretrained(export).unet
-    DDPMScheduler.from_pretrained(export, subfolder="scheduler")
-    return UNet2DModel.from_pretrained(export, subfolder="unet")
-
-
 def test_the_stock_class_loads_the_averaged_weights_in_fp32(trained):
     stem, run_dir, _ = trained
-    model = stock(stem, run_dir / "export")
+    family = FAMILIES[stem]
+    model = family.opened(run_dir / "export")
     averaged = checkpoint.find(run_dir, "latest").tensors("ema")
     raw = checkpoint.find(run_dir, "latest").tensors("model")
     parameters = dict(model.named_parameters())
-    aside = 2 if stem in ("clip", "captioning") else 0  # a head over names, and one over places, that aren't exported
-    assert len(parameters) == len(averaged) - aside
-    centred = {"quant_conv.bias", "post_quant_conv.bias"} if stem == "autoencoder" else set()  # the latents' mean is in
+    assert len(parameters) == len(averaged) - family.aside
     for number, (name, parameter) in enumerate(parameters.items()):
         assert parameter.dtype == torch.float32
-        if name in centred:
+        if name in family.moved:
             continue
         torch.testing.assert_close(parameter.data, averaged[str(number)].half().float(), rtol=0, atol=0)
-    raw = {
-        name.removeprefix("vae.").removeprefix("clip.").removeprefix("captioner."): value for name, value in raw.items()
-    }  # as the loop wraps them
-    assert any(
-        not torch.equal(p.data, raw[name].half().float()) for name, p in parameters.items() if name not in centred
-    )
+    raw = {name.removeprefix(family.wrapped): value for name, value in raw.items()}
+    kept = parameters.keys() - family.moved
+    assert any(not torch.equal(parameters[name].data, raw[name].half().float()) for name in kept)
     on_disk = [t for file in (run_dir / "export").rglob("*.safetensors") for t in load_file(file).values()]
     assert {t.dtype for t in on_disk if t.is_floating_point()} == {torch.float16}
 
 
 def test_the_contract_loads_it_and_agrees_with_the_stock_class(trained):
     stem, run_dir, _ = trained
-    ours = importlib.import_module(f"hub_models.{stem}").load(str(run_dir / "export"), device="cpu")
-    theirs = stock(stem, run_dir / "export").eval()
-    x = torch.randn(2, 3, ours.resolution_px, ours.resolution_px, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        if stem == "autoencoder":
-            z = theirs.encode(x).latent_dist.mean
-            assert torch.equal(ours.encode_tensor(x)[0], z * theirs.config.scaling_factor)
-            return
-        if stem == "clip":
-            row = theirs.get_image_features(x).pooler_output
-            assert torch.equal(clip.unit_image_rows(ours.model, x), torch.nn.functional.normalize(row, dim=-1))
-            return
-        if stem == "text_to_image":
-            x, states = torch.randn(1, *ours.latent_shape), {"encoder_hidden_states": ours.text_states(["a red apple"])}
-            assert torch.equal(ours.pipe.unet(x, 500, **states).sample, theirs(x, 500, **states).sample)
-            return
-        if stem == "captioning":
-            said = ours.caption(to_pil_image(x[0].clamp(0, 1)))[0]
-            pixels = ours.pixel_values([to_pil_image(x[0].clamp(0, 1))])
-            assert said.tokens == theirs.generate(pixel_values=pixels)[0, 1:].tolist()
-            return
-        if stem == "segmentation":
-            assert ours.label_names[0] == "background" and torch.equal(ours.model(x).logits, theirs(x).logits)
-            return
-        assert len(ours.label_names) == 12
-        if stem == "classifier":
-            assert torch.equal(ours.model(x), theirs(x))
-        else:
-            label = torch.tensor([0, ours.null_label])
-            assert torch.equal(ours.unet(x, 500, class_labels=label).sample, theirs(x, 500, class_labels=label).sample)
+    family = FAMILIES[stem]
+    ours = family.load(run_dir / "export")
+    family.assert_alike(ours, family.opened(run_dir / "export"))
+    assert family.knows(ours)
 
 
 def _evaluate(stem: str, export: Path, output: Path, weights: Path, flags: list[str]) -> None:
@@ -215,8 +161,7 @@ def test_it_is_evaluated_and_the_numbers_go_into_the_card(trained, classifier_ru
     for variant in ("vit", "swin"):  # the judges of the DDPM: `publish --bundle` puts them where they are looked for
         publish.main([str(classifier_run), "--bundle", f"classifier/{variant}"])
     publish.main([str(run_dir), "--bundle", f"{stem}/measured"])
-    if stem == "text_to_image":  # its other judge
-        shutil.copytree(parts() / "clip", tmp_path / "weights" / "clip" / "emoji")
+    shutil.copytree(parts() / "clip", tmp_path / "weights" / "clip" / "emoji")  # that of text_to_image, besides
     folder, output = tmp_path / "weights" / stem / "measured", tmp_path / "results.json"
     log = tmp_path / "log"
     code, text = run(_evaluate, stem, folder, output, tmp_path / "weights", ["--record"], log=log)
@@ -225,33 +170,14 @@ def test_it_is_evaluated_and_the_numbers_go_into_the_card(trained, classifier_ru
     assert {"stem", "model", "dataset", "data_hash", "seconds", "metrics", "per_class", "curves"} <= results.keys()
     assert (results["stem"], results["model"], results["dataset"]) == (stem, "measured", "emoji-sample")
     assert all(math.isfinite(value) for value in results["metrics"].values())
-    expected = {
-        "autoencoder": {"validation/psnr", "validation/ssim", "heldout_pairs/psnr", "heldout_pairs/ssim"},
-        "captioning": {
-            *(f"heldout_pairs/{name}" for name in ("exact_name_accuracy", "cider_d", "bleu4", "pictures")),
-            *(f"scenes/{which}/{name}" for which in ("new_scenes", "validation")
-              for name in ("objects_right", "relations_right", "kinds_right", "cider_d", "bleu4")),
-        },
-        "classifier": {"validation/top1", "validation/top5", "heldout_pairs/top1", "heldout_pairs/top5"},
-        "clip": {
-            *(f"{split}/{way}/recall@{k}" for split in ("heldout_pairs", "validation")
-              for way in ("image_to_text", "text_to_image") for k in (1, 5, 10)),
-            "validation/zero_shot_accuracy", "heldout_pairs/pictures",
-        },
-        "ddpm": {"kid_x1000", "held_out_loss", "nearest_train_distance", "label_accuracy"},
-        "segmentation": {f"{split}/{name}" for split in ("new_scenes", "validation")
-                         for name in ("miou", "foreground_iou", "pixel_accuracy", "ece")},
-        "text_to_image": {
-            *(f"{split}/retrieval_precision{kind}" for split in ("train", "heldout_pairs") for kind in ("", "_real")),
-            "kid_x1000", "held_out_loss", "nearest_train_distance",
-        },
-    }[stem]  # fmt: skip
+    expected = FAMILIES[stem].metrics
     assert expected <= results["metrics"].keys()
     for name in expected:
         assert re.search(rf"^{name} +-?[\d.e-]+", text, re.MULTILINE), text  # the table
-    if stem == "classifier":
-        confusion = np.array(results["curves"]["validation/confusion"])
-        assert np.trace(confusion) / confusion.sum() == pytest.approx(results["metrics"]["validation/top1"])
+    if FAMILIES[stem].confusion:
+        curve, accuracy = FAMILIES[stem].confusion
+        confusion = np.array(results["curves"][curve])
+        assert np.trace(confusion) / confusion.sum() == pytest.approx(results["metrics"][accuracy])
     assert json.loads((folder / "results.json").read_text()) == results
     store.verify(folder, manifest_required=True)  # the manifest knows the new card
     assert "results.json" in packing.files_to_push(folder)
@@ -279,11 +205,10 @@ def test_what_would_be_pushed(trained, capsys):
 def test_fine_tuning_starts_from_an_export(trained, tmp_path):
     stem, run_dir, _ = trained
     # A learning rate of next to nothing: what comes out is what went in.
-    flags = ["--learning_rate", "1e-12", "--adam_weight_decay", "0", "--max_train_steps", "1"]
-    if stem == "autoencoder":
-        flags.append("--freeze_encoder")  # else the mean and scale of the latents are measured anew
+    flags = ["--learning_rate", "1e-12", "--adam_weight_decay", "0", "--max_train_steps", "1", *FAMILIES[stem].still]
     script(stem, tmp_path / "run", "--pretrained_model_name_or_path", str(run_dir / "export"), *flags)
-    before, after = (dict(stock(stem, folder / "export").named_parameters()) for folder in (run_dir, tmp_path / "run"))
+    models = [FAMILIES[stem].opened(folder / "export") for folder in (run_dir, tmp_path / "run")]
+    before, after = (dict(model.named_parameters()) for model in models)
     assert before.keys() == after.keys()
     for name in before:
         torch.testing.assert_close(after[name], before[name], rtol=0, atol=1e-6)
@@ -327,10 +252,10 @@ def test_two_flags_are_enough_where_a_script_stands_on_another_ones_weights(stem
     code, text = run(_script_with_two_flags, stem, tmp_path / "run", log=tmp_path / "log")
     assert code == 0, text
     assert weights_in(tmp_path / "run/export")
-    stock(stem, tmp_path / "run/export")
+    FAMILIES[stem].opened(tmp_path / "run/export")
 
 
-@pytest.mark.parametrize("stem", STEMS)
+@pytest.mark.parametrize("stem", FAMILIES)
 def test_flags_that_stop_a_script_before_it_starts(stem, tmp_path):
     text = script(stem, tmp_path / "run", "--dry_run")
     assert re.search('"dataset_name": "(emoji|scenes)-sample"', text)

@@ -11,7 +11,7 @@ import httpx
 import tiny_models
 import torch
 from conftest import free_port
-from diffusers import DDPMScheduler, UNet2DModel
+from diffusers import DDPMScheduler
 
 from apps import gallery
 from apps.kit import launch
@@ -26,12 +26,8 @@ DDPM = {"labels": ["face"], "count": 1, "seed": 3, "steps": 2, "guidance": 1.0, 
 
 def tiny_ddpm() -> ddpm.DDPM:
     torch.manual_seed(0)
-    unet = UNet2DModel(
-        sample_size=16, block_out_channels=(16, 32), layers_per_block=1, norm_num_groups=8,
-        down_block_types=("DownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "UpBlock2D"), num_class_embeds=4,
-    ).eval()  # fmt: skip
     scheduler = DDPMScheduler(num_train_timesteps=300, prediction_type="v_prediction", timestep_spacing="trailing")
-    return ddpm.DDPM(unet, scheduler, label_names=("face", "food", "flag"), null_label=3, guidance_scale=2.0, name="tiny",
+    return ddpm.DDPM(tiny_models.unet(classes=4), scheduler, label_names=("face", "food", "flag"), null_label=3, guidance_scale=2.0, name="tiny",
                      weights_sha256="0" * 64)  # fmt: skip
 
 

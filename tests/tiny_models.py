@@ -7,7 +7,14 @@ from pathlib import Path
 
 import timm
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    DDPMScheduler,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+    UNet2DModel,
+)
 from PIL import Image, ImageDraw
 from transformers import (
     BertConfig,
@@ -37,6 +44,7 @@ from transformers import (
 )
 
 WORDS = "a an of the red green blue apple face cat dog house car flag heart in style flat noto emoji drawing".split()
+VIT = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 2}
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789.,-'"
 
 
@@ -133,6 +141,43 @@ def autoencoder_folder(folder: Path | str, channels: int = 4) -> Path:
 
     torch.manual_seed(0)
     contract.save_folder(Path(folder), contract.Autoencoder(autoencoder(channels)))
+    return Path(folder)
+
+
+def unet(
+    side_px: int = 16, channels: tuple[int, int] = (16, 32), classes: int | None = None, attention: bool = False
+) -> UNet2DModel:
+    """A random U-Net on pixels."""
+    kind = "Attn" if attention else ""
+    return UNet2DModel(
+        sample_size=side_px, block_out_channels=channels, layers_per_block=1, norm_num_groups=channels[0] // 2,
+        down_block_types=("DownBlock2D", f"{kind}DownBlock2D"), up_block_types=(f"{kind}UpBlock2D", "UpBlock2D"),
+        num_class_embeds=classes,
+    ).eval()  # fmt: skip
+
+
+def ddpm_folder(folder: Path | str, label_names=("a", "b")) -> Path:
+    """A folder of a random DDPM of 8 × 8 pictures and 20 steps, conditional on these labels or none."""
+    from hub_models import ddpm as contract
+
+    torch.manual_seed(0)
+    contract.save_folder(
+        folder, unet(8, (8, 8), len(label_names) + 1), DDPMScheduler(num_train_timesteps=20), label_names=label_names,
+        null_label=len(label_names), resolution_px=8, guidance_scale=2.0,
+    )  # fmt: skip
+    return Path(folder)
+
+
+def classifier(folder: Path | str, label_names=("a", "b", "c")) -> Path:
+    """A folder of a random ViT for 32 × 32 pictures."""
+    torch.manual_seed(0)
+    model = timm.create_model("vit_tiny_patch16_224", num_classes=len(label_names), **VIT)
+    return save_classifier(folder, model, label_names)
+
+
+def save_classifier(folder: Path | str, model: torch.nn.Module, label_names) -> Path:
+    own = {"num_classes": len(label_names), "label_names": list(label_names)}
+    timm.models.save_for_hf(model, str(folder), model_config=own, model_args=VIT, safe_serialization=True)
     return Path(folder)
 
 

@@ -14,6 +14,7 @@ from apps.kit import drawing_page, launch, pictures, values
 from apps.kit.session import StopFlags
 from hub_models import ddpm, store
 from hub_models.ddpm import DDPM, Step
+from hub_models.pictures import to_uint8
 
 MAX_PICTURES = 16
 MAX_STEPS = 250
@@ -43,10 +44,10 @@ class Order:
         names = self.labels if self.model.label_names else ["picture"] * len(self.labels)
         return [(label, str(seed)) for label, seed in zip(names, self.seeds, strict=True)]
 
-    def receipt(self, k: int | None = None) -> dict:
+    def receipt(self, k: int | None = None, steps_done: int | None = None) -> dict:
         """Of picture k, or of all."""
         which = slice(None) if k is None else slice(k, k + 1)
-        return self.model.receipt(self.labels[which], self.seeds[which], **self.settings)
+        return self.model.receipt(self.labels[which], self.seeds[which], steps_done=steps_done, **self.settings)
 
     def steps(self) -> Iterator[Step]:
         return self.model.generate(self.labels, self.seeds, **self.settings)
@@ -58,21 +59,21 @@ class Recorder:
     def __init__(self, order: Order):
         self.order, self.total = order, order.settings["num_inference_steps"]
         self.kept = set(np.linspace(0, self.total - 1, min(self.total, FILM_FRAMES - 1)).round().astype(int).tolist())
-        self.done, self.last = 0, ddpm.to_uint8(order.model.initial_noise(order.seeds))  # (B, R, R, 3)
+        self.done, self.last = 0, to_uint8(order.model.initial_noise(order.seeds))  # (B, R, R, 3)
         self.frames = []  # (x_t before a step, the x0 predicted from it, steps done before, t)
 
     def steps(self) -> Iterator[Step]:
         with contextlib.closing(self.order.steps()) as steps:
             for step in steps:
                 if step.index in self.kept:
-                    self.frames.append((self.last, ddpm.to_uint8(step.x0), step.index, step.timestep))
-                self.done, self.last, self.last_guess = step.index + 1, ddpm.to_uint8(step.x_t), ddpm.to_uint8(step.x0)
+                    self.frames.append((self.last, to_uint8(step.x0), step.index, step.timestep))
+                self.done, self.last, self.last_guess = step.index + 1, to_uint8(step.x_t), to_uint8(step.x0)
                 yield step
 
     def film(self) -> Film:
         end = self.last if self.done == self.total else self.last_guess  # stopped: the best there is
         noisy, guess, steps, timesteps = map(list, zip(*self.frames, (self.last, end, self.done, -1), strict=True))
-        receipt = self.order.receipt() | {"steps_done": self.done}
+        receipt = self.order.receipt(steps_done=self.done)
         return Film(np.stack(noisy), np.stack(guess), steps, timesteps, self.total, receipt)
 
 
@@ -147,7 +148,7 @@ class Desk:
             model: the name of a loaded model
         """
         order = self.order(model, labels, count, seed, steps, guidance, sampler)
-        images = ddpm.to_uint8(drawing_page.whole(order, self.flags, request.session_hash).x_t)
+        images = to_uint8(drawing_page.whole(order, self.flags, request.session_hash).x_t)
         drawn = [with_receipt(Image.fromarray(pixels), order.receipt(k)) for k, pixels in enumerate(images)]
         return list(zip(drawn, [f"{label}, {seed}" for label, seed in order.captions], strict=True)), order.receipt()
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from apps.kit import answers, pictures
 from apps.kit.drawing_page import columns
-from hub_models import ddpm
+from hub_models.drawing import RECEIPT_KEY
 
 GIF_FRAMES = 40
 
@@ -31,7 +31,7 @@ def with_receipt(image: Image.Image, receipt: dict) -> Image.Image:
         f"CFG scale: {receipt['guidance_scale']:g}, Seed: {receipt['seeds'][0]}, "
         f"Model hash: {receipt['weights_sha256'][:10]}, Model: {receipt['model']}"
     )
-    return pictures.png_with_text(image, {ddpm.RECEIPT_KEY: json.dumps(receipt), "parameters": line})
+    return pictures.png_with_text(image, {RECEIPT_KEY: json.dumps(receipt), "parameters": line})
 
 
 @dataclass
