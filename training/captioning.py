@@ -452,6 +452,9 @@ def start_from(cfg: CaptioningConfig) -> contract.Captioner:
             f"{cfg.pretrained_model_name_or_path} sees {served.resolution_px} px: set --resolution to that"
         )
     served.model.requires_grad_(True)
+    for part in contract.decoder_of(served.model).modules():
+        if isinstance(part, torch.nn.Dropout):
+            part.p = cfg.dropout
     if cfg.position_scale:
         positions = getattr(getattr(contract.encoder_of(served.model), "embeddings", None), "position_embeddings", None)
         if positions is None:
