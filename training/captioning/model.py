@@ -66,6 +66,9 @@ def start_from(cfg: CaptioningConfig) -> contract.Captioner:
             f"--cached_views need a decoder of our kind, not that of a {served.kind}: set --cached_views 0"
         )
     served.model.requires_grad_(True)
+    for part in contract.decoder_of(served.model).modules():
+        if isinstance(part, torch.nn.Dropout):
+            part.p = cfg.dropout
     if cfg.position_scale:
         positions = getattr(getattr(contract.encoder_of(served.model), "embeddings", None), "position_embeddings", None)
         if positions is None:
