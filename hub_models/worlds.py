@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from hub_models.documents import CheckpointError, read_object
-from hub_models.pictures import on_white
+from hub_models.pictures import on_ground
 
 KEY = "world"
 FILES = ("preprocessor_config.json", "config.json")  # the first that is there holds it
@@ -80,7 +80,7 @@ def home(image: Image.Image, worlds: Mapping[str, World | None]) -> Home:
 
 def numbers_of(image: Image.Image) -> np.ndarray:
     """The D numbers of a picture of any size and mode, float32 (D,): roots of the shares of histograms, but for the last two."""
-    image, found = on_white(image), []
+    image, found = on_ground(image), []
     for side in SIDES_PX:
         pixels = np.asarray(image.resize((side, side), Image.Resampling.BILINEAR), np.float32)  # (R, R, 3)
         luma = pixels @ np.array([0.299, 0.587, 0.114], np.float32)

@@ -119,6 +119,7 @@ def test_a_world_out_of_form_is_refused_by_name(two, tmp_path, key, value):
         from_json(stated, tmp_path / "config.json")
 
 
-def test_too_few_pictures_are_said():
-    with pytest.raises(ValueError, match="two pictures"):
-        making.reference([drawing(0)], "drawings")
+def test_one_picture_is_a_small_world():
+    world = making.reference([drawing(0)], "drawings")
+    assert home(drawing(0), {"one": world}) == worlds.Home("one", False)
+    assert home(noise(0), {"one": world}).outside

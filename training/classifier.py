@@ -40,6 +40,7 @@ from training.data.sources import Source, open_source
 from training.data.split import known_concepts
 from training.optim import Player
 from training.task import Card, Results, Task, by_label, opened, run
+from training.worlds import some_of
 
 STEM = "classifier"
 
@@ -228,7 +229,7 @@ def task_of(cfg: ClassifierConfig) -> Task:
         stem=STEM, source=train, players=[Player(model, loss, layer_groups(model, cfg))], samples=samples,
         served=lambda model: contract.Classifier(model, train.label_names, name="in training", weights_sha256=""),
         evaluate=evaluate, save=lambda folder, served: save(served.model, model_args, train.label_names, folder),
-        card=lambda served: card_of(served, cfg, train),
+        card=lambda served: card_of(served, cfg, train), seen=lambda: some_of(train),
     )  # fmt: skip
 
 

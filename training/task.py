@@ -7,6 +7,7 @@ A script says what is learned and how it is measured; `evaluate_checkpoint` of e
 
 import copy
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +16,8 @@ from typing import Any
 import torch
 from PIL import Image
 
-from training import publish
+from hub_models.worlds import World
+from training import publish, worlds
 from training.config import TrainConfig
 from training.data.masks import MaskSource, PaintedSource
 from training.data.sources import Source, open_source
@@ -59,17 +61,28 @@ class Task:
     card: Callable[[Any], Card]
     draw: Callable[[Any], Image.Image] | None = None
     finished: Callable[[Any], Any] = lambda served: served
+    seen: Callable[[], Iterable[Image.Image]] | None = None  # some training pictures: the world that the weights know
     pictures_per_sample: int = 1
 
 
 def run(task: Task, cfg: TrainConfig, argv: Sequence[str] | None = None) -> None:
     """Train, export to cfg.output_dir/export with a card, and push that if cfg says so. Raises what `fit` raises."""
 
+    @functools.cache
+    def world() -> World:
+        return worlds.reference(task.seen(), task.source.facts.pictures)
+
     def export(module: torch.nn.Module, folder: Path, run: dict) -> list[str]:
         made = task.finished(task.served(module))
         seen = {"images_seen": run["images_seen"] * task.pictures_per_sample}
         facts = run | seen | described(task, cfg, task.card(made), argv)
-        return publish.write_export(folder, lambda target: task.save(target, made), facts)
+
+        def save(target: Path) -> None:
+            task.save(target, made)
+            if task.seen:
+                worlds.put(target, world())
+
+        return publish.write_export(folder, save, facts)
 
     fit(
         task.players, task.samples, cfg, run_dir=cfg.output_dir, export=export,

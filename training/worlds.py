@@ -1,9 +1,9 @@
 """The world of a model: which pictures it was trained on, as a density that its folder carries (hub_models/worlds.py).
 
-    python -m training.worlds runs/mine/export --dataset_name my_pictures --kind "pictures of my garden"
+    python -m training.worlds runs/of_before/export --dataset_name my_pictures --kind "pictures of my garden"
     python -m training.worlds hub_models/weights/captioning/emoji --dataset_name emoji --painted 0.5 --kind drawings
 
-2,000 of the training pictures are enough; a fifth of them is kept back for the threshold. The mixture is scikit-learn's, by
+Scripts that see pictures write it with every export; this is for weights of before. 2,000 training pictures are enough; a fifth of them is kept back for the threshold. The mixture is scikit-learn's, by
 expectation maximisation (Dempster, Laird and Rubin 1977). How often held-out pictures come home: docs/LOG.md.
 """
 
@@ -19,6 +19,7 @@ from sklearn.mixture import GaussianMixture
 from hub_models import store, worlds
 from hub_models.publish import packing
 from training.data.masks import SCENES, MaskSource, PaintedSource, open_masks
+from training.data.scenes import Scenes
 from training.data.sources import Source, open_source
 
 PARTS = 32  # of the mixture, at most: one for a hundred pictures
@@ -29,12 +30,10 @@ OUTSIDE = 0.01  # share of a world's own pictures that lie below its threshold
 
 
 def reference(pictures: Iterable[Image.Image], kind: str, *, seed: int = 0) -> worlds.World:
-    """The world of training pictures of one kind, named in the plural. Raises ValueError for fewer than two."""
+    """The world of training pictures of one kind, named in the plural. Raises ValueError where there are none."""
     numbers = np.stack([worlds.numbers_of(picture) for picture in pictures])  # (N, D)
-    if len(numbers) < 2:
-        raise ValueError(f"a world needs two pictures at least, got {len(numbers)}")
     back = np.arange(len(numbers)) % KEPT_BACK == KEPT_BACK - 1
-    fitted = numbers[~back]
+    fitted = numbers[~back] if len(numbers) > 1 else np.repeat(numbers, 2, axis=0)
     parts = max(1, min(PARTS, len(fitted) // 100))
     mixture = GaussianMixture(parts, covariance_type="diag", reg_covar=LEAST**2, random_state=seed).fit(fitted)
     world = worlds.World(kind, mixture.weights_, mixture.means_, np.sqrt(mixture.covariances_), 0.0)
@@ -49,6 +48,13 @@ def some_of(source: Source | PaintedSource | MaskSource, count: int = PICTURES) 
     length = len(source)
     for at in range(min(length, count)):
         yield source.picture(at * length // min(length, count))
+
+
+def seen_of(source: Source, scenes: Scenes | None, painted: float) -> Iterator[Image.Image]:
+    """Training pictures, of which a share in [0, 1] is painted scenes, where there are any."""
+    count = round(painted * PICTURES) if scenes is not None else 0
+    yield from (scenes.scene(at).image for at in range(min(count, len(scenes or ()))))
+    yield from some_of(source, PICTURES - count)
 
 
 def pictures_of(dataset_name: str, split: str, count: int = PICTURES, *, painted: float = 0.0) -> Iterator[Image.Image]:

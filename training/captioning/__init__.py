@@ -42,6 +42,7 @@ from training.data.sources import Source
 from training.data.views import viewed
 from training.optim import Player
 from training.task import Card, Task, opened, run, with_model
+from training.worlds import seen_of
 
 __all__ = ["PRESETS", "evaluate_checkpoint", "main", "task_of"]
 
@@ -97,7 +98,7 @@ def task_of(cfg: CaptioningConfig) -> Task:
         stem=STEM, source=train, players=[Player(trainee, loss, tower_groups(trainee, cfg))], samples=samples,
         served=lambda model: with_model(served, model.captioner), evaluate=evaluate,
         draw=lambda now: sheet_of(now, held_out, new_scenes), save=contract.save_folder,
-        card=lambda now: card_of(now, cfg, train),
+        card=lambda now: card_of(now, cfg, train), seen=lambda: seen_of(train, scenes, cfg.scenes),
     )  # fmt: skip
 
 

@@ -33,6 +33,7 @@ from training.data.views import viewed
 from training.data.vocabulary import frequent_words
 from training.optim import Player, slower
 from training.task import Card, Task, opened, run, with_model
+from training.worlds import some_of
 
 __all__ = ["PRESETS", "evaluate_checkpoint", "main", "task_of"]
 
@@ -84,7 +85,7 @@ def task_of(cfg: CLIPConfig) -> Task:
     return Task(
         stem=STEM, source=train, players=[Player(trainee, loss, groups)], samples=samples,
         served=lambda model: with_model(served, model.clip), evaluate=evaluate, finished=finished, save=save,
-        card=lambda now: card_of(now, cfg, train), pictures_per_sample=cfg.views,
+        card=lambda now: card_of(now, cfg, train), seen=lambda: some_of(train), pictures_per_sample=cfg.views,
     )  # fmt: skip
 
 

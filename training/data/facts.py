@@ -9,6 +9,7 @@
       credits: ["SIFT Flow, Liu, Yuen and Torralba 2011"]
       limits: ["For research: …"]
       show_pictures: false
+      kind: photographs
     ---
 
 The first four keys are the Hub's own. What nobody says isn't guessed: a folder without a card is its owner's, and its
@@ -44,6 +45,7 @@ class Facts:
     credits: tuple[str, ...] = ()  # whose work it is, a line each
     limits: tuple[str, ...] = ()  # what follows for weights that were trained on it, a sentence each
     show_pictures: bool = True  # whether a card may show pictures of it
+    kind: str | None = None  # what its pictures are, in the plural: "photographs"
     # Of what is ours
     ours: str | None = None  # what models trained on it are called
     about: str | None = None  # what is in it, where that is more than the title
@@ -51,6 +53,11 @@ class Facts:
     evaluation_sets: tuple[str, ...] = ("validation",)  # the splits to measure on
     by_concept: bool = False  # validation shows things that no training picture shows
     painted_sets: tuple[str, ...] = ()  # sets of scenes painted from it to measure on; see training.data.scenes
+
+    @property
+    def pictures(self) -> str:
+        """What its pictures are, in the plural."""
+        return self.kind or f"pictures of {self.title}"
 
     @property
     def known_sets(self) -> tuple[str, ...]:
@@ -71,13 +78,14 @@ ART = (
     "FxEmojis, Mozilla, Apache-2.0",
 )
 EMOJI = Facts(
-    "emoji art in five styles", credits=ART, ours="emoji", by_concept=True,
+    "emoji art in five styles", credits=ART, ours="emoji", by_concept=True, kind="drawings",
     limits=("It has seen drawn emoji only; photographs are outside of what was measured.",),
     evaluation_sets=("validation", "heldout_pairs", "unseen_style"),
     painted_sets=("new_scenes", "validation", "unseen_style"),
 )  # fmt: skip
 SCENES = Facts(
     "emoji scenes", credits=ART, ours="scenes", about="scenes painted from emoji art in five styles", by_concept=True,
+    kind="painted scenes",
     limits=("It has seen painted scenes only; photographs are outside of what was measured.",),
     evaluation_sets=EMOJI.painted_sets,
 )  # fmt: skip
@@ -104,7 +112,7 @@ def facts_of(dataset_name: str) -> Facts:
     front = _front_matter(path)
     own = front.get(OWN) or {}
     if not isinstance(own, dict):
-        raise DataError(f"{path}: {OWN} has to be an object with {', '.join(LISTS)} and show_pictures.")
+        raise DataError(f"{path}: {OWN} has to be an object with {', '.join(LISTS)}, kind and show_pictures.")
     for key in LISTS:
         if not isinstance(own.get(key, []), list) or not all(isinstance(line, str) for line in own.get(key, [])):
             raise DataError(f"{path}: {OWN}.{key} has to be a list of texts.")
@@ -113,7 +121,7 @@ def facts_of(dataset_name: str) -> Facts:
     stated = {key: front.get(key) for key in ("license", "license_name", "license_link")}
     if isinstance(stated["license"], list) and all(isinstance(one, str) for one in stated["license"]):
         stated["license"] = AND.join(stated["license"]) or None
-    for key, value in {"pretty_name": front.get("pretty_name"), **stated}.items():
+    for key, value in {"pretty_name": front.get("pretty_name"), f"{OWN}.kind": own.get("kind"), **stated}.items():
         if value is not None and not isinstance(value, str):
             raise DataError(f"{path}: {key} has to be a text.")
     return Facts(
@@ -122,6 +130,7 @@ def facts_of(dataset_name: str) -> Facts:
         credits=tuple(own.get("credits", ())),
         limits=tuple(own.get("limits", ())),
         show_pictures=own.get("show_pictures", True),
+        kind=own.get("kind"),
     )
 
 

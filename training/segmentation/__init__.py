@@ -31,6 +31,7 @@ from training.segmentation.losses import class_weights, training_loss
 from training.segmentation.model import create_model, describe_start, slower_base, start_from
 from training.segmentation.samples import MaskedPictures
 from training.task import Card, Task, run, with_model
+from training.worlds import some_of
 
 __all__ = ["PRESETS", "evaluate_checkpoint", "main", "task_of"]
 
@@ -67,7 +68,7 @@ def task_of(cfg: SegmentationConfig) -> Task:
         served=lambda model: with_model(served, model),
         evaluate=lambda now: scores_of(*tally(now, held_out, cfg.validation_pictures), label_names),
         draw=lambda now: figure_of(now, held_out), finished=finished, save=contract.save_folder,
-        card=lambda now: card_of(now, cfg, train, begun),
+        card=lambda now: card_of(now, cfg, train, begun), seen=lambda: some_of(train),
     )  # fmt: skip
 
 
