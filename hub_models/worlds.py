@@ -15,6 +15,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -113,7 +114,7 @@ def _line(row: np.ndarray) -> str:
     return " ".join(f"{value:.4g}" for value in row)
 
 
-def _rows(lines: object) -> np.ndarray:
+def _rows(lines: Any) -> np.ndarray:
     return np.array([[float(word) for word in line.split()] for line in lines], np.float64)
 
 
