@@ -183,7 +183,7 @@ def test_the_map_lies_over_what_the_model_sees_and_the_region_is_outlined():
 
 
 def test_evidence_is_kept_for_the_last_pictures_alone(models, photo):
-    model, at, flag = models["swin-bert"], Desk(models, None), threading.Event()
+    model, at, flag = models["swin-bert"], Desk(models, {}), threading.Event()
     captions = [model.score(pictures.read_picture(str(photo)), text) for text in ("a cat", "a dog", "a car")]
     first = at.look("swin-bert", str(photo), captions[0], flag)
     assert at.look("swin-bert", str(photo), captions[0], flag) is first
@@ -207,7 +207,7 @@ def test_work_ends_when_nobody_waits_and_when_time_is_out(models, photo, monkeyp
     with pytest.raises(values.InputError, match="Out of time"):
         desk.say(order, "m", str(photo), threading.Event())
     with pytest.raises(values.InputError, match="Out of time"):
-        Desk(models, None).look("swin-bert", str(photo), model.score(order.picture, "a cat"), threading.Event())
+        Desk(models, {}).look("swin-bert", str(photo), model.score(order.picture, "a cat"), threading.Event())
 
 
 # ---- models -----------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ expect.set_options(timeout=60_000)
 PHOTO = EXAMPLES / "segmentation" / "photo-cat.jpg"
 PAGES = {
     "segmentation": (segmentation, ["swin-scenes", "photo"], EXAMPLES / "segmentation" / "new-scenes-00.png"),
-    "captioning": (captioning, ["emoji", "photo", "clip=emoji"], EXAMPLES / "captioning" / "04-dog-noto.png"),
+    "captioning": (captioning, ["emoji", "photo", "clip=emoji", "clip=photo"], EXAMPLES / "captioning" / "04-dog-noto.png"),
 }
 
 
@@ -91,6 +91,15 @@ def test_programs_are_told(stem, models, address):
         assert said["world"] == {"seen": models[name].world.kind, "best": best, "outside": False}, json.dumps(said)[
             :300
         ]
+
+
+def test_lines_are_ranked_by_the_eye_that_the_picture_is_for(stem, address):
+    if stem != "captioning":
+        pytest.skip("it ranks nothing")
+    client = Client(address, verbose=False)
+    for path, eye in ((PHOTO, "photo"), (PAGES[stem][2], "emoji")):
+        said = client.predict(picture=handle_file(path), lines="a cat\na red car", api_name="/captioning_rank")
+        assert said["model"] == eye
 
 
 def test_sentences(models, stem):

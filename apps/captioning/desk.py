@@ -146,10 +146,10 @@ def painted(looked: Looked, word: int, view, opacity) -> str | None:
 
 
 class Desk:
-    """The captioners that are loaded, an eye to rank with, and the last evidences; one of the former two may lack."""
+    """The captioners that are loaded, eyes to rank with, and the last evidences; either of the former two may lack."""
 
-    def __init__(self, models: Mapping[str, Captioner], eye: CLIP | None):
-        self.models, self.eye, self.flags = values.Models(models), eye, StopFlags()
+    def __init__(self, models: Mapping[str, Captioner], eyes: Mapping[str, CLIP]):
+        self.models, self.eyes, self.flags = values.Models(models), values.Models(eyes), StopFlags()
         self.recent = Recent(KEPT)
 
     def look(self, name, path: str | None, caption: Caption, stop: threading.Event) -> Looked:
@@ -165,12 +165,14 @@ class Desk:
         evidence = model.evidence(picture, caption, on_step=watch(stop))
         return self.recent.keep(key, Looked(model.seen(picture), caption, evidence))
 
-    def ranked(self, path: str | None, text) -> tuple[list[tuple[str, float]], list[str]]:
-        """The lines with their probabilities, most probable first, and a sentence for what CLIP can't read whole."""
+    def ranked(self, path: str | None, text) -> tuple[CLIP, list[tuple[str, float]], list[str]]:
+        """The eye that the picture is for, the lines with their probabilities, most probable first, and a sentence for
+        what CLIP can't read whole."""
         lines = check_lines(text)
-        cut, most = sum(map(self.eye.was_cut, lines)), self.eye.max_length
+        eye = self.eyes.get(homes.best(path, self.eyes), self.eyes.first)
+        cut, most = sum(map(eye.was_cut, lines)), eye.max_length
         said = f"{cut} of the lines are longer than the {most} tokens that CLIP reads: their ends are lost."
-        return self.eye.rank(pictures.read_picture(path), lines), [said] if cut else []
+        return eye, eye.rank(pictures.read_picture(path), lines), [said] if cut else []
 
     # For programs
 
@@ -239,6 +241,6 @@ class Desk:
             picture: a picture file
             lines: 1 to 200 texts of up to 300 characters, one a line; empty and repeated ones are left out
         """
-        ranking, said = self.ranked(picture, lines)
+        eye, ranking, said = self.ranked(picture, lines)
         rows = [{"text": text, "probability": share} for text, share in ranking]
-        return {"weights_sha256": self.eye.weights_sha256, "ranking": rows, "notices": said}
+        return {"model": eye.name, "weights_sha256": eye.weights_sha256, "ranking": rows, "notices": said}

@@ -60,23 +60,23 @@ CHIPS = {"show_label": False, "container": False, "elem_classes": "chips"}
 def load_models(names: Sequence[str]) -> dict[str, Captioner | CLIP | CheckpointError]:
     """Each named model, or the error in its place; a dual encoder under RANKER and its name."""
     captioners = [name for name in names if not name.startswith(RANKER)] or PAGE.models
-    rankers = [name for name in names if name.startswith(RANKER)] or [f"{RANKER}emoji"]
+    rankers = [name for name in names if name.startswith(RANKER)] or [f"{RANKER}emoji", f"{RANKER}photo"]
     found = launch.load_each(captioning.load, captioners)
-    return found | launch.load_each(lambda name: clip.load(name.removeprefix(RANKER)), rankers[:1])
+    return found | launch.load_each(lambda name: clip.load(name.removeprefix(RANKER)), rankers)
 
 
 def build(models: dict[str, Captioner | CLIP | CheckpointError]) -> gr.Blocks:
     """The page over these models; a CheckpointError in a model's place becomes a card that names the cause.
 
-    Names that begin with RANKER are dual encoders, the first of which ranks.
+    Names that begin with RANKER are dual encoders, of which the one that a picture is for ranks, or the first.
     """
     rankers = {name.removeprefix(RANKER): model for name, model in models.items() if name.startswith(RANKER)}
-    eye = next((model for model in rankers.values() if not isinstance(model, Exception)), None)
+    eyes = {name: model for name, model in rankers.items() if not isinstance(model, Exception)}
     with parts.opened(PAGE, {name: models[name] for name in models if not name.startswith(RANKER)}) as (demo, ready):
-        if not ready and eye is None:
+        if not ready and not eyes:
             _broken_rankers(rankers)
             return demo
-        desk, asked, shown, rank = Desk(ready, eye), SimpleNamespace(), SimpleNamespace(), SimpleNamespace()
+        desk, asked, shown, rank = Desk(ready, eyes), SimpleNamespace(), SimpleNamespace(), SimpleNamespace()
         with gr.Row(elem_classes="v-columns", equal_height=False):
             with gr.Column(scale=5, min_width=300):
                 examples = "Or one of these: no model was trained on them"
@@ -86,11 +86,11 @@ def build(models: dict[str, Captioner | CLIP | CheckpointError]) -> gr.Blocks:
                     with gr.Tab("What does it show?"):
                         _caption_part(desk, asked, shown)
                 with gr.Tab("Which text fits?"), gr.Column(elem_classes="v-card"):
-                    _rank_card(rankers, eye, rank)
+                    _rank_card(rankers, eyes, rank)
         if ready:
             _caption_events(demo, desk, asked, shown)
             _look_events(desk, asked, shown)
-        if eye:
+        if eyes:
             _rank_events(desk, asked.box, rank)
     return demo
 
@@ -168,10 +168,10 @@ def _look_card(desk: Desk, asked: SimpleNamespace, shown: SimpleNamespace) -> No
             shown.facts = gr.HTML(words.card(desk.models.first), padding=False)
 
 
-def _rank_card(rankers: Mapping, eye: CLIP | None, rank: SimpleNamespace) -> None:
+def _rank_card(rankers: Mapping, eyes: Mapping, rank: SimpleNamespace) -> None:
     parts.subheading("Your own lines", "CLIP says which of them fits the picture best, and how sure it is of that.")
-    if eye is None:
-        _broken_rankers(rankers)
+    _broken_rankers({name: model for name, model in rankers.items() if name not in eyes})
+    if not eyes:
         if not rankers:
             parts.degraded("CLIP", CheckpointError(f"none was named: start the page with --model {RANKER}FOLDER"))
         return
@@ -287,8 +287,9 @@ def _look_events(desk: Desk, asked: SimpleNamespace, shown: SimpleNamespace) -> 
 def _rank_events(desk: Desk, box: gr.Image, rank: SimpleNamespace) -> None:
     def ranked(path, text):
         started = time.perf_counter()
-        ranking, said = desk.ranked(path, text)
-        line = f"{len(ranking)} lines in {1000 * (time.perf_counter() - started):,.0f} ms."
+        eye, ranking, said = desk.ranked(path, text)
+        by = f" by CLIP {eye.name}" if len(desk.eyes) > 1 else ""
+        line = f"{len(ranking)} lines{by} in {1000 * (time.perf_counter() - started):,.0f} ms."
         return {rank.list: words.ranking_html(ranking), rank.status: status(" ".join([line, *said]))}
 
     def emptied():

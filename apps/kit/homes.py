@@ -25,6 +25,11 @@ def fact(path: str, name: str, models: Models) -> dict | None:
     return {"seen": mine.kind, "best": found.best, "outside": found.outside}
 
 
+def best(path: str | None, models: Models) -> str | None:
+    """The name of the model that the picture is for, None without worlds. Raises PictureError as read_picture."""
+    return _home(path, models).best
+
+
 def sentence(found: Home, name: str, models: Models) -> str:
     """What a visitor is told of a picture that is not for the model; "" where it is."""
     mine = models.chosen(name).world
