@@ -70,13 +70,13 @@ def check_order(model: Captioner, path, decoding, beams, count, length, temperat
     decoding = values.choice(decoding, "Decoding", DECODINGS)
     beams = values.number(beams, "Beams", 1, MAX_SEQUENCES, integer=True)
     count = values.number(count, "Captions", 1, MAX_SEQUENCES, integer=True)
-    length = values.number(length, "Longest, in tokens,", 1, longest(model), integer=True)
+    length = values.number(length, "Longest, in tokens,", 1, captioning.NEW_TOKENS, integer=True)
     drawn = {
         "temperature": values.number(temperature, "Temperature", *TEMPERATURES),
         "top_p": values.number(top_p, "Top-p", *TOP_PS),
         "seed": values.typed_seed(seed),
     }
-    settings = {"max_new_tokens": length, "prefix": check_text(model, prefix, "The beginning")}
+    settings = {"max_new_tokens": min(length, longest(model)), "prefix": check_text(model, prefix, "The beginning")}
     if decoding == BEAMS:
         if count > beams:
             raise values.InputError(f"Captions must be a whole number from 1 to {beams}, the number of beams.")
