@@ -60,10 +60,12 @@ class Task:
     draw: Callable[[Any], Image.Image] | None = None
     finished: Callable[[Any], Any] = lambda served: served
     pictures_per_sample: int = 1
+    cfg: TrainConfig | None = None  # where a checkpoint that it begins from decides something that the config doesn't
 
 
 def run(task: Task, cfg: TrainConfig, argv: Sequence[str] | None = None) -> None:
     """Train, export to cfg.output_dir/export with a card, and push that if cfg says so. Raises what `fit` raises."""
+    cfg = task.cfg or cfg
 
     def export(module: torch.nn.Module, folder: Path, run: dict) -> list[str]:
         made = task.finished(task.served(module))
