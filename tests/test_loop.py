@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 
 from training import checkpoint, loop
 from training.checkpoint import RunError, sha256_of
-from training.config import TrainConfig, identity, parse
+from training.config import TrainConfig, defaults_of, identity, parse
 from training.journal import Journal
 from training.loop import MAX_SKIPPED_IN_A_ROW, fit
 from training.optim import Player, learning_rate_factor
@@ -771,3 +771,16 @@ def test_a_dry_run_prints_the_config_and_stops(capsys):
     printed = json.loads(capsys.readouterr().out)
     assert printed["max_train_steps"] == 99
     assert printed["widths"] == [16, 8]
+
+
+def test_defaults_are_as_a_checkpoint_gives_them_back():
+    """Also those that a dataclass makes anew each time, and tuples, which come back as lists."""
+
+    @dataclasses.dataclass(frozen=True)
+    class Young(TrainConfig):
+        args: dict[str, int] = dataclasses.field(default_factory=dict)
+        sides: tuple[int, ...] = (1, 2)
+
+    defaults = defaults_of(Young(seed=7))
+    assert (defaults["args"], defaults["sides"], defaults["seed"]) == ({}, [1, 2], 0)
+    assert defaults | {"global_batch_size": 64} == defaults | identity(Young())

@@ -57,6 +57,14 @@ def test_the_model_that_is_handed_over_is_the_one_that_is_measured(stem, parts, 
     assert all(p.isfinite().all() for p in weights)
 
 
+def test_a_run_is_of_the_timesteps_that_its_base_has(parts, tmp_path, monkeypatch):
+    """So that its checkpoints, whose configuration is compared on a resume, say what trained them."""
+    monkeypatch.setenv("VITRAIL_CACHE", str(tmp_path / "cache"))
+    base = tiny_models.stable_diffusion(tmp_path / "base")
+    script, cfg = tiny("text_to_image", parts, pretrained_model_name_or_path=str(base), num_train_timesteps=500)
+    assert script.task_of(cfg).cfg == dataclasses.replace(cfg, num_train_timesteps=1000)
+
+
 @pytest.fixture
 def emoji_faces(tmp_path, monkeypatch):
     """A person's own folder, named as ours nearly are, from where the scripts are started."""

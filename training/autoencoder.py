@@ -253,6 +253,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def card_of(model: contract.Autoencoder, cfg: AutoencoderConfig, train: Source) -> Card:
+    """What the card says of a model of this config."""
     side, (channels, height, width), facts = cfg.resolution, model.latent_shape, train.facts
     shift, scaling = contract.scale_of(model.vae)
     return Card(

@@ -259,6 +259,7 @@ def unit_features(model: contract.Classifier, source: Source, batch_size: int) -
 
 
 def card_of(served: contract.Classifier, cfg: ClassifierConfig, train: Source) -> Card:
+    """What the card says of a model of this config."""
     base, side, facts = cfg.pretrained_model_name_or_path, cfg.resolution, train.facts
     kind = (base or cfg.model_name).rsplit("/", 1)[-1]
     family, classes = kind.split("_")[0], len(train.label_names)

@@ -137,6 +137,13 @@ def identity(cfg: TrainConfig, *, world_size: int = 1) -> dict:
     return json.loads(json.dumps(kept))  # as a checkpoint gives it back: tuples are lists
 
 
+def defaults_of(cfg: TrainConfig) -> dict:
+    """The default of each field of a config, as a checkpoint gives it back."""
+    made = ((f.name, f.default if f.default_factory is dataclasses.MISSING else f.default_factory())
+            for f in dataclasses.fields(cfg))  # fmt: skip
+    return json.loads(json.dumps(dict(made)))
+
+
 def global_batch_size(cfg: TrainConfig, world_size: int) -> int:
     """Samples per optimiser step over all processes and accumulation steps."""
     return cfg.train_batch_size * cfg.gradient_accumulation_steps * world_size

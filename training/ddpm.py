@@ -215,6 +215,7 @@ def start_from(cfg: DDPMConfig, label_names: list[str]) -> tuple[UNet2DModel, DD
 
 
 def card_of(served: contract.DDPM, cfg: DDPMConfig, train: Source) -> Card:
+    """What the card says of a model of this config."""
     side, facts = cfg.resolution, train.facts
     what = f"class-conditional ({len(train.label_names)} classes)" if cfg.class_conditional else "unconditional"
     if cfg.class_conditional:

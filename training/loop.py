@@ -17,7 +17,7 @@ from accelerate import Accelerator
 
 from training import checkpoint
 from training.checkpoint import Checkpoint, RunError
-from training.config import TrainConfig, identity
+from training.config import TrainConfig, defaults_of, identity
 from training.journal import Journal, Progress, hardware_of
 from training.optim import Learner, Player, alone, ema_weights, rates_of, team_of
 from training.order import Order, Samples
@@ -164,8 +164,7 @@ def identity_of(team: Sequence[Learner], order: Order) -> dict:
 def changes_since(found: Checkpoint, now: dict, journal: Journal) -> list[str]:
     """What --force_resume lets pass, for the card. Raises RunError without that flag where anything has changed."""
     # A field that is younger than the checkpoint had its default then.
-    defaults = {field.name: field.default for field in dataclasses.fields(journal.cfg)} | {"other_players": []}
-    before = defaults | found.state["identity"]
+    before = defaults_of(journal.cfg) | {"other_players": []} | found.state["identity"]
     changed = {key: (before.get(key), value) for key, value in now.items() if before.get(key) != value}
     if not changed:
         return []

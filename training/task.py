@@ -63,10 +63,12 @@ class Task:
     finished: Callable[[Any], Any] = lambda served: served
     seen: Callable[[], Iterable[Image.Image]] | None = None  # some training pictures: the world that the weights know
     pictures_per_sample: int = 1
+    cfg: TrainConfig | None = None  # where a checkpoint that it begins from decides something that the config doesn't
 
 
 def run(task: Task, cfg: TrainConfig, argv: Sequence[str] | None = None) -> None:
     """Train, export to cfg.output_dir/export with a card, and push that if cfg says so. Raises what `fit` raises."""
+    cfg = task.cfg or cfg
 
     @functools.cache
     def world() -> World:

@@ -117,6 +117,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def card_of(served: contract.Captioner, cfg: CaptioningConfig, train: Source) -> Card:
+    """What the card says of a model of this config."""
     base, side, facts = cfg.pretrained_model_name_or_path, served.resolution_px, train.facts
     decoder, model_class = contract.decoder_of(served.model).config, "VisionEncoderDecoderModel"
     data, limits = facts.title, [f"It sees {side} × {side} pixels; small things in large pictures are lost."]

@@ -95,11 +95,13 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def save(folder: Path, served: contract.CLIP) -> None:
+    """Write the folder that the contract reads."""
     parts = served.model, served.tokenizer, served.image_processor
     contract.save_folder(folder, *parts, served.rank_temperature, served.framed)
 
 
 def card_of(served: contract.CLIP, cfg: CLIPConfig, train: Source) -> Card:
+    """What the card says of a model of this config."""
     base, side, facts, config = cfg.pretrained_model_name_or_path, cfg.resolution, train.facts, served.model.config
     minilm, photo = base is None and cfg.text == "minilm", config.vision_config.model_type == "dpt"
     data = facts.title + ", with captions made of names, keywords and styles" * bool(facts.ours)

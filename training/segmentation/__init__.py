@@ -89,7 +89,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def card_of(served: contract.Segmenter, cfg: SegmentationConfig, train: MaskSource | PaintedSource, begun: str) -> Card:
-    """begun: see `describe_start`."""
+    """What the card says of a model of this config; begun: see `describe_start`."""
     side, facts, classes = served.resolution_px, train.facts, len(served.label_names)
     kind, in_smp = TITLES.get(served.kind, served.kind), isinstance(served.model.config, dict)
     return Card(

@@ -76,7 +76,7 @@ def task_of(cfg: TextToImageConfig) -> Task:
         players=[Player(Adapter(model.pipe.unet) if cfg.lora_rank else model.pipe.unet, loss)], served=served,
         evaluate=lambda now: {name: part.loss(now.pipe.unet, scheduler) for name, part in strata.items()},
         draw=lambda now: figures.sheet(draw(now, prompts, seed=0), columns=8), save=save_as,
-        card=lambda now: card_of(now, cfg, train),
+        card=lambda now: card_of(now, cfg, train), cfg=cfg,
     )  # fmt: skip
 
 
@@ -86,6 +86,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def card_of(model: contract.TextToImage, cfg: TextToImageConfig, train: Selection) -> Card:
+    """What the card says of a model of this config."""
     side, facts, lora = cfg.resolution, train.source.facts, bool(cfg.lora_rank)
     drawn = f"{len(set(train.names)):,} names" + (f", of the groups {', '.join(cfg.groups)}" if cfg.groups else "")
     usage = "from diffusers import DiffusionPipeline\n\n"
