@@ -16,7 +16,11 @@ expect.set_options(timeout=60_000)
 PHOTO = EXAMPLES / "segmentation" / "photo-cat.jpg"
 PAGES = {
     "segmentation": (segmentation, ["swin-scenes", "photo"], EXAMPLES / "segmentation" / "new-scenes-00.png"),
-    "captioning": (captioning, ["emoji", "photo", "clip=emoji", "clip=photo"], EXAMPLES / "captioning" / "04-dog-noto.png"),
+    "captioning": (
+        captioning,
+        ["emoji", "photo", "clip=emoji", "clip=photo"],
+        EXAMPLES / "captioning" / "04-dog-noto.png",
+    ),
 }
 
 
