@@ -138,7 +138,7 @@ def _options(desk: Desk, asked: SimpleNamespace) -> None:
             low, high, value, step=step, label=label, visible=visible, min_width=160, elem_id=f"captioning-{name}"
         )
 
-    most, hidden = longest(desk.models.first), {"visible": False, "min_width": 160}
+    most, hidden = max(map(longest, desk.models.values())), {"visible": False, "min_width": 160}
     said = {"placeholder": "a picture of", "info": "The model goes on from there.", "elem_id": "captioning-prefix"}
     asked.prefix = gr.Textbox(label="Begin with", max_lines=1, **said)
     with gr.Row():
@@ -229,19 +229,14 @@ def _caption_events(demo: gr.Blocks, desk: Desk, asked: SimpleNamespace, shown: 
         drawn = dict.fromkeys((asked.temperature, asked.top_p, asked.seed, asked.fresh), nucleus)
         return drawn | {asked.beams: beams, asked.count: both}
 
-    def fit_to_model(name):
-        most = longest(desk.models.chosen(name))
-        return {asked.length: gr.update(maximum=most, value=most)}
-
     by_decoding = [asked.beams, asked.count, asked.temperature, asked.top_p, asked.seed, asked.fresh]
     wire(asked.decoding.change, fit_to_decoding, asked.decoding, by_decoding, **AT_ONCE)
-    fitted = wire(asked.model_name.input, fit_to_model, asked.model_name, asked.length, **AT_ONCE)
-    again = [asked.go.click, asked.prefix.submit, asked.decoding.input]
+    again = [asked.go.click, asked.prefix.submit, asked.decoding.input, asked.model_name.input]
     outputs = [shown.list, shown.status, shown.words, shown.map, shown.worth, shown.facts, shown.said, shown.chosen]
     how = dict(page=PAGE, flags=desk.flags, answer=caption, emptied=failed, box=asked.box)
     how |= dict(inputs=[asked.box, asked.model_name, asked.fresh, *asked.how])
     home = desk.models, asked.box, asked.model_name, shown.home
-    triggers = [*homes.chosen(*home, fit_to_model, [asked.length]), fitted.then, again]
+    triggers = [*homes.chosen(*home), again]
     outputs += [shown.word, shown.stop, asked.seed]
     answered = [picture_page.answered(trigger, begin, shown=outputs, **how) for trigger in triggers]
     homes.said(*home, [event.success for event in answered])

@@ -54,33 +54,25 @@ def line(page: Page) -> SimpleNamespace:
     return SimpleNamespace(said=said, switch=switch, chosen=gr.State(False))
 
 
-def chosen(
-    models: Models, box: gr.Image, model_name: gr.Radio, part: SimpleNamespace, along=lambda name: {}, others=()
-):
+def chosen(models: Models, box: gr.Image, model_name: gr.Radio, part: SimpleNamespace):
     """The events after which to answer: a fresh picture, whose model has been chosen, unless the visitor chose one; and
-    a press of the button. What is chosen once is kept until that button is pressed.
-
-    along(name) gives {component: value} of the `others`, what else a model's being chosen changes.
-    """
-
-    def go_to(name):
-        return {model_name: name} | along(name)
+    a press of the button. What is chosen once is kept until that button is pressed."""
 
     def pick(path, name, kept):
         if not path or kept:
             return {}
         try:
-            best = _home(path, models).best
+            found = best(path, models)
         except PictureError:
             return {}  # whoever answers says why
-        return {} if best is None or _alike(models, best, name) else go_to(best)
+        return {} if found is None or _alike(models, found, name) else {model_name: found}
 
     def switch(path):
-        return go_to(_home(path, models).best) | {part.chosen: False} if path else {}
+        return {model_name: best(path, models), part.chosen: False} if path else {}
 
     wire(model_name.input, lambda: {part.chosen: True}, None, part.chosen, **AT_ONCE)
-    picked = wire(box.change, pick, [box, model_name, part.chosen], [model_name, *others], **AT_ONCE)
-    switched = wire(part.switch.click, switch, box, [model_name, part.chosen, *others], **AT_ONCE)
+    picked = wire(box.change, pick, [box, model_name, part.chosen], model_name, **AT_ONCE)
+    switched = wire(part.switch.click, switch, box, [model_name, part.chosen], **AT_ONCE)
     return picked.then, switched.then
 
 
