@@ -246,6 +246,17 @@ def test_rules_of_the_lock():
         )
 
 
+def test_the_tables_name_the_same_families():
+    """Of scripts, pages and Spaces: each is named in its room's table, and in that of the tests."""
+    from apps import gallery
+    from training import evaluate
+
+    assert set(evaluate.STEMS) == set(STEMS)
+    pages = {demo.PAGE.stem for demo in gallery.DEMOS}
+    assert {path.parent.name for path in (ROOT / "spaces").glob("*/README.md")} == pages | {gallery.PAGE.stem}
+    assert pages == {stem for stem, family in STEMS.items() if family.answer}
+
+
 def test_base_install_is_enough_for_every_app():
     """All of hub_models and apps in a process where what only training and tests need doesn't exist."""
     modules = [
