@@ -11,6 +11,7 @@ from typing import Any
 
 import tiny_models
 import torch
+from PIL import Image
 from torchvision.transforms.functional import to_pil_image
 
 from hub_models import autoencoder, captioning, classifier, clip, ddpm, segmentation, text_to_image
@@ -31,6 +32,7 @@ class Family:
     ]  # {library: the line by which it has `model` of a folder or repository `name`}; its own is first
     alike: Callable[[Any, Any, torch.Tensor], tuple]  # what ours and the stock model answer to pictures (B, 3, R, R)
     metrics: frozenset[str]  # of an evaluation on the sample
+    answer: Callable[[Any, Image.Image], bytes] | None = None  # what its page shows, of a picture or a fixed seed
     confusion: tuple[str, str] | None = None  # the curve whose trace is this metric
     knows: Callable[[Any], bool] = lambda ours: True  # of what the preset `tiny` has made
     parts: dict[str, str] = field(default_factory=dict)  # {flag of its script: stem of what it stands on}
@@ -39,7 +41,7 @@ class Family:
     aside: int = 0  # averaged parameters that aren't exported
     moved: frozenset[str] = frozenset()  # parameters that the export changes
 
-    def load(self, folder: Path):
+    def load(self, folder: Path | str):
         """What our contract opens."""
         return self.contract.load(str(folder), device="cpu")
 
@@ -99,6 +101,21 @@ def denoised(ours, theirs, x: torch.Tensor) -> tuple:
     return tuple(unet(x, T, class_labels=rows).sample for unet in (ours.unet, theirs))
 
 
+def captioned(ours, picture: Image.Image) -> bytes:
+    [said] = ours.caption(picture)
+    return repr((said.text, said.tokens, said.token_log_probs)).encode()
+
+
+def segmented(ours, picture: Image.Image) -> bytes:
+    found = ours.predict(picture)
+    return found.ids.tobytes() + found.confidence.tobytes() + found.probabilities.tobytes()
+
+
+def drawn(ours, of, state: str) -> bytes:
+    *_, last = ours.generate(of, [7], num_inference_steps=3, sampler="ddpm")
+    return getattr(last, state).numpy().tobytes()
+
+
 def save_ddpm(ours, folder: Path) -> None:
     ddpm.save_folder(
         folder, ours.unet, ours.scheduler, label_names=ours.label_names, null_label=ours.null_label,
@@ -126,6 +143,7 @@ FAMILIES = {
         again=lambda ours, folder: captioning.save_folder(folder, ours),
         stock={"transformers": "from transformers import VisionEncoderDecoderModel as C; model = C.from_pretrained(name)"},
         alike=captions,
+        answer=captioned,
         metrics=names(["heldout_pairs"], "exact_name_accuracy", "cider_d", "bleu4", "pictures")
         | names(["scenes/new_scenes", "scenes/validation"],
                 "objects_right", "relations_right", "kinds_right", "cider_d", "bleu4"),
@@ -139,6 +157,7 @@ FAMILIES = {
         again=lambda ours, folder: tiny_models.save_classifier(folder, ours.model, ours.label_names),
         stock={"timm": "import timm; model = timm.create_model(place + name, pretrained=True)"},
         alike=lambda ours, theirs, x: (ours.model(x), theirs(x)),
+        answer=lambda ours, picture: ours.logits([picture]).numpy().tobytes(),
         metrics=names(HELD_OUT, "top1", "top5"),
         confusion=("validation/confusion", "validation/top1"),
         knows=lambda ours: len(ours.label_names) == 12,
@@ -163,6 +182,7 @@ FAMILIES = {
         again=save_ddpm,
         stock={"diffusers": "from diffusers import DiffusionPipeline; model = DiffusionPipeline.from_pretrained(name).unet"},
         alike=denoised,
+        answer=lambda ours, picture: drawn(ours, [0], "x_t"),
         metrics=frozenset({"kid_x1000", "held_out_loss", "nearest_train_distance", "label_accuracy"}),
         knows=lambda ours: len(ours.label_names) == 12,
     ),
@@ -175,6 +195,7 @@ FAMILIES = {
             "segmentation-models-pytorch": "import segmentation_models_pytorch as C; model = C.from_pretrained(name)",
         },
         alike=lambda ours, theirs, x: (scores(ours.model, x), scores(theirs, x)),
+        answer=segmented,
         metrics=names(["new_scenes", "validation"], "miou", "foreground_iou", "pixel_accuracy", "ece"),
         knows=lambda ours: ours.label_names[0] == "background",
     ),
@@ -184,6 +205,7 @@ FAMILIES = {
         again=lambda ours, folder: text_to_image.save_folder(folder, ours.pipe),
         stock={"diffusers": "from diffusers import DiffusionPipeline; model = DiffusionPipeline.from_pretrained(name).unet"},
         alike=latents,
+        answer=lambda ours, picture: drawn(ours, "a red apple", "latents"),
         metrics=names(["train", "heldout_pairs"], "retrieval_precision", "retrieval_precision_real")
         | {"kid_x1000", "held_out_loss", "nearest_train_distance"},
         parts={"--vae_name_or_path": "autoencoder", "--clip_name_or_path": "clip"},

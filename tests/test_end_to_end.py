@@ -127,37 +127,18 @@ def published(trained, hub, home):
 
 # Writes to <folder>/<stem> the bytes of what a model answers to a fixed picture, or to a fixed seed.
 OPEN = """
-import importlib, sys, traceback
+import sys, traceback
 from pathlib import Path
-import numpy as np
 from PIL import Image
 
+sys.path.insert(0, sys.argv[3])
+from families import FAMILIES
+
 picture, folder = Image.open(sys.argv[1]).convert("RGB"), Path(sys.argv[2])
-
-def drawn(steps, state):
-    *_, last = steps
-    return getattr(last, state).numpy().tobytes()
-
-def segmented(model):
-    found = model.predict(picture)
-    return found.ids.tobytes() + found.confidence.tobytes() + found.probabilities.tobytes()
-
-def captioned(model):
-    [said] = model.caption(picture)
-    return repr((said.text, said.tokens, said.token_log_probs)).encode()
-
-OUTPUT = {
-    "captioning": captioned,
-    "classifier": lambda model: model.logits([picture]).numpy().tobytes(),
-    "ddpm": lambda model: drawn(model.generate([0], [7], num_inference_steps=3, sampler="ddpm"), "x_t"),
-    "segmentation": segmented,
-    "text_to_image": lambda model: drawn(
-        model.generate("a red apple", [7], num_inference_steps=3, sampler="ddpm"), "latents"),
-}
-for stem, name in zip(sys.argv[3::2], sys.argv[4::2]):
+for stem, name in zip(sys.argv[4::2], sys.argv[5::2]):
     try:
-        model = importlib.import_module(f"hub_models.{stem}").load(name, device="cpu")
-        (folder / stem).write_bytes(OUTPUT[stem](model))
+        model = FAMILIES[stem].load(name)
+        (folder / stem).write_bytes(FAMILIES[stem].answer(model, picture))
         (folder / f"{stem}.sha256").write_text(model.weights_sha256)
     except Exception:
         (folder / f"{stem}.error").write_text(traceback.format_exc())
@@ -178,7 +159,9 @@ def opened(trained, published, hub, home):
         # From neither has the other anything: the cache is empty, and from disk there is no Hub.
         environment = {"HF_HUB_OFFLINE": "1", "HF_ENDPOINT": "http://127.0.0.1:9"} if way == "disk" else {}
         words = [word for pair in names[way].items() for word in pair]
-        done = hub.python(OPEN, home / f"reader-{way}", str(PICTURE), str(folder), *words, **environment)
+        done = hub.python(
+            OPEN, home / f"reader-{way}", str(PICTURE), str(folder), str(ROOT / "tests"), *words, **environment
+        )
         assert done.returncode == 0, done.stderr[-3000:]
         return folder
 

@@ -246,6 +246,17 @@ def test_rules_of_the_lock():
         )
 
 
+def test_the_tables_name_the_same_families():
+    """Of scripts, pages and Spaces: each is named in its room's table, and in that of the tests."""
+    from apps import gallery
+    from training import evaluate
+
+    assert set(evaluate.STEMS) == set(STEMS)
+    pages = {demo.PAGE.stem for demo in gallery.DEMOS}
+    assert {path.parent.name for path in (ROOT / "spaces").glob("*/README.md")} == pages | {gallery.PAGE.stem}
+    assert pages == {stem for stem, family in STEMS.items() if family.answer}
+
+
 def test_base_install_is_enough_for_every_app():
     """All of hub_models and apps in a process where what only training and tests need doesn't exist."""
     modules = [
@@ -363,11 +374,12 @@ def test_stale_tables_are_noticed(tmp_path, monkeypatch):
         results.main(["--check"])
 
 
-def test_commands_of_the_readme_exist(capsys, monkeypatch):
-    """Each `python -m … --flag` and each `make target` that the README shows."""
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
+def test_commands_of_the_readme_exist(name, capsys, monkeypatch):
+    """Each `python -m … --flag`, each `make target` and each link in it."""
     import importlib
 
-    text = (ROOT / "README.md").read_text().replace("\\\n", " ")
+    text = (ROOT / name).read_text().replace("\\\n", " ")
     commands = re.findall(r"(?:python|accelerate launch.*?) -m ((?:training|apps)\.\w+)((?: +[^\s`#]+)*)", text)
     assert len(commands) >= 6
     helps: dict[str, str] = {}
@@ -385,4 +397,4 @@ def test_commands_of_the_readme_exist(capsys, monkeypatch):
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert set(re.findall(r"\bmake ([a-z]+)\b", text)) - targets - {"weights"} == set()
     for path in re.findall(r"\]\((?!http)([^)#]+)\)", text):
-        assert (ROOT / path).exists(), f"README.md links to {path}, which isn't there"
+        assert (ROOT / path).exists(), f"{name} links to {path}, which isn't there"

@@ -12,10 +12,11 @@ import tiny_models
 import torch
 from conftest import free_port
 from diffusers import DDPMScheduler
+from families import FAMILIES
 
 from apps import gallery
 from apps.kit import launch
-from hub_models import captioning, clip, ddpm, segmentation, text_to_image
+from hub_models import ddpm, text_to_image
 from hub_models.store import CheckpointError
 
 # The inputs of the endpoints that draw, as curl sends them; the fourth from the left, or the third, is the seed.
@@ -38,11 +39,13 @@ def models(folder: Path) -> dict[str, dict]:
             str(tiny_models.stable_diffusion(folder / "t2i", text="bert", extra={"styles": ["noto"]})), device="cpu"
         ),
         "ddpm": tiny_ddpm(),
-        "segmentation": segmentation.load(str(tiny_models.segmenter(folder / "segmenter")), device="cpu"),
-        "captioning": captioning.load(str(tiny_models.captioner(folder / "captioner")), device="cpu"),
     }
+    for stem in {"clip", *(demo.PAGE.stem for demo in gallery.DEMOS)} - {"classifier", *made}:
+        FAMILIES[stem].save(folder / stem)
+        made[stem] = FAMILIES[stem].load(folder / stem)
+    ranker = made.pop("clip")
     named = {stem: {"tiny": model} for stem, model in made.items()}
-    named["captioning"]["clip=tiny"] = clip.load(str(tiny_models.dual_encoder(folder / "clip")), device="cpu")
+    named["captioning"]["clip=tiny"] = ranker
     return named | {"classifier": {"vit": CheckpointError("left out")}}
 
 
