@@ -2,7 +2,8 @@
 
 Of each: the five likeliest labels of classifier/photo, the caption of captioning/photo, and the classes of
 segmentation/photo. The photographs come from packages (scikit-image, scikit-learn, @stdlib of npm; needs npm) and from
-clothing-10 (`build/data`); what a person would call each, as ImageNet has it, was written down before any model saw them.
+clothing-10 (`build/data`); what a person would call each, as ImageNet has it, was written down before any model saw
+them.
 --write puts the sheet into docs/photographs.jpg.
 """
 

@@ -80,7 +80,7 @@ def home(image: Image.Image, worlds: Mapping[str, World | None]) -> Home:
 
 
 def numbers_of(image: Image.Image) -> np.ndarray:
-    """The D numbers of a picture of any size and mode, float32 (D,): roots of the shares of histograms, but for the last two."""
+    """The D numbers of a picture of any size and mode, float32 (D,): roots of shares, but for the last two."""
     image, found = on_ground(image), []
     for side in SIDES_PX:
         pixels = np.asarray(image.resize((side, side), Image.Resampling.BILINEAR), np.float32)  # (R, R, 3)

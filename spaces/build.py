@@ -6,8 +6,8 @@
     python spaces/build.py ddpm --model runs/mine/export            # weights of your own, bundled
     python spaces/build.py gallery --push --repo_id org/name [--hardware zero-a10g] [--private]
 
-Written by hand is spaces/<stem>/README.md alone: front matter and text. What the page says of itself (its title, what it
-is in short, its models, the seconds of GPU of a call) is the PAGE of its module.
+Written by hand is spaces/<stem>/README.md alone: front matter and text. What the page says of itself (its title, what
+it is in short, its models, the seconds of GPU of a call) is the PAGE of its module.
 """
 
 import argparse

@@ -456,7 +456,7 @@ def test_other_programs_text_restores_and_verifies_too(model, drawn, tmp_path):
         ({}, "carries no receipt"),
         ({"vitrail": "{"}, "broken"),
         ({"vitrail": "[" * 10**5}, "broken"),
-        ({"vitrail": "[1]"}, "prompt or seed is missing"),
+        ({"vitrail": "[1]"}, "no object"),
         ({"vitrail": '{"labels": ["food"], "seeds": ["1"]}'}, "prompt or seed is missing"),  # of another page
         ({"parameters": "hello"}, "no line of settings"),
     ],

@@ -3,8 +3,9 @@
     python -m training.worlds runs/of_before/export --dataset_name my_pictures --kind "pictures of my garden"
     python -m training.worlds hub_models/weights/captioning/emoji --dataset_name emoji --painted 0.5 --kind drawings
 
-Scripts that see pictures write it with every export; this is for weights of before. 2,000 training pictures are enough; a fifth of them is kept back for the threshold. The mixture is scikit-learn's, by
-expectation maximisation (Dempster, Laird and Rubin 1977). How often held-out pictures come home: docs/LOG.md.
+Scripts that see pictures write it with every export; this is for weights of before. 2,000 training pictures are enough;
+a fifth of them is kept back for the threshold. The mixture is scikit-learn's, by expectation maximisation (Dempster, Laird
+and Rubin 1977). How often held-out pictures come home: docs/LOG.md.
 """
 
 import argparse
@@ -58,7 +59,7 @@ def seen_of(source: Source, scenes: Scenes | None, painted: float) -> Iterator[I
 
 
 def pictures_of(dataset_name: str, split: str, count: int = PICTURES, *, painted: float = 0.0) -> Iterator[Image.Image]:
-    """Pictures of one split of a data set, with masks or without, and painted scenes to the share `painted` in [0, 1]."""
+    """Pictures of a split of a data set, with masks or without, and painted scenes to the share `painted` in [0, 1]."""
     scenes = round(painted * count)
     if scenes:
         yield from some_of(open_masks("scenes", split=split, limit=scenes), scenes)
