@@ -382,7 +382,7 @@ WRONG = {  # what is wrong, and what the refusal says
     "decoding": [(value, "one of: Greedy, Beams, Nucleus") for value in ("Magic", None, 3, ["Beams"])],
     "beams": [(value, "1 to 16") for value in (0, 17, 2.5, float("nan"), "4", True, None, [3])],
     "count": [(5, "1 to 4, the number of beams"), *((value, "1 to 16") for value in (0, 1e9, None, [2]))],
-    "length": [(value, "1 to 15") for value in (0, 16, float("inf"), 1.5, None)],
+    "length": [(value, "1 to 64") for value in (0, 65, float("inf"), 1.5, None)],
     "temperature": [(value, "0.1 to 3") for value in (0, 99, float("nan"), "hot", None)],
     "top_p": [(value, "0.05 to 1") for value in (0, 1.5, -1, float("nan"), {})],
     "prefix": [

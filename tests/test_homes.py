@@ -9,6 +9,7 @@ from playwright.sync_api import expect
 from apps import captioning, segmentation
 from apps.kit import homes
 from apps.kit.page import EXAMPLES
+from apps.kit.parts import WAITING
 from apps.kit.values import Models
 from hub_models.worlds import Home
 
@@ -40,11 +41,12 @@ def address(stem, models, serve_once) -> str:
     return serve_once(PAGES[stem][0].build(models))
 
 
-def drop(tab, path):
+def drop(tab, stem, path):
     """A picture in place of the one that is there, if any."""
     if (remove := tab.get_by_label("Remove Image").first).is_visible():
         remove.click()
-    tab.set_input_files("input[type=file]", path)
+        expect(tab.locator(f"#{stem}-status")).to_contain_text(WAITING)
+    tab.set_input_files(f"#{stem}-picture input[type=file]", path)
 
 
 @pytest.mark.browser
@@ -57,11 +59,11 @@ def test_photograph_and_drawing_get_their_models_and_a_choice_is_kept(stem, addr
     page.goto(address)
     expect(chip[for_drawings]).to_be_checked()
 
-    drop(page, PHOTO)
+    drop(page, stem, PHOTO)
     expect(chip[for_photos]).to_be_checked()
     expect(status).to_contain_text(for_photos)
     expect(line).to_be_hidden()
-    drop(page, drawing)
+    drop(page, stem, drawing)
     expect(chip[for_drawings]).to_be_checked()
     expect(status).to_contain_text(for_drawings)
     expect(switch).to_be_hidden()
@@ -69,10 +71,10 @@ def test_photograph_and_drawing_get_their_models_and_a_choice_is_kept(stem, addr
     chip[for_photos].click()  # a person's own choice
     expect(line).to_contain_text(f"{for_photos} has seen photographs only")
     expect(switch).to_have_text(f"Try {for_drawings}")
-    drop(page, PHOTO)
+    drop(page, stem, PHOTO)
     expect(status).to_contain_text(for_photos)
     expect(line).to_be_hidden()
-    drop(page, drawing)
+    drop(page, stem, drawing)
     expect(line).to_contain_text("photographs only")
     expect(chip[for_photos]).to_be_checked()
 
@@ -80,7 +82,7 @@ def test_photograph_and_drawing_get_their_models_and_a_choice_is_kept(stem, addr
     expect(chip[for_drawings]).to_be_checked()
     expect(status).to_contain_text(for_drawings)
     expect(line).to_be_hidden()
-    drop(page, PHOTO)  # whoever took the advice is advised again
+    drop(page, stem, PHOTO)  # whoever took the advice is advised again
     expect(chip[for_photos]).to_be_checked()
 
 

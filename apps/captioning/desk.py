@@ -189,7 +189,7 @@ class Desk:
             decoding: "Greedy", "Beams" or "Nucleus"
             beams: of a beam search, 1 to 16
             count: how many captions, 1 to 16, of a beam search at most one a beam; a greedy one is alone
-            length: at most so many tokens after the beginning, 1 to 64, or less where the decoder has less room
+            length: at most so many tokens after the beginning, 1 to 64, and no more than the decoder has room for
             temperature: of the draws of "Nucleus", 0.1 to 3
             top_p: "Nucleus" draws from the fewest tokens that hold this share of the probability, 0.05 to 1
             prefix: what the caption begins with
