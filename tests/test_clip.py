@@ -334,7 +334,7 @@ def test_it_fine_tunes_the_clip_of_somebody_else(foreign, tmp_path):
     ]
     assert any("vision_model" in n for n in changed) and any("text_model" in n for n in changed)
     code, text = run(_train, [*argv, "--resolution", "64"], log=tmp_path / "log")
-    assert code == 1 and "sees 32 px: set --resolution to that" in text
+    assert code == 1 and "sees 32 px: set --resolution 32" in text
 
 
 # ---- the samples ----------------------------------------------------------------------------------------------------------

@@ -152,4 +152,4 @@ def global_batch_size(cfg: TrainConfig, world_size: int) -> int:
 def require_resolution(cfg: TrainConfig, side_px: int, does: str = "sees") -> None:
     """Raise SystemExit where the model to start from takes pictures of another side."""
     if side_px != cfg.resolution:
-        raise SystemExit(f"{cfg.pretrained_model_name_or_path} {does} {side_px} px: set --resolution to that")
+        raise SystemExit(f"{cfg.pretrained_model_name_or_path} {does} {side_px} px: set --resolution {side_px}")
