@@ -3,7 +3,7 @@
 A world is a mixture of normal densities, each with a diagonal covariance, over 72 numbers of a picture: how its
 gradients and Laplacians are spread at three scales, its colourfulness and brightness, how few colours it has, how even
 its edge is. The numbers are the same for every model, so the densities of two models can be compared: a picture belongs
-to the model under whose world it is densest. training/worlds.py makes worlds, and measures how often that is right.
+to the model under whose world it is densest. training/worlds.py makes worlds; how often that is right: docs/LOG.md.
 
 It stands in the folder of the weights: under "world" in preprocessor_config.json, or in config.json where there is no
 such file (timm).

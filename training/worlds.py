@@ -91,6 +91,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if not 0 <= args.painted <= 1:
         parser.error(f"--painted is a share in [0, 1], got {args.painted}")
+    if args.pictures < 1:
+        parser.error(f"--pictures must be at least 1, got {args.pictures}")
     world = reference(pictures_of(args.dataset_name, "train", args.pictures, painted=args.painted), args.kind)
     for folder in args.folder:
         put(folder, world)
