@@ -12,7 +12,7 @@ import gradio as gr
 import numpy as np
 from PIL import Image
 
-from apps.kit import drawing_page, launch, parts, picture_page, pictures, values, wires
+from apps.kit import drawing_page, homes, launch, parts, picture_page, pictures, values, wires
 from apps.kit.page import Page
 from apps.kit.parts import status
 from apps.kit.session import StopFlags, until
@@ -83,11 +83,11 @@ def _blend(image: Image.Image, colour: np.ndarray, alpha: np.ndarray) -> Image.I
 # ---- what is computed ------------------------------------------------------------------------------------------------
 
 
-def answer(model: Classifier, image: Image.Image) -> tuple[dict[str, float], str]:
-    """The top labels with their probabilities, and the facts below them as HTML."""
+def answer(model: Classifier, image: Image.Image, note: str = "") -> tuple[dict[str, float], str]:
+    """The top labels with their probabilities, and the facts below them as HTML, under what is to be said first."""
     start = time.perf_counter()
     [top] = model.predict([image], TOP_K)
-    return dict(top), parts.model_facts(model, time.perf_counter() - start)
+    return dict(top), homes.note(note) + parts.model_facts(model, time.perf_counter() - start)
 
 
 def occlusion(
@@ -133,11 +133,15 @@ class Desk:
     def classifier_predict(self, picture):
         """What each loaded model takes a picture for: its five most probable labels, and the facts below as HTML.
 
+        The facts begin with a sentence where the model has not seen such pictures.
+
         Parameters:
             picture: a picture file
         """
         image = pictures.read_picture(picture)
-        return [part for model in self.models.values() for part in answer(model, image)]
+        found = homes.of(image, self.models)
+        notes = {name: homes.sentence(found, name, self.models) for name in self.models}
+        return [part for name, model in self.models.items() for part in answer(model, image, notes[name])]
 
     def classifier_rollout(self, picture, model):
         """The picture under a ViT's attention rollout: white for least, through amber, to dark red for most.
@@ -190,10 +194,8 @@ def build(models: dict[str, Classifier | CheckpointError]) -> gr.Blocks:
 
 
 def _picture_box(demo: gr.Blocks) -> gr.Image:
-    rows = PAGE.examples
-    makers = sorted({f"{row['style'].partition('-')[0]} ({row['license']})" for row in rows})
-    said = {"names": [f"{row['name']}, {row['style']}" for row in rows], "credits": f"Art: {', '.join(makers)}."}
-    return picture_page.picture_box(PAGE, demo, "Or one of these: our models never saw them", height=320, **said)
+    names = [", ".join((row["name"], row.get("style", "photograph"))) for row in PAGE.examples]
+    return picture_page.picture_box(PAGE, demo, "Or one of these: no model has seen them", height=320, names=names)
 
 
 def _answer_column(name: str, model: Classifier | CheckpointError) -> list[gr.components.Component]:

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import torch
 
-PRELOAD = ["pytest", "datasets", "training.figures", "training.evaluate", "training.classifier", "training.ddpm",
-           "training.autoencoder", "training.clip", "training.text_to_image"]  # fmt: skip
+STEMS = ("autoencoder", "captioning", "classifier", "clip", "ddpm", "segmentation", "text_to_image")
+PRELOAD = ["pytest", "datasets", "matplotlib.figure", "sklearn.mixture", "training.evaluate"]
+PRELOAD += [f"training.{stem}" for stem in STEMS]
 
 
 @contextmanager

@@ -26,6 +26,7 @@ from hostile_pictures import (
     sent,
     text_of,
 )
+from opening import open_empty
 from PIL import Image
 from test_ui import REFUSED, noise
 
@@ -35,6 +36,7 @@ from apps.captioning import page as the_page
 from apps.captioning.desk import Desk
 from apps.captioning.paint import Looked
 from apps.captioning.words import Said
+from apps.kit import page as kit_page
 from apps.kit import pictures, values, visitors
 from hub_models import captioning, clip
 from hub_models.captioning import Caption, Evidence
@@ -234,11 +236,8 @@ def test_what_cannot_be_loaded_is_named_and_the_rest_works(serve, page, models, 
     assert page.get_by_role("alert").count() == 2 and page.locator("#captioning-picture").count() == 0
     assert "git-lfs" in page.inner_text("body").lower() or "LFS" in page.inner_text("body")
 
-    page.goto(
-        serve(
-            app.build({"swin-bert": models["swin-bert"], f"{the_page.RANKER}x": CheckpointError("x <b>is</b> broken")})
-        )
-    )
+    half = {"swin-bert": models["swin-bert"], f"{the_page.RANKER}x": CheckpointError("x <b>is</b> broken")}
+    open_empty(page, serve(app.build(half)), "captioning")
     page.set_input_files("#captioning-picture input[type=file]", photo)
     page.locator("#captioning-list [data-caption]").first.wait_for()
     page.get_by_role("tab", name="Which text fits?").click()
@@ -246,7 +245,7 @@ def test_what_cannot_be_loaded_is_named_and_the_rest_works(serve, page, models, 
 
     page.goto(serve(app.build({"emoji": CheckpointError("no captioner"), RANKER: models[RANKER]})))
     page.get_by_role("alert").get_by_text("no captioner").wait_for()
-    page.set_input_files("#captioning-picture input[type=file]", photo)
+    page.locator("#captioning-picture img").wait_for()
     page.get_by_role("button", name="Rank them").click()
     page.locator("#captioning-ranking li").nth(2).wait_for()
 
@@ -277,7 +276,7 @@ def test_a_model_without_maps_says_so(serve, page, models, photo, monkeypatch):
     address = serve(app.build({"swin-bert": models["swin-bert"], RANKER: models[RANKER]}))
     event, (painted, said) = call(address, "captioning_evidence", sent(address, photo), "swin-bert", "a dog", 0, 50)
     assert event == "complete" and painted is None and said["words"][0]["attention"] is None
-    page.goto(address)
+    open_empty(page, address, "captioning")
     page.set_input_files("#captioning-picture input[type=file]", photo)
     page.locator("#captioning-words [data-word]").first.click()
     page.get_by_text("shows no attention over a grid of patches").wait_for()
@@ -470,7 +469,7 @@ def words_of(caption) -> list[str]:
 def test_a_person_captions_a_picture_looks_at_words_and_ranks_lines(page, address, models, photo, seen):
     model = models["swin-bert"]
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
-    page.goto(address)
+    open_empty(page, address, "captioning")
     page.set_input_files("#captioning-picture input[type=file]", photo)
     status_says(page, "^swin-bert, greedy: ")
     greedy = model.caption(seen)[0]
@@ -559,7 +558,7 @@ def shown(page, source: str) -> np.ndarray:
 
 def test_an_example_on_a_phone_and_another_model(page, address, models):
     page.set_viewport_size({"width": 390, "height": 844})
-    page.goto(address)
+    open_empty(page, address, "captioning")
     rows = json.loads((app.PAGE.folder / "index.json").read_text())
     page.get_by_text("Noto Emoji (Google, Apache-2.0)").wait_for()
     button = page.get_by_role("button", name=rows[0]["name"], exact=True)
@@ -578,7 +577,7 @@ def test_an_example_on_a_phone_and_another_model(page, address, models):
 
 def test_bad_input_says_why_and_leaves_no_old_answer(page, address, photo, tmp_path):
     (tmp_path / "page.png").write_bytes(b"<html>404</html>")
-    page.goto(address)
+    open_empty(page, address, "captioning")
     page.get_by_role("tab", name="Which text fits?").click()
     page.get_by_role("button", name="Rank them").click()
     page.get_by_text("Upload a picture first").first.wait_for()
@@ -599,8 +598,29 @@ def test_bad_input_says_why_and_leaves_no_old_answer(page, address, photo, tmp_p
     status_says(page, "Nothing was said")
 
 
+def test_a_request_that_was_overtaken_ends_no_later_answer(page, address, photo):
+    held = []
+
+    def hold_the_first(route):
+        route.continue_() if held else held.append(route)
+
+    open_empty(page, address, "captioning")
+    page.set_input_files("#captioning-picture input[type=file]", photo)
+    status_says(page, "^swin-bert")
+    before = captions_of(page)
+    page.route("**/gradio_api/run/*", hold_the_first)
+    page.locator("#captioning-picture").get_by_role("button", name="Remove Image").click()
+    wait_for(page, lambda: held)  # what says that the picture is gone comes late
+    page.set_input_files("#captioning-picture input[type=file]", photo)
+    page.wait_for_timeout(1500)
+    held[0].continue_()
+    page.wait_for_timeout(1500)
+    status_says(page, "^swin-bert")
+    assert captions_of(page) == before
+
+
 @pytest.mark.timeout(120)
-def test_stop_and_a_closed_page_end_the_work_and_let_others_in(page, serve, models, photo, monkeypatch):
+def test_stop_and_a_closed_page_end_the_work_and_let_others_in(page, serve, models, photo, monkeypatch, tmp_path):
     model, steps = models["swin-bert"], []
 
     def slowly(image, *, on_step, **options):
@@ -612,6 +632,7 @@ def test_stop_and_a_closed_page_end_the_work_and_let_others_in(page, serve, mode
         return captioning.Captioner.caption(model, image, on_step=step, **options)
 
     monkeypatch.setattr(model, "caption", slowly)
+    monkeypatch.setattr(kit_page, "EXAMPLES", tmp_path)  # without any the page opens empty
     address = serve(app.build({"swin-bert": model}))
     page.goto(address)
     page.set_input_files("#captioning-picture input[type=file]", photo)

@@ -25,6 +25,7 @@ from hostile_pictures import (
     text_of,
     upload,
 )
+from opening import open_empty
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from test_ui import REFUSED, noise
@@ -385,7 +386,7 @@ def test_monitoring_and_other_origins_get_nothing(address):
 
 
 def test_a_person_reads_both_answers_and_draws_the_maps(page, address, models):
-    page.goto(address)
+    open_empty(page, address, "classifier")
     page.set_input_files("#classifier-picture input[type=file]", FOX)
     for answer, model in zip((0, 1), models.values(), strict=True):
         [top] = model.predict([pictures.read_picture(FOX)])
@@ -412,7 +413,7 @@ def test_a_person_reads_both_answers_and_draws_the_maps(page, address, models):
 def test_stop_acts_within_a_step(page, models, serve, monkeypatch):
     monkeypatch.setattr(app, "BATCH", 1)  # 225 steps
     url = serve(app.build(models))
-    page.goto(url)
+    open_empty(page, url, "classifier")
     page.set_input_files("#classifier-picture input[type=file]", FOX)
     page.get_by_text("the redder").wait_for()
     calls = []
@@ -437,7 +438,7 @@ def test_closing_the_page_stops_the_map(browser, models, serve, monkeypatch):
     monkeypatch.setattr(app, "BATCH", 1)
     calls = []
     page = browser.new_page()
-    page.goto(serve(app.build(models)))
+    open_empty(page, serve(app.build(models)), "classifier")
     page.set_input_files("#classifier-picture input[type=file]", FOX)
     page.get_by_text("the redder").wait_for()
     handle = models["vit"].model.register_forward_hook(lambda *_: calls.append(1))
@@ -453,7 +454,7 @@ def test_closing_the_page_stops_the_map(browser, models, serve, monkeypatch):
 
 
 def test_by_keyboard_an_example_is_answered(page, address):
-    page.goto(address)
+    open_empty(page, address, "classifier")
     example = page.get_by_role("button", name="fox, fluent")
     example.wait_for()
     example.focus()
@@ -463,7 +464,7 @@ def test_by_keyboard_an_example_is_answered(page, address):
 
 def test_a_bad_picture_says_why_and_leaves_no_old_answer(page, address, tmp_path):
     (tmp_path / "page.png").write_bytes(b"<html>404</html>")
-    page.goto(address)
+    open_empty(page, address, "classifier")
     page.set_input_files("#classifier-picture input[type=file]", FOX)
     page.locator("dd", has_text=" ms").nth(1).wait_for()
     page.locator("#classifier-picture").get_by_role("button", name="Remove Image").click()
@@ -477,7 +478,7 @@ def test_a_degraded_page_names_the_cause_and_the_other_model_works(page, models,
     url = serve(
         app.build({"vit": CheckpointError("x/model.safetensors is a <b>git-lfs</b> pointer"), "swin": models["swin"]})
     )
-    page.goto(url)
+    open_empty(page, url, "classifier")
     page.get_by_role("alert").get_by_text("x/model.safetensors is a <b>git-lfs</b> pointer").wait_for()
     page.set_input_files("#classifier-picture input[type=file]", FOX)
     page.locator("dd", has_text=" ms").wait_for()

@@ -41,6 +41,19 @@ def address(stem, models, serve_once) -> str:
     return serve_once(PAGES[stem][0].build(models))
 
 
+@pytest.mark.browser
+def test_page_opens_with_an_answer_and_the_next_picture_is_a_press_away(stem, address, page):
+    _, names, _ = PAGES[stem]
+    status, box = page.locator(f"#{stem}-status"), page.locator(f"#{stem}-picture")
+    page.goto(address)
+    expect(box.locator("img")).to_be_visible()
+    expect(status).to_contain_text(names[0])
+    with page.expect_file_chooser() as chooser:
+        box.get_by_role("button", name="Upload file").click()
+    chooser.value.set_files(PHOTO)
+    expect(status).to_contain_text(names[1])
+
+
 def drop(tab, stem, path):
     """A picture in place of the one that is there, if any."""
     if (remove := tab.get_by_label("Remove Image").first).is_visible():
@@ -57,6 +70,7 @@ def test_photograph_and_drawing_get_their_models_and_a_choice_is_kept(stem, addr
     status = page.locator(f"#{stem}-status")
     chip = {name: page.get_by_role("radio", name=name, exact=True) for name in names[:2]}
     page.goto(address)
+    expect(page.locator(f"#{stem}-picture img")).to_be_visible()  # what the page opens with
     expect(chip[for_drawings]).to_be_checked()
 
     drop(page, stem, PHOTO)

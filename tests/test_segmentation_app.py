@@ -28,6 +28,7 @@ from hostile_pictures import (
     text_of,
     upload,
 )
+from opening import open_empty
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from test_ui import REFUSED, noise
@@ -474,7 +475,7 @@ def cells(page, column: int) -> list[str]:
 
 @pytest.mark.timeout(300)
 def test_a_person_divides_a_photograph_and_takes_the_mask(page, address, models, photo, tmp_path):
-    page.goto(address)
+    open_empty(page, address, "segmentation")
     page.set_input_files("#segmentation-picture input[type=file]", photo)
     status_says(page, r"swin: \d classes in 60 × 44 px")
     assert page.get_by_role("button", name="Mask PNG").is_enabled()
@@ -545,7 +546,7 @@ def test_a_person_divides_a_photograph_and_takes_the_mask(page, address, models,
 def test_an_example_shows_its_truth_and_one_model_is_enough(page, serve, models, example):
     broken = CheckpointError("street/model.safetensors is a <b>git-lfs</b> pointer")
     page.set_viewport_size({"width": 390, "height": 844})
-    page.goto(serve(app.build({"swin": models["swin"], "street": broken})))
+    open_empty(page, serve(app.build({"swin": models["swin"], "street": broken})), "segmentation")
     page.get_by_role("alert").get_by_text("street/model.safetensors is a <b>git-lfs</b> pointer").wait_for()
     page.get_by_text("Somebody, CC0").wait_for()
     button = page.get_by_role("button", name="one", exact=True)

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from apps.kit import drawing_page, launch, parts, pictures, values, wires
+from apps.kit import drawing_page, launch, parts, pictures, session, values, wires
 
 RED, GREEN = (220, 30, 40), (20, 200, 60)
 
@@ -373,3 +373,14 @@ def test_a_drawing_shows_some_of_its_steps_and_says_how_it_ended():
 
 def iter_of(steps):
     yield from steps
+
+
+def test_a_request_that_was_overtaken_ends_nothing():
+    flags = session.StopFlags()
+    first = flags.arm("visitor")
+    assert flags.renew("visitor", 2.0) and first.is_set()
+    second = flags.get("visitor")
+    assert not flags.renew("visitor", 1.0)
+    assert flags.get("visitor") is second and not second.is_set()
+    assert flags.renew("another", 1.0) and not second.is_set()
+    assert flags.renew("visitor", 2.5) and second.is_set()

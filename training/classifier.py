@@ -2,6 +2,7 @@
 
     python -m training.classifier --preset swin --output_dir runs/swin     # Swin, window 4, 64 px, from scratch
     python -m training.classifier --preset vit --output_dir runs/vit       # ViT, patch 8, 64 px, from scratch
+    python -m training.classifier --preset tower --output_dir runs/tower   # Swin that begins as that of clip/emoji
     python -m training.classifier --preset finetune --dataset_name my_pictures --resolution 224 --output_dir runs/mine \
         --pretrained_model_name_or_path timm/vit_small_patch16_224.augreg_in21k_ft_in1k     # somebody's class folders
 
@@ -32,7 +33,7 @@ from torchvision.transforms import functional as F
 from hub_models import building, store
 from hub_models import classifier as contract
 from hub_models.documents import read_object
-from training import figures, metrics
+from training import figures, metrics, towers
 from training.config import TrainConfig, parse
 from training.data.art import inked, on_ground
 from training.data.facts import facts_of
@@ -52,6 +53,7 @@ class ClassifierConfig(TrainConfig):
     model_name: str = "vit_tiny_patch16_224"  # timm architecture, when trained from scratch
     model_args: dict[str, int | tuple[int, ...]] = dataclasses.field(default_factory=dict)  # its arguments
     pretrained_model_name_or_path: str | None = None  # bundled variant, folder, Hub id or timm name to start from
+    tower_name_or_path: str | None = None  # instead, the Swin of a model of transformers: bundled CLIP, folder, Hub id
     label_column: str | None = None  # column that holds the class; None = "label"
     # Augmentation (timm's own)
     rand_augment: str = "rand-m6-n2-mstd0.5-inc1"  # timm's RandAugment string (Cubuk 2020); "" = off
@@ -72,6 +74,14 @@ class ClassifierConfig(TrainConfig):
     layer_decay: float = 1.0  # learning-rate factor per layer from the top (Clark 2020); 1 = all equal
     balance: float = 0.3  # 0 = every picture counts the same, 1 = every class does
 
+    def __post_init__(self):
+        super().__post_init__()
+        if self.tower_name_or_path and (self.pretrained_model_name_or_path or self.model_args):
+            raise ValueError(
+                "--tower_name_or_path decides the sizes of a new model: take --preset tower, and leave out "
+                "--pretrained_model_name_or_path and --model_args"
+            )
+
 
 EMOJI = ClassifierConfig(  # augmentation: see docs/LOG.md, 2026-11-21
     output_dir="runs/classifier", resolution=64, train_batch_size=128, learning_rate=8e-4, lr_warmup_steps=300,
@@ -89,6 +99,7 @@ PRESETS = {
         model_args={"img_size": 64, "patch_size": 8, "embed_dim": 192, "depth": 6, "num_heads": 3},
         drop_path=0.0,
     ),
+    "tower": dataclasses.replace(EMOJI, tower_name_or_path="emoji", max_train_steps=3000, learning_rate=5e-4),
     "finetune": dataclasses.replace(
         EMOJI, pretrained_model_name_or_path="swin", dataset_name="path/to/class/folders", train_batch_size=32,
         learning_rate=3e-4, layer_decay=0.75, max_train_steps=1000, lr_warmup_steps=50, ema_decay=0.99,
@@ -163,6 +174,8 @@ def create_model(cfg: ClassifierConfig, num_classes: int) -> tuple[torch.nn.Modu
     Its pretrained_cfg says what this run trains it on: resolution, number of classes, the base's normalisation.
     Raises SystemExit with timm's nearest names when the architecture is unknown, CheckpointError for a bad checkpoint.
     """
+    if cfg.tower_name_or_path:
+        return _on_tower(cfg, num_classes)
     name, args = cfg.pretrained_model_name_or_path, dict(cfg.model_args)
     known = timm.is_model((name or cfg.model_name).split(".")[0])
     if name is None and not known:
@@ -185,12 +198,27 @@ def create_model(cfg: ClassifierConfig, num_classes: int) -> tuple[torch.nn.Modu
     side = base.get("input_size", (3, 0, 0))[-1]
     if name and base.get("fixed_input_size") and "img_size" not in cfg.model_args and side != cfg.resolution:
         raise SystemExit(f"{cfg.pretrained_model_name_or_path} takes {side} px only: set --resolution {side}")
-    model.pretrained_cfg = {key: value for key, value in base.items() if key in KEPT} | {
-        "input_size": (3, cfg.resolution, cfg.resolution),
-        "interpolation": "bicubic",
-        "crop_pct": 1.0,
-        "num_classes": num_classes,
-    }
+    _serve(model, cfg, num_classes)
+    return model, args
+
+
+def _serve(model: torch.nn.Module, cfg: ClassifierConfig, num_classes: int, **normalisation) -> None:
+    """Has its pretrained_cfg say how pictures are shown to it."""
+    kept = {key: value for key, value in model.pretrained_cfg.items() if key in KEPT}
+    side = {"input_size": (3, cfg.resolution, cfg.resolution), "interpolation": "bicubic", "crop_pct": 1.0}
+    model.pretrained_cfg = kept | normalisation | side | {"num_classes": num_classes}
+
+
+def _on_tower(cfg: ClassifierConfig, num_classes: int) -> tuple[torch.nn.Module, dict]:
+    """A timm Swin that begins as one of transformers, and its arguments. Raises SystemExit where it can't."""
+    folder = store.resolve("clip", cfg.tower_name_or_path)
+    args, weights = towers.as_timm(towers.swin_of(folder))
+    if args["img_size"] != cfg.resolution:
+        raise SystemExit(f"--tower_name_or_path {cfg.tower_name_or_path} takes {args['img_size']} px: set --resolution")
+    model = timm.create_model(towers.NAME, num_classes=num_classes, drop_path_rate=cfg.drop_path, **args)
+    model.load_state_dict(weights, strict=False)
+    shown = read_object(folder / "preprocessor_config.json")
+    _serve(model, cfg, num_classes, mean=tuple(shown["image_mean"]), std=tuple(shown["image_std"]))
     return model, args
 
 
@@ -258,15 +286,23 @@ def unit_features(model: contract.Classifier, source: Source, batch_size: int) -
     return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
 
 
+def _begun(cfg: ClassifierConfig) -> str:
+    """What a model was before step 1."""
+    if not cfg.tower_name_or_path:
+        return "fine-tuned" if cfg.pretrained_model_name_or_path else "trained from scratch"
+    folder = store.resolve("clip", cfg.tower_name_or_path)
+    return f"begun as the Swin of {'/'.join(folder.parts[-2:])}, weights {store.weights_sha256(folder)[:12]}"
+
+
 def card_of(served: contract.Classifier, cfg: ClassifierConfig, train: Source) -> Card:
     """What the card says of a model of this config."""
     base, side, facts = cfg.pretrained_model_name_or_path, cfg.resolution, train.facts
-    kind = (base or cfg.model_name).rsplit("/", 1)[-1]
+    kind = towers.NAME if cfg.tower_name_or_path else (base or cfg.model_name).rsplit("/", 1)[-1]
     family, classes = kind.split("_")[0], len(train.label_names)
     return Card(
         name=family,
         title=f"{'ViT' if family == 'vit' else family.title()} classifier, {side} px",
-        summary=f"A {kind} ({'fine-tuned' if base else 'trained from scratch'}) that sorts pictures of "
+        summary=f"A {kind} ({_begun(cfg)}) that sorts pictures of "
         f"{side} × {side} pixels into {classes} classes: {', '.join(train.label_names)}. Training data: {facts.title}.",
         library_name="timm",
         pipeline_tag="image-classification",

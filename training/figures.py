@@ -3,7 +3,6 @@
 import io
 
 import numpy as np
-from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
 
@@ -12,7 +11,7 @@ def confusion(matrices: dict[str, list[list[int]]], names: list[str]) -> Image.I
 
     matrices: {set: (K, K) counts}; names: the K classes.
     """
-    figure = Figure(figsize=(1.2 + 5.2 * len(matrices), 6.2), dpi=90, layout="constrained")
+    figure = _figure(1.2 + 5.2 * len(matrices), 6.2)
     for column, (title, counts) in enumerate(matrices.items()):
         axes = figure.add_subplot(1, len(matrices), column + 1)
         counts = np.asarray(counts)
@@ -33,7 +32,7 @@ def confusion(matrices: dict[str, list[list[int]]], names: list[str]) -> Image.I
 
 def training_curves(history: dict[str, list[list[float]]], images_per_step: float) -> Image.Image:
     """One panel per quantity of a run's history {name: [[step, value], …]}, over the pictures seen."""
-    figure = Figure(figsize=(4.2 * len(history), 3), dpi=90, layout="constrained")
+    figure = _figure(4.2 * len(history), 3)
     for column, (name, points) in enumerate(history.items()):
         axes = figure.add_subplot(1, len(history), column + 1)
         steps, values = np.asarray(points).T
@@ -91,7 +90,13 @@ def segmentations(
     return canvas
 
 
-def _picture(figure: Figure) -> Image.Image:
+def _figure(width_in: float, height_in: float):
+    from matplotlib.figure import Figure  # takes a second, which few commands have to wait for
+
+    return Figure(figsize=(width_in, height_in), dpi=90, layout="constrained")
+
+
+def _picture(figure) -> Image.Image:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return Image.open(buffer).convert("RGB").quantize(64)

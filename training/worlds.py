@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from sklearn.mixture import GaussianMixture
 
 from hub_models import store, worlds
 from hub_models.publish import packing
@@ -32,6 +31,8 @@ OUTSIDE = 0.01  # share of a world's own pictures that lie below its threshold
 
 def reference(pictures: Iterable[Image.Image], kind: str, *, seed: int = 0) -> worlds.World:
     """The world of training pictures of one kind, named in the plural. Raises ValueError where there are none."""
+    from sklearn.mixture import GaussianMixture  # seconds, for which only a training waits
+
     numbers = np.stack([worlds.numbers_of(picture) for picture in pictures])  # (N, D)
     back = np.arange(len(numbers)) % KEPT_BACK == KEPT_BACK - 1
     fitted = numbers[~back] if len(numbers) > 1 else np.repeat(numbers, 2, axis=0)

@@ -1,5 +1,6 @@
 """The page `ddpm`: what stands where, and what happens when."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -93,7 +94,23 @@ def _draw_part(form: SimpleNamespace, shown: SimpleNamespace) -> None:
 
 
 def _draw_events(demo: gr.Blocks, desk: Desk, form: SimpleNamespace, shown: SimpleNamespace):
-    """The event that ends a drawing."""
+    """The events that end a drawing: of a visitor, and the one that the page opens with."""
+
+    def finished(recorder, said):
+        film, tiles = recorder.film(), words.sheet_html(recorder.last, recorder.order.captions, done=True)
+        frame = gr.update(maximum=film.last, value=film.last, interactive=True)
+        shows = {shown.sheet: tiles, shown.line: parts.status(said), shown.film: film}
+        return shows | {shown.chosen: 0, shown.frame: frame}
+
+    def first():
+        name, model = next(iter(desk.models.items()))
+        own, count = own_fields(model), form.count.value
+        labels = [label for label in own["labels"]["choices"] if label != ANY][:count]
+        order = desk.order(name, labels, count, 0, own["steps"]["value"], own["guidance"]["value"], form.sampler.value)
+        recorder = Recorder(order)
+        for _ in recorder.steps():
+            pass
+        return finished(recorder, f"An example of {count} classes, from seed 0.")
 
     def stream(request: gr.Request, name, fresh, labels, count, seed, *rest):
         order = desk.order(name, labels, count, None if fresh else seed, *rest)
@@ -103,15 +120,13 @@ def _draw_events(demo: gr.Blocks, desk: Desk, form: SimpleNamespace, shown: Simp
         for step in drawing.shown():
             tiles = words.sheet_html(recorder.last, order.captions, done=False)
             yield seed | {shown.sheet: tiles, shown.line: drawing.line(f", t = {step.timestep}")}
-        film, tiles = recorder.film(), words.sheet_html(recorder.last, order.captions, done=True)
-        said = parts.status(f"{drawing.outcome()}, seed {order.seeds[0]}")
-        frame = gr.update(maximum=film.last, value=film.last, interactive=True)
-        yield seed | {shown.sheet: tiles, shown.line: said, shown.film: film, shown.chosen: 0, shown.frame: frame}
+        yield seed | finished(recorder, f"{drawing.outcome()}, seed {order.seeds[0]}")
 
     around = demo, desk.flags, shown.draw, shown.stop, shown.line
     outputs = [shown.sheet, shown.line, form.seed, shown.film, shown.chosen, shown.frame]
     inputs, busy = [form.model_name, form.fresh, *form.order], [shown.png, shown.gif]
     ended = drawing_page.stoppable(PAGE, *around, stream, inputs, outputs, busy=busy)
+    opened = drawing_page.opened(PAGE, demo, first, [output for output in outputs if output is not form.seed])
     gallery = gr.Gallery(label="Pictures", format="png", visible=False)
     receipt = gr.JSON(label="Receipt", visible=False)
     animation = gr.File(label="GIF", visible=False)
@@ -119,10 +134,10 @@ def _draw_events(demo: gr.Blocks, desk: Desk, form: SimpleNamespace, shown: Simp
     endpoint(PAGE.stem, desk.ddpm_draw, [*form.order, form.model_name], [gallery, receipt])
     one = [label, form.seed, form.steps, form.guidance, form.sampler, form.model_name]
     endpoint(PAGE.stem, desk.ddpm_film, one, [animation, receipt])
-    return ended
+    return ended, opened
 
 
-def _film_events(shown: SimpleNamespace, ended) -> None:
+def _film_events(shown: SimpleNamespace, ended: Sequence) -> None:
     """What the film of a drawing that has ended is good for; it is None again after an hour."""
 
     def sheet_file(film):
@@ -146,8 +161,9 @@ def _film_events(shown: SimpleNamespace, ended) -> None:
             yield gif_file(film, k)
 
     one = [shown.film, shown.chosen]
-    saved = wire(ended.then, sheet_file, shown.film, shown.png, **HIDDEN)
-    wire(saved.then, gif_file, one, shown.gif, **HIDDEN)
+    for event in ended:
+        saved = wire(event.then, sheet_file, shown.film, shown.png, **HIDDEN)
+        wire(saved.then, gif_file, one, shown.gif, **HIDDEN)
     wire(shown.frame.change, scrub, [*one, shown.frame], shown.pair, **LATEST)
     wire(shown.film.change, last_frame, one, shown.pair, **HIDDEN)
     wire(shown.sheet.click, pick, [shown.film, shown.frame], [shown.chosen, shown.pair, shown.gif], **LATEST)

@@ -3,6 +3,7 @@
 An order has `steps()`, and each of these `index` and `total`.
 """
 
+import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -66,6 +67,14 @@ def whole(order, flags: StopFlags, session: str | None):
     if last.index + 1 < last.total:
         raise InputError(f"Stopped after {last.index + 1} of {last.total} steps: ask for less at a time.")
     return last
+
+
+def opened(page: Page, demo: gr.Blocks, first: Callable, outputs: Sequence):
+    """The event that ends the drawing that the page opens with: first() gives {component: value}.
+
+    It is made when the first visitor comes, and shown to all.
+    """
+    return wire(demo.load, functools.cache(first), None, outputs, **wires.quiet(page.stem))
 
 
 def stoppable(page: Page, demo: gr.Blocks, flags: StopFlags, draw: gr.Button, stop: gr.Button, line: gr.HTML,

@@ -4,6 +4,7 @@ import html
 from types import SimpleNamespace
 
 import gradio as gr
+from PIL import Image
 
 from apps.kit import pictures
 from apps.kit.page import Page
@@ -43,13 +44,23 @@ def sentence(found: Home, name: str, models: Models) -> str:
     return ""
 
 
+def of(image: Image.Image, models: Models) -> Home:
+    """Which of the models the picture is for."""
+    return home(image, {name: model.world for name, model in models.items()})
+
+
+def note(text: str) -> str:
+    """HTML of such a sentence."""
+    return f'<p class="v-note" role="note">{html.escape(text)}</p>' if text else ""
+
+
 def _home(path: str, models: Models) -> Home:
-    return home(pictures.read_picture(path), {name: model.world for name, model in models.items()})
+    return of(pictures.read_picture(path), models)
 
 
 def line(page: Page) -> SimpleNamespace:
     """Where it is said, over the button that switches to the model that the picture is for."""
-    said = gr.HTML("", padding=False, visible=False, elem_id=f"{page.stem}-home", elem_classes="v-home")
+    said = gr.HTML("", padding=False, visible=False, elem_id=f"{page.stem}-home")
     switch = gr.Button("Try", size="sm", visible=False, elem_id=f"{page.stem}-try")
     return SimpleNamespace(said=said, switch=switch, chosen=gr.State(False))
 
@@ -83,7 +94,7 @@ def said(models: Models, box: gr.Image, model_name: gr.Radio, part: SimpleNamesp
         found = _home(path, models) if path else Home(None, False)
         text = sentence(found, name, models)
         other = bool(text) and not _alike(models, found.best, name)
-        shown = gr.update(value=f'<p role="note">{html.escape(text)}</p>', visible=bool(text))
+        shown = gr.update(value=note(text), visible=bool(text))
         return {part.said: shown, part.switch: gr.update(value=f"Try {found.best}", visible=other)}
 
     for event in events:

@@ -59,17 +59,17 @@ def model_choice(names: Sequence[str], **options) -> gr.Radio:
     )  # fmt: skip
 
 
-def examples(page: Page, demo: gr.Blocks, box: gr.Image, label: str, *, names=None, credits: str = "") -> None:
+def examples(page: Page, demo: gr.Blocks, box: gr.Image, label: str, *, names=None) -> None:
     """The example pictures as buttons that say what they show, and the credits of their makers; nothing without any.
 
-    names, credits: those of the index's rows where they aren't given.
+    names: those of the index's rows where they aren't given.
     """
     if not (rows := page.examples):
         return
     with gr.Column(elem_classes="v-examples"):
         files, said = [[str(page.folder / row["file"])] for row in rows], {"api_visibility": "private"}
         gr.Examples(files, box, label=label, examples_per_page=len(rows), api_name=f"{page.stem}_example", **said)
-        credits = credits or " · ".join(dict.fromkeys(row["credit"] for row in rows))
+        credits = " · ".join(dict.fromkeys(row["credit"] for row in rows))
         gr.HTML(html.escape(credits), elem_classes="v-credits", padding=False)
     said = json.dumps(list(names or (row["name"] for row in rows)))
     demo.load(None, js=f"() => ({NAME_EXAMPLES.read_text(encoding='utf-8')})({said})")

@@ -11,15 +11,26 @@ from PIL import Image
 from apps.kit import answers, parts, pictures, wires
 from apps.kit.page import Page
 from apps.kit.session import StopFlags
-from apps.kit.wires import AT_ONCE, wire
+from apps.kit.wires import AT_ONCE, HIDDEN, wire
 
-SAVE = Path(__file__).with_name("save.js")
+SAVE, UPLOAD = (Path(__file__).with_name(name) for name in ("save.js", "upload.js"))
+STAMP = "(path, _) => [path, performance.now()]"  # of two requests the later one counts, whichever comes first
 
 
 def picture_box(page: Page, demo: gr.Blocks, examples: str, *, height: int, **said) -> gr.Image:
-    """The box for a visitor's picture over the page's examples, under these words; said: as parts.examples."""
-    box = pictures.picture_input("Your picture", height=height, elem_id=f"{page.stem}-picture")
+    """The box for a visitor's picture over the page's examples, under these words; said: as parts.examples.
+
+    The page opens with the first of the examples in it.
+    """
+    name = f"{page.stem}-picture"
+    box = pictures.picture_input("Your picture", height=height, elem_id=name)
+    demo.load(None, js=f"() => ({UPLOAD.read_text(encoding='utf-8')})('{name}')")
     parts.examples(page, demo, box, examples, **said)
+    if page.examples:
+        unless = f"(chosen, example) => document.querySelector('#{name}[data-touched]') ? chosen : chosen ?? example"
+        first, example = str(page.folder / page.examples[0]["file"]), gr.Image(visible="hidden", image_mode=None)
+        there = wire(demo.load, lambda: {example: first}, None, example, **AT_ONCE)
+        there.then(None, [box, example], box, js=unless, **HIDDEN)
     return box
 
 
@@ -31,12 +42,10 @@ def answered(triggers, fresh: Callable, *, page: Page, flags: StopFlags, answer:
     emptied(*inputs) leaves no old answer where there is none; each gives {component: value} of `shown`.
     """
 
-    def begin(path, request: gr.Request):
-        flags.set(request.session_hash)
-        flags.arm(request.session_hash)
-        return fresh(path)
+    def begin(request: gr.Request, path, stamp):
+        return fresh(path) if flags.renew(request.session_hash, stamp or 0) else {}
 
-    begun = wire(triggers, begin, box, shown, **AT_ONCE)
+    begun = wire(triggers, begin, [box, gr.Number(visible=False)], shown, js=STAMP, **AT_ONCE)
     seen = wire(begun.then, answer, inputs, shown, **wires.latest(page.stem))
     wire(seen.failure, emptied, inputs, shown, **AT_ONCE)
     return seen

@@ -1,6 +1,7 @@
 """What a page remembers of its visitors: their last results, and whether the work they asked for is still wanted."""
 
 import contextlib
+import math
 import threading
 import time
 from collections import OrderedDict
@@ -43,13 +44,25 @@ class StopFlags:
 
     def __init__(self):
         self._flags: OrderedDict[str | None, threading.Event] = OrderedDict()
+        self._stamps: OrderedDict[str | None, float] = OrderedDict()
+        self._lock = threading.Lock()
 
     def arm(self, session: str | None) -> threading.Event:
         """A fresh flag for the session's next drawing."""
-        self._flags[session] = flag = threading.Event()
-        while len(self._flags) > SESSIONS_WITH_FLAGS:
-            self._flags.popitem(last=False)
-        return flag
+        return _kept(self._flags, session, threading.Event())
+
+    def renew(self, session: str | None, stamp: float) -> bool:
+        """End what the session waits for, as it asks for something else; unless it has asked for more since then.
+
+        Requests that do not queue overtake each other. stamp: when the browser sent it, which is later for a later one.
+        """
+        with self._lock:
+            if stamp < self._stamps.get(session, -math.inf):
+                return False
+            _kept(self._stamps, session, stamp)
+            self.set(session)
+            self.arm(session)
+            return True
 
     def get(self, session: str | None) -> threading.Event:
         return self._flags.get(session) or self.arm(session)
@@ -68,6 +81,14 @@ class StopFlags:
             yield self.arm(session)
         finally:
             self.drop(session)
+
+
+def _kept(of_sessions: OrderedDict, session: str | None, value):
+    """The value, which is the session's from now on; the oldest make room."""
+    of_sessions[session] = value
+    while len(of_sessions) > SESSIONS_WITH_FLAGS:
+        of_sessions.popitem(last=False)
+    return value
 
 
 class Watch:

@@ -37,7 +37,7 @@ PAGE = Page(
 )
 PICTURES = 4
 PREVIEWS = 12  # of a drawing under way at most
-IDEAS = ("a red apple", "a sleeping cat face", "a rocket", "an octopus with a hat", "a green house")
+IDEAS = ("a sunflower", "a red apple", "a sleeping cat face", "a rocket", "an octopus with a hat", "a green house")
 ENTER_DRAWS = "() => document.querySelector('#text-to-image-draw').click()"  # nothing, while that button is off
 NO_PNG = "Drop a PNG that was drawn here: its settings go back into the form, and Verify draws it again."
 
@@ -122,6 +122,17 @@ def _draw_events(demo: gr.Blocks, desk: Desk, form: SimpleNamespace, around: tup
     draw, stop, line, sheet = around
     drawn = gr.State(None, time_to_live=3600)  # the PNGs on the sheet
 
+    def finished(order, step, said):
+        pngs = [processing_utils.encode_pil_to_bytes(png) for png in order.pngs(step)]
+        return {sheet: words.sheet_html(pngs, order), line: parts.status(said), drawn: pngs}
+
+    def first():
+        name, model = next(iter(desk.models.items()))
+        own = [own_settings(model, {})[field]["value"] for field in ("steps", "guidance", "sampler")]
+        order = desk.order(name, IDEAS[0], "", PICTURES, "0", *own, None, None)
+        *_, step = order.steps()
+        return finished(order, step, f"An example: “{order.prompt}”, from seed {order.seeds[0]}.")
+
     def stream(request: gr.Request, name, fresh, prompt, negative, count, seed, *rest):
         order = desk.order(name, prompt, negative, count, None if fresh else seed, *rest)
         flag = desk.drawing.get(request.session_hash)
@@ -129,9 +140,8 @@ def _draw_events(demo: gr.Blocks, desk: Desk, form: SimpleNamespace, around: tup
         seed = {form.seed: str(order.seeds[0])}
         for step in drawing.shown():
             yield seed | {sheet: words.preview_html(step, order.seeds), line: drawing.line()}
-        pngs = [processing_utils.encode_pil_to_bytes(png) for png in order.pngs(drawing.step)]
         said = " ".join([f"{drawing.outcome()}, seed {order.seeds[0]}.", *order.notices()])
-        yield seed | {sheet: words.sheet_html(pngs, order), line: parts.status(said), drawn: pngs}
+        yield seed | finished(order, drawing.step, said)
 
     def start_from(event: gr.EventData, pngs):
         if pngs is None:
@@ -140,6 +150,7 @@ def _draw_events(demo: gr.Blocks, desk: Desk, form: SimpleNamespace, around: tup
         return {form.picture: answers.cached_file(pngs[k], "start.png"), form.from_picture: gr.update(open=True)}
 
     inputs, outputs = [form.model_name, form.fresh, *form.order, form.style], [sheet, line, form.seed, drawn]
+    drawing_page.opened(PAGE, demo, first, [sheet, line, drawn])
     drawing_page.stoppable(PAGE, demo, desk.drawing, draw, stop, line, stream, inputs, outputs)
     wire(sheet.click, start_from, drawn, [form.picture, form.from_picture], **HIDDEN)
     gallery = gr.Gallery(label="Pictures", format="png", visible=False)

@@ -4,9 +4,9 @@
 
 Takes a minute, after `make data`. classifier/ gets two pictures a class that no script trains on; its index.json lists
 file, name, label, art set, licence and split of every picture. ddpm/ and text_to_image/ get what the shipped weights
-draw. segmentation/ gets scenes with their masks, and photographs out of scikit-image and scikit-learn (`pip install
-scikit-learn`). captioning/ gets pictures whose name and style are both in the training data, but not together, and
-scenes that are not in it.
+draw. segmentation/ gets scenes with their masks. captioning/ gets pictures whose name and style are both in the
+training data, but not together, and scenes that are not in it. These three open with their first drawing, and
+photographs out of scikit-image and scikit-learn (`pip install scikit-learn`) stand next.
 """
 
 import importlib.util
@@ -94,8 +94,9 @@ def choose_pictures(cfg: Config) -> list[dict]:
     """The rows of classifier/index.json, after writing it and the pictures."""
     folder = cfg.output_dir / "classifier"
     index = save_pictures(folder, cfg.data_dir, cfg.split, PICTURES)
-    (folder / "index.json").write_text(json.dumps(index, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    return index
+    for row in index:
+        row["credit"] = f"Art: {SETS_CREDIT}"
+    return written(folder, index)
 
 
 def save_pictures(folder: Path, data_dir: Path, split: str, pictures: tuple[tuple[str, str], ...]) -> list[dict]:
@@ -150,10 +151,27 @@ def origin(scenes: Scenes, thing) -> dict:
 
 
 def written(folder: Path, index: list[dict]) -> list[dict]:
-    """The rows of an index.json, after writing it, a line each."""
+    """The rows of an index.json, after writing it, a line each: with photographs behind the first drawing."""
+    index[1:1] = photographs(folder)
     rows = ",\n".join(json.dumps(row, ensure_ascii=False) for row in index)
     (folder / "index.json").write_text(f"[\n{rows}\n]\n", encoding="utf-8")
     return index
+
+
+def photographs(folder: Path) -> list[dict]:
+    """Rows on the photographs, after writing them. Raises SystemExit where their packages are missing."""
+    places = {package: importlib.util.find_spec(package) for _, package, *_ in PHOTOGRAPHS}
+    if missing := [package for package, place in places.items() if place is None]:
+        raise SystemExit(f"the photographs come with {', '.join(missing)}: pip install scikit-image scikit-learn")
+    rows = []
+    for name, package, file, by, license, source in PHOTOGRAPHS:
+        with Image.open(Path(places[package].origin).parent / file) as picture:
+            picture = picture.convert("RGB")
+        picture.thumbnail((PHOTOGRAPH_PX, PHOTOGRAPH_PX), Image.Resampling.LANCZOS)
+        picture.save(folder / f"photo-{name}.jpg", quality=85, optimize=True)
+        facts = {"name": name, "credit": f"{name}: {by}, {license}", "license": license, "source": source}
+        rows.append({"file": f"photo-{name}.jpg", **facts})
+    return rows
 
 
 def draw_cards(folder: Path) -> None:
@@ -178,12 +196,11 @@ def draw_wishes(folder: Path) -> None:
 
 
 def paint_scenes(folder: Path) -> list[dict]:
-    """The rows of index.json, after writing it, scenes with their masks (palette PNGs of ids), and photographs."""
-    places = {package: importlib.util.find_spec(package) for _, package, *_ in PHOTOGRAPHS}
-    if missing := [package for package, place in places.items() if place is None]:
-        raise SystemExit(f"the photographs come with {', '.join(missing)}: pip install scikit-image scikit-learn")
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    """The rows of index.json, after writing it, the scenes with their masks (palette PNGs of ids) and photographs."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob("*"):
+        if not old.name.startswith("card"):  # those are screenshots
+            old.unlink()
     index = []
     for which, count in SCENES.items():
         scenes = Scenes(which, length=count)
@@ -202,13 +219,6 @@ def paint_scenes(folder: Path) -> list[dict]:
                 "credit": SCENES_CREDIT, "set": which, "scene": number, "label_names": scenes.label_names,
                 "objects": objects,
             })  # fmt: skip
-    for name, package, file, by, license, source in PHOTOGRAPHS:
-        with Image.open(Path(places[package].origin).parent / file) as picture:
-            picture = picture.convert("RGB")
-        picture.thumbnail((PHOTOGRAPH_PX, PHOTOGRAPH_PX), Image.Resampling.LANCZOS)
-        picture.save(folder / f"photo-{name}.jpg", quality=85, optimize=True)
-        facts = {"name": name, "credit": f"{name}: {by}, {license}", "license": license, "source": source}
-        index.append({"file": f"photo-{name}.jpg", **facts})
     return written(folder, index)
 
 

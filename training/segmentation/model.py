@@ -5,24 +5,22 @@ from pathlib import Path
 
 import segmentation_models_pytorch as smp
 import torch
-import transformers
 from transformers import (
-    AutoModel,
     DPTConfig,
     DPTForSemanticSegmentation,
     SegformerImageProcessor,
     SwinConfig,
-    SwinModel,
     TimmBackboneConfig,
     UperNetConfig,
     UperNetForSemanticSegmentation,
 )
 
-from hub_models import classifier, pretrained, store
+from hub_models import classifier, store
 from hub_models import segmentation as contract
 from training.config import require_resolution
 from training.optim import parameter_groups
 from training.segmentation.config import SIZES, SegmentationConfig
+from training.towers import swin_of
 
 
 def create_model(cfg: SegmentationConfig, label_names: list[str]) -> contract.Segmenter:
@@ -113,19 +111,6 @@ def tower_folder(cfg: SegmentationConfig) -> Path:
     """Where --tower_name_or_path lies. Raises store.CheckpointError."""
     stem = "classifier" if cfg.tower_name_or_path in store.bundled("classifier") else "clip"
     return store.resolve(stem, cfg.tower_name_or_path)
-
-
-def swin_of(folder: Path) -> SwinModel:
-    """The first Swin in a model of transformers, in a folder.
-
-    Raises SystemExit where there is none, store.CheckpointError where the folder can't be opened.
-    """
-    config = pretrained.open_config(folder, "a model of transformers with a Swin in it")
-    kind = getattr(transformers, (config.architectures or [""])[0], AutoModel)
-    for part in pretrained.open_model(folder, kind, config, "its Swin").modules():
-        if isinstance(part, SwinModel):
-            return part
-    raise SystemExit(f"--tower_name_or_path: there is no Swin in the {config.model_type} of {folder}")
 
 
 def start_from(cfg: SegmentationConfig, label_names: list[str]) -> contract.Segmenter:
