@@ -45,7 +45,7 @@ def answered(triggers, fresh: Callable, *, page: Page, flags: StopFlags, answer:
     def begin(request: gr.Request, path, stamp):
         return fresh(path) if flags.renew(request.session_hash, stamp or 0) else {}
 
-    begun = wire(triggers, begin, [box, gr.Number(visible=False)], shown, js=STAMP, **AT_ONCE)
+    begun = wire(triggers, begin, [box, gr.Number(visible=False)], shown, js=STAMP, trigger_mode="multiple", **AT_ONCE)
     seen = wire(begun.then, answer, inputs, shown, **wires.latest(page.stem))
     wire(seen.failure, emptied, inputs, shown, **AT_ONCE)
     return seen
