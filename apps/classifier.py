@@ -253,7 +253,7 @@ def _answer_events(desk: Desk, shown: SimpleNamespace) -> None:
         empty = dict(zip(shown.answers, facts, strict=True)) | rolled(None)
         return empty | {shown.map: None, shown.note: status(WAITING)}
 
-    def look(path, *vit):
+    def look(request: gr.Request, path, *vit):
         if path is None:
             return emptied()
         seen = dict(zip(shown.answers, desk.classifier_predict(path), strict=True)) | rolled(path, *vit)

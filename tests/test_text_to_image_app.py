@@ -122,6 +122,8 @@ def drop(page, path):
 def test_write_watch_stop_download_restore_and_verify_in_a_browser(serve, page, model, tmp_path):
     slowed = model.pipe.unet.register_forward_pre_hook(lambda *_: time.sleep(0.02))  # as a model worth watching
     page.goto(serve(app.build({"tiny": model})))
+    wait_for_text(page, STATUS, "An example")  # what the page opens with
+    assert page.locator("[data-save]").count() == 4
     wait_for_text(page, SENT, "No prompt")
     prompt = page.locator("#text-to-image-prompt textarea, #text-to-image-prompt input")
     prompt.fill("a red apple")
@@ -135,7 +137,7 @@ def test_write_watch_stop_download_restore_and_verify_in_a_browser(serve, page, 
 
     page.evaluate(WATCH)
     prompt.press("Enter")
-    page.wait_for_selector("[data-save]")
+    wait_for_text(page, STATUS, "Done")
     assert len(page.evaluate("window.seen")) >= 4, "three previews and the picture"
     assert "Done: 20 steps" in wait_for_text(page, STATUS, "Done")
     seed = page.input_value("#text-to-image-seed textarea, #text-to-image-seed input")

@@ -378,9 +378,10 @@ def iter_of(steps):
 def test_a_request_that_was_overtaken_ends_nothing():
     flags = session.StopFlags()
     first = flags.arm("visitor")
-    assert flags.renew("visitor", 2.0) and first.is_set()
+    assert flags.renew("visitor", 2.0) and first.is_set() and first.overtaken
     second = flags.get("visitor")
+    flags.set("another")
     assert not flags.renew("visitor", 1.0)
     assert flags.get("visitor") is second and not second.is_set()
-    assert flags.renew("another", 1.0) and not second.is_set()
+    assert flags.renew("another", 1.0) and not second.is_set() and not second.overtaken
     assert flags.renew("visitor", 2.5) and second.is_set()

@@ -1,5 +1,6 @@
 """A page that a picture goes into: its box over the examples, the answer that it asks for, and files that come out."""
 
+import inspect
 import io
 import re
 from collections.abc import Callable, Sequence
@@ -46,9 +47,32 @@ def answered(triggers, fresh: Callable, *, page: Page, flags: StopFlags, answer:
         return fresh(path) if flags.renew(request.session_hash, stamp or 0) else {}
 
     begun = wire(triggers, begin, [box, gr.Number(visible=False)], shown, js=STAMP, trigger_mode="multiple", **AT_ONCE)
-    seen = wire(begun.then, answer, inputs, shown, **wires.latest(page.stem))
+    seen = wire(begun.then, _if_wanted(answer, flags), inputs, shown, **wires.latest(page.stem))
     wire(seen.failure, emptied, inputs, shown, **AT_ONCE)
     return seen
+
+
+def _if_wanted(answer: Callable, flags: StopFlags) -> Callable:
+    """The answer; once its visitor has asked for something else, how it fails is nothing to say."""
+
+    def stream(request: gr.Request, *inputs):
+        flag = flags.get(request.session_hash)
+        try:
+            yield from answer(request, *inputs)
+        except Exception:
+            if not flag.overtaken:
+                raise
+
+    def call(request: gr.Request, *inputs):
+        flag = flags.get(request.session_hash)
+        try:
+            return answer(request, *inputs)
+        except Exception:
+            if not flag.overtaken:
+                raise
+            return {}
+
+    return stream if inspect.isgeneratorfunction(answer) else call
 
 
 def saves(page: Page, button: gr.Button, make: Callable, inputs: Sequence) -> None:

@@ -36,6 +36,12 @@ class Recent:
         return result
 
 
+class Flag(threading.Event):
+    """Set once the work under it is not wanted any more."""
+
+    overtaken = False  # whether that is because its visitor has asked for something else
+
+
 class StopFlags:
     """One flag a session: its Stop button sets it, and so does closing the tab. Looked at after every step.
 
@@ -43,13 +49,13 @@ class StopFlags:
     """
 
     def __init__(self):
-        self._flags: OrderedDict[str | None, threading.Event] = OrderedDict()
+        self._flags: OrderedDict[str | None, Flag] = OrderedDict()
         self._stamps: OrderedDict[str | None, float] = OrderedDict()
         self._lock = threading.Lock()
 
-    def arm(self, session: str | None) -> threading.Event:
+    def arm(self, session: str | None) -> Flag:
         """A fresh flag for the session's next drawing."""
-        return _kept(self._flags, session, threading.Event())
+        return _kept(self._flags, session, Flag())
 
     def renew(self, session: str | None, stamp: float) -> bool:
         """End what the session waits for, as it asks for something else; unless it has asked for more since then.
@@ -60,11 +66,12 @@ class StopFlags:
             if stamp < self._stamps.get(session, -math.inf):
                 return False
             _kept(self._stamps, session, stamp)
+            self.get(session).overtaken = True
             self.set(session)
             self.arm(session)
             return True
 
-    def get(self, session: str | None) -> threading.Event:
+    def get(self, session: str | None) -> Flag:
         return self._flags.get(session) or self.arm(session)
 
     def set(self, session: str | None) -> None:
@@ -75,7 +82,7 @@ class StopFlags:
         self._flags.pop(session, None)
 
     @contextlib.contextmanager
-    def armed(self, session: str | None) -> Iterator[threading.Event]:
+    def armed(self, session: str | None) -> Iterator[Flag]:
         """A fresh flag for as long as a program's call lasts."""
         try:
             yield self.arm(session)
