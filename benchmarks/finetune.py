@@ -34,8 +34,16 @@ TASKS = {  # the stem, the folder its pictures lie in, and the shipped model it 
     "segmentation": ("segmentation", "masks", "swin-scenes"),
     "captioning": ("captioning", "captions", "emoji"),
     "clip": ("clip", "captions", "emoji"),
+    "classifier, photographs": ("classifier", "classes", "photo"),
+    "segmentation, photographs": ("segmentation", "masks", "photo"),
+    "captioning, photographs": ("captioning", "captions", "photo"),
 }
-FLAGS = {"text_to_image, LoRA": ["--lora_rank", "8"]}
+FLAGS = {  # those of README's examples
+    "text_to_image, LoRA": "--lora_rank 8",
+    "classifier, photographs": "--resolution 224 --learning_rate 5e-4 --layer_decay 0.8 --scale 0.5 1.0 --random_flip",
+    "segmentation, photographs": "--resolution 192",
+    "captioning, photographs": "--resolution 224",
+}
 
 
 def folders(home: Path) -> dict[str, Path]:
@@ -62,7 +70,8 @@ def measure(task: str, data: Path, home: Path) -> dict:
     command = [
         sys.executable, "-m", f"training.{stem}", "--preset", "finetune", "--pretrained_model_name_or_path", base,
         "--dataset_name", str(data), "--output_dir", str(run), "--max_train_steps", str(STEPS), "--logging_steps", "1",
-        "--validation_steps", "100000", "--checkpointing_steps", "100000", *FLAGS.get(task, []),
+        "--validation_steps", "100000", "--checkpointing_steps", "100000",
+        *FLAGS.get(task, "").split(),
     ]  # fmt: skip
     with (home / "log").open("w") as log:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)

@@ -441,7 +441,12 @@ def test_closing_the_page_stops_the_map(browser, models, serve, monkeypatch):
     open_empty(page, serve(app.build(models)), "classifier")
     page.set_input_files("#classifier-picture input[type=file]", FOX)
     page.get_by_text("the redder").wait_for()
-    handle = models["vit"].model.register_forward_hook(lambda *_: calls.append(1))
+
+    def slow_step(*_):
+        calls.append(1)
+        time.sleep(0.1)
+
+    handle = models["vit"].model.register_forward_hook(slow_step)
     page.get_by_role("button", name="Draw the map").click()
     page.get_by_text(re.compile(r"\d+ of 225 places")).wait_for()
     page.close()
