@@ -141,28 +141,23 @@ def test_kid_is_noted_with_its_interval_or_left_out():
     assert not results.metrics and not results.baseline and "holds 0" in results.as_json()["left_out"][0]
 
 
-def test_style_is_that_of_the_nearest_picture_but_not_of_itself():
+def test_style_is_that_of_the_nearest_picture_of_another_thing():
     rng = np.random.default_rng(0)
     flat, loud = np.full((6, 16, 16, 3), 200, np.uint8), rng.integers(0, 256, (6, 16, 16, 3), dtype=np.uint8)
     flat[..., 0] -= np.arange(6, dtype=np.uint8)[:, None, None]
 
-    class Source:
-        def column(self, name):
-            return ["noto"] * 6 + ["fluent"] * 6
-
     class Train:
-        source, rows = Source(), np.arange(12)
+        """Things "a" to "f", each in both styles."""
 
-    class Other:
-        source, rows = Source(), np.arange(12)
+        source = type("Source", (), {"column": lambda self, name: ["noto"] * 6 + ["fluent"] * 6})()
+        rows, names = np.arange(12), list("abcdef") * 2
 
     styles = judging.Styles(np.concatenate([flat, loud]), Train)
-    assert styles.scores(flat[:3], Other, [0, 1, 2]) == {"style_right": 1, "style_by_chance": 0.5}
-    assert styles.scores(flat[:3], Other, [6, 7, 8])["style_right"] == 0
-    assert judging.Styles(np.concatenate([flat, loud]), selection := Train()).scores(flat[:5], selection, range(5)) == {
-        "style_right": 1,
-        "style_by_chance": pytest.approx(1 / 7),
-    }
+    assert styles.scores(flat, Train, range(6)) == {"style_right": 1, "style_by_chance": 0.5}
+    assert styles.scores(flat, Train, range(6, 12))["style_right"] == 0
+    loud[0] = flat[0]  # "a" looks alike in both, and isn't asked
+    styles = judging.Styles(np.concatenate([flat, loud]), Train)
+    assert [styles.scores(flat[:1], Train, [row])["style_right"] for row in (0, 6)] == [1, 0]
 
 
 # ---- where they can't know -----------------------------------------------------------------------------------------------

@@ -77,15 +77,16 @@ class Styles:
     def scores(self, pictures: np.ndarray, selection, rows: Sequence[int]) -> dict[str, float]:
         """Shares whose nearest training picture has the style of the row: of these pictures, and of any at random.
 
-        Rows of the training pictures themselves aren't looked at, so that real ones don't find themselves.
+        Pictures of the row's own name aren't looked at: that thing in another style is nearer than another thing in
+        this one, and real training pictures would find themselves.
         """
-        kept = np.setdiff1d(np.arange(len(self.styles)), rows if selection is self.train else [])
-        known, asked = self.styles[kept], styles_of(selection)[list(rows)]
-        nearest = known[metrics.nearest_distances(features(pictures), self.features[kept])[0]]
-        return {
-            "style_right": float((nearest == asked).mean()),
-            "style_by_chance": float((known[None] == asked[:, None]).mean()),
-        }
+        asked, found, chance = styles_of(selection)[list(rows)], [], []
+        names, own = np.array(self.train.names), [selection.names[row] for row in rows]
+        for row, name, style in zip(features(pictures), own, asked, strict=True):
+            others = names != name
+            found.append(self.styles[others][np.linalg.norm(self.features[others] - row, axis=1).argmin()] == style)
+            chance.append((self.styles[others] == style).mean())
+        return {"style_right": float(np.mean(found)), "style_by_chance": float(np.mean(chance))}
 
 
 def features(pictures: np.ndarray) -> np.ndarray:
