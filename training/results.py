@@ -25,7 +25,7 @@ HEADLINES = {  # what the README says of a model; of one that isn't here, its fi
     "classifier": ("validation/top1", "heldout_pairs/top1", "unseen_style/top1"),
     "clip": ("unseen_style/image_to_text/recall@5", "unseen_style/text_to_image/recall@5",
              "heldout_pairs/image_to_text/recall@5"),
-    "ddpm": ("label_accuracy", "named_label_accuracy", "kid_x1000"),
+    "ddpm": ("label_accuracy", "named_label_accuracy"),
     "segmentation": ("new_scenes/miou", "validation/miou", "unseen_style/miou"),
     "text_to_image": ("train/named_first", "heldout_pairs/classed", "colours/both_right"),
 }  # fmt: skip
