@@ -23,8 +23,8 @@ import numpy as np
 import torch
 
 from benchmarks.table import markdown, write
-from hub_models import classifier, store, text_to_image
-from training import metrics
+from hub_models import store, text_to_image
+from training import judges, metrics
 from training import text_to_image as training
 from training.data.sources import open_source
 
@@ -83,14 +83,14 @@ def sampler(model, name: str) -> dict:
     default = {"sampler": model.default_sampler, "num_inference_steps": model.default_steps}
     reference = {"sampler": "ddim", "num_inference_steps": DDIM_STEPS}
     paired_drawings(model, prompts[:BATCH], default)  # the first call pays for allocations
-    space = classifier.load("swin")
+    space = judges.load().classifier
     real = np.concatenate([training.evaluation.pictures_of(part, model) for part in (validation, pairs)])
     real = metrics.in_batches(space.features, real)
     rows, features = [], {}
     for name, settings in (("default", default), ("reference", reference)):
         pictures, seconds, evaluations = paired_drawings(model, prompts, settings)
         features[name] = metrics.in_batches(space.features, pictures)
-        kid, _ = metrics.kernel_inception_distance(features[name], real)
+        kid, *_ = metrics.kernel_inception_distance(features[name], real)
         rows.append({"sampler": settings["sampler"], "steps": settings["num_inference_steps"],
                      "pictures through the U-Net": evaluations, "ms a picture": 1000 * seconds, "KID×1000": 1000 * kid})  # fmt: skip
     apart = bootstrap(features["default"], features["reference"], real)

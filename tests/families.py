@@ -183,7 +183,7 @@ FAMILIES = {
         stock={"diffusers": "from diffusers import DiffusionPipeline; model = DiffusionPipeline.from_pretrained(name).unet"},
         alike=denoised,
         answer=lambda ours, picture: drawn(ours, [0], "x_t"),
-        metrics=frozenset({"kid_x1000", "held_out_loss", "nearest_train_distance", "label_accuracy"}),
+        metrics=frozenset({"held_out_loss", "nearest_train_distance", "label_accuracy", "named_label_accuracy"}),
         knows=lambda ours: len(ours.label_names) == 12,
     ),
     "segmentation": Family(
@@ -206,8 +206,9 @@ FAMILIES = {
         stock={"diffusers": "from diffusers import DiffusionPipeline; model = DiffusionPipeline.from_pretrained(name).unet"},
         alike=latents,
         answer=lambda ours, picture: drawn(ours, "a red apple", "latents"),
-        metrics=names(["train", "heldout_pairs"], "retrieval_precision", "retrieval_precision_real")
-        | {"kid_x1000", "held_out_loss", "nearest_train_distance"},
+        metrics=names(["train", "heldout_pairs", "unseen_concepts"], "named_first", "named_top5", "classed", "style_right",
+                      "style_by_chance", "autoencoder/named_first", "autoencoder/classed")
+        | {"held_out_loss", "nearest_train_distance"},
         parts={"--vae_name_or_path": "autoencoder", "--clip_name_or_path": "clip"},
     ),
 }  # fmt: skip

@@ -93,38 +93,61 @@ def test_confusion_matrix_has_the_truth_in_rows():
 def test_kid_by_hand():
     # D = 1, kernel (xy + 1)^3. k(0,1) = 1 within a; k(2,-1) = -1 within b; across: 1, 1, 27, 0.
     a, b = np.array([[0.0], [1.0]]), np.array([[2.0], [-1.0]])
-    mean, std = metrics.kernel_inception_distance(a, b, subsets=3, subset_size=2)
-    assert mean == pytest.approx(1 - 1 - 2 * (1 + 1 + 27 + 0) / 4)
-    assert std == pytest.approx(0)
+    value, low, high = metrics.kernel_inception_distance(a, b)
+    assert value == pytest.approx(1 - 1 - 2 * (1 + 1 + 27 + 0) / 4)
+    # Drawn again, either set has both rows or one of them twice, which is then compared with nothing: left out.
+    assert low == pytest.approx(value) == high
 
 
 def test_kid_equals_the_definition_in_loops():
     rng = np.random.default_rng(1)
-    a, b, n, d = rng.normal(size=(9, 5)), rng.normal(0.3, 1.2, size=(9, 5)), 9, 5
+    a, b, d = rng.normal(size=(9, 5)), rng.normal(0.3, 1.2, size=(7, 5)), 5
 
     def kernel(x, y):
         return (sum(x[i] * y[i] for i in range(d)) / d + 1) ** 3
 
-    same = sum(kernel(a[i], a[j]) + kernel(b[i], b[j]) for i in range(n) for j in range(n) if i != j) / (n * (n - 1))
-    slow = same - 2 * sum(kernel(x, y) for x in a for y in b) / n**2
-    assert metrics.kernel_inception_distance(a, b, subsets=2, subset_size=9)[0] == pytest.approx(slow, rel=1e-9)
+    def slow(a, b):
+        """Rows that are one and the same, as a draw has them, aren't compared."""
+        within = [np.mean([kernel(x, y) for x in s for y in s if x is not y]) for s in (a, b)]
+        return sum(within) - 2 * np.mean([kernel(x, y) for x in a for y in b])
+
+    whole, low, high = metrics.kernel_inception_distance(a, b, draws=3, seed=4)
+    assert whole == pytest.approx(slow(list(a), list(b)), rel=1e-9)
+    again = np.random.default_rng(4)
+    counts = [again.multinomial(n, np.full(n, 1 / n), 3) for n in (9, 7)]
+    rows = [
+        [[row for row, k in zip(list(s), times, strict=True) for _ in range(k)] for times in drawn]
+        for s, drawn in zip((a, b), counts, strict=True)
+    ]
+    drawn = [slow(*sets) for sets in zip(*rows, strict=True)]
+    assert (low, high) == pytest.approx(tuple(np.percentile(drawn, [2.5, 97.5])), rel=1e-9)
 
 
 def test_kid_is_unbiased_and_sees_a_shift():
     rng = np.random.default_rng(2)
     # Unbiased: the mean over 300 tiny independent draws from one distribution lies within 4 standard errors of 0.
     draws = [
-        metrics.kernel_inception_distance(rng.normal(size=(6, 8)), rng.normal(size=(6, 8)), subsets=1, subset_size=6)[0]
+        metrics.kernel_inception_distance(rng.normal(size=(6, 8)), rng.normal(size=(6, 8)), draws=2)[0]
         for _ in range(300)
     ]
     assert abs(np.mean(draws)) < 4 * np.std(draws) / np.sqrt(300)
     # A V-statistic (diagonal kept) would be biased by about 2·(k(x,x) − k(x,y))/6: outside of that interval.
     assert 4 * np.std(draws) / np.sqrt(300) < 2 * 6.0 / 6
     a, b = rng.normal(size=(400, 8)), rng.normal(size=(300, 8))
-    same, spread = metrics.kernel_inception_distance(a, b)
-    near, far = (metrics.kernel_inception_distance(a, b + shift)[0] for shift in (0.3, 1.0))
-    assert abs(same) < 3 * spread < near < far
-    assert spread > 0
+    same, near, far = (metrics.kernel_inception_distance(a, b + shift) for shift in (0, 0.3, 1.0))
+    assert same[0] < near[0] < far[0] and all(low < value < high for value, low, high in (same, near, far))
+    assert near[1] > same[2] and far[1] > 0, "intervals tell these apart"
+
+
+def test_the_interval_of_kid_holds_what_many_rows_say():
+    rng = np.random.default_rng(3)
+    truth, *_ = metrics.kernel_inception_distance(rng.normal(size=(3000, 4)), rng.normal(0.7, 1, (3000, 4)), draws=1)
+    held = 0
+    for _ in range(80):
+        a, b = rng.normal(size=(60, 4)), rng.normal(0.7, 1, size=(50, 4))
+        _, low, high = metrics.kernel_inception_distance(a, b, draws=200)
+        held += low <= truth <= high
+    assert held >= 68, "85 % at least, of 95 % that are meant"
 
 
 def test_kid_is_a_function_of_its_seed_and_symmetric():
@@ -132,26 +155,22 @@ def test_kid_is_a_function_of_its_seed_and_symmetric():
     a, b = rng.normal(size=(40, 4)).astype(np.float32), rng.normal(1, 1, size=(40, 4)).astype(np.float32)
     first = metrics.kernel_inception_distance(a, b, seed=5)
     assert metrics.kernel_inception_distance(a, b, seed=5) == first
-    assert metrics.kernel_inception_distance(a, b, seed=6) != first
-    whole = {"subsets": 1, "subset_size": 40}
-    assert metrics.kernel_inception_distance(a, b, **whole)[0] == pytest.approx(
-        metrics.kernel_inception_distance(b, a, **whole)[0]
-    )
+    assert metrics.kernel_inception_distance(a, b, seed=6)[1:] != first[1:]
+    assert metrics.kernel_inception_distance(b, a)[0] == pytest.approx(first[0])
 
 
 @pytest.mark.parametrize(
-    ("a", "b", "size", "says"),
+    ("a", "b", "says"),
     [
-        (np.zeros((4, 3)), np.zeros((4, 2)), None, "one feature model"),
-        (np.zeros((4, 3)), np.zeros((3, 3)), 4, "<= 3"),
-        (np.zeros((1, 3)), np.zeros((4, 3)), None, "<= 1"),
-        (np.full((4, 3), np.nan), np.zeros((4, 3)), None, "features_a are not finite"),
-        (np.zeros(4), np.zeros((4, 3)), None, "features_a must be"),
+        (np.zeros((4, 3)), np.zeros((4, 2)), "one feature model"),
+        (np.zeros((1, 3)), np.zeros((4, 3)), "two rows or more"),
+        (np.full((4, 3), np.nan), np.zeros((4, 3)), "features_a are not finite"),
+        (np.zeros(4), np.zeros((4, 3)), "features_a must be"),
     ],
 )
-def test_kid_refuses(a, b, size, says):
+def test_kid_refuses(a, b, says):
     with pytest.raises(ValueError, match=says):
-        metrics.kernel_inception_distance(a, b, subset_size=size)
+        metrics.kernel_inception_distance(a, b)
 
 
 def test_nearest_distances_equal_the_loop_over_all_pairs(monkeypatch):

@@ -276,28 +276,6 @@ def test_flags_that_make_no_sense_are_refused(tmp_path, capsys):
 # ---- evaluation ----------------------------------------------------------------------------------------------------------
 
 
-class Judge:
-    """Stands for a perfect CLIP: a picture's red says which name it shows."""
-
-    def __init__(self, names):
-        self.names = [script.selection.captions.plain(name) for name in names]
-
-    def embed_texts(self, texts):
-        return torch.eye(len(self.names))[[self.names.index(text) for text in texts]]
-
-    def embed_images(self, pictures):
-        return torch.eye(len(self.names))[[picture.getpixel((0, 0))[0] for picture in pictures]]
-
-
-def test_retrieval_precision_counts_right_captions():
-    pool = [f"thing {i}" for i in range(200)]
-    pictures = np.zeros((100, 4, 4, 3), np.uint8)
-    pictures[:, :, :, 0] = np.arange(100)[:, None, None]
-    assert script.evaluation.retrieval_precision(Judge(pool), pictures, pool[:100], pool) == 1
-    pictures[:25, :, :, 0] = 150  # a quarter show something else; a tie is no hit
-    assert script.evaluation.retrieval_precision(Judge(pool), pictures, pool[:100], pool) == 0.75
-
-
 def test_strata_are_the_same_in_every_evaluation(source, parts):
     cfg = config(parts)
     model, vae = script.model.create_model(cfg)

@@ -43,6 +43,8 @@ from transformers import (
     ViTModel,
 )
 
+from hub_models.store import file_sha256
+
 WORDS = "a an of the red green blue apple face cat dog house car flag heart in style flat noto emoji drawing".split()
 VIT = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 2}
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789.,-'"
@@ -296,6 +298,18 @@ def captioner(folder: Path | str, kind: str = "swin-bert", max_length: int = 16)
     shutil.rmtree(Path(folder) / "clip")
     contract.save_folder(folder, made)
     return Path(folder)
+
+
+def kept_judges(weights: Path, label_names=()) -> dict:
+    """A random captioner as the judge in a folder of weights, and a classifier where names are given: what
+    `training.judges.KEPT` says of what then lies there."""
+    captioner(weights / "captioning" / "emoji")
+    if label_names:
+        classifier(weights / "classifier" / "swin", label_names)
+    return {
+        stem: (name, {path.name: (file_sha256(path),) for path in (weights / stem / name).iterdir()})
+        for stem, name in (("captioning", "emoji"), ("classifier", "swin"))
+    }
 
 
 def gpt2_tokenizer(max_length: int = 16) -> GPT2Tokenizer:

@@ -23,16 +23,17 @@ import torch
 from diffusers import DDPMScheduler, UNet2DModel
 from PIL import Image
 
-from hub_models import classifier as judge_contract
 from hub_models import ddpm as contract
-from training import figures, metrics
+from hub_models.pictures import frame
+from training import figures, judges, metrics
 from training.config import TrainConfig, parse, require_resolution
+from training.data.captions import core
 from training.data.facts import facts_of
 from training.data.sources import Source, open_source
 from training.diffusion import diffusion_loss, held_out_loss, nearest_train_distance
 from training.optim import Player
 from training.order import draw_seed
-from training.task import Card, Results, Task, opened, run
+from training.task import Card, Results, Task, by_label, opened, run
 
 STEM = "ddpm"
 
@@ -111,7 +112,7 @@ class NoisyPictures:
 
 def clean_picture(picture: Image.Image, resolution_px: int) -> torch.Tensor:
     """A picture as the model sees it, (3, R, R) float32 in [-1, 1]: whole, in a white square."""
-    pixels = np.array(judge_contract.frame(picture, resolution_px))  # (R, R, 3)
+    pixels = np.array(frame(picture, resolution_px))  # (R, R, 3)
     return torch.from_numpy(pixels).permute(2, 0, 1).float() / 127.5 - 1
 
 
@@ -149,7 +150,7 @@ def strata(source: Source, resolution_px: int, labelled: bool, pictures: int = 9
 
 def draw(model: contract.DDPM, labels: Sequence[int | None], seed: int, *, batch_size=64, steps=25) -> np.ndarray:
     """One picture per label, uint8 (N, R, R, 3), by DPM-Solver++ at default guidance; picture i has seed f(seed, i)."""
-    made = []
+    made, steps = [], min(steps, model.num_train_timesteps)
     for at in range(0, len(labels), batch_size):
         part = labels[at : at + batch_size]
         seeds = [draw_seed("draw", seed, at + i) for i in range(len(part))]
@@ -244,15 +245,12 @@ def card_of(served: contract.DDPM, cfg: DDPMConfig, train: Source) -> Card:
 def evaluate_checkpoint(name: str, dataset_name: str, *, batch_size: int = 64) -> Results:
     """KID, held-out loss and distance to training pictures of a saved model, and whether its labels are obeyed.
 
-    kid: kernel inception distance (Bińkowski 2018) × 1000 in the feature space of the bundled classifier "swin",
-    between pictures drawn with the label mix of validation and held-out pairs, and those pictures; kid_floor is the
-    same between real training pictures and them. label_accuracy: share of drawn pictures that the bundled classifier
-    "swin", trained without ever seeing a drawn one, takes for the label asked for; the baseline is the same for real
-    held-out pictures at this resolution. held_out_loss: see `training.diffusion`. nearest_train_distance: median root
-    mean square distance in [0, 1] pixels to the nearest training picture, beside that of real held-out pictures; far
-    below that would be copying.
+    kid_x1000: see `training.judges`, between pictures drawn with the label mix of validation and held-out pairs, and
+    those pictures. label_accuracy, named_label_accuracy: see `obeyed`. held_out_loss: see `training.diffusion`.
+    nearest_train_distance: median root mean square distance in [0, 1] pixels to the nearest training picture, beside
+    that of real held-out pictures; far below that would be copying.
     """
-    model = contract.load(name)
+    model, judge = contract.load(name), judges.load()
     conditional = bool(model.label_names)
     train = open_source(dataset_name, split="train")
     wanted = [split for split in facts_of(dataset_name).evaluation_sets if split != "unseen_style"]
@@ -260,47 +258,54 @@ def evaluate_checkpoint(name: str, dataset_name: str, *, batch_size: int = 64) -
     if conditional and train.label_names != model.label_names:
         raise SystemExit(f"{name} draws {model.label_names}, but {dataset_name} has {train.label_names}")
     real = np.concatenate([contract.to_uint8(picture_tensor(part, model.resolution_px)) for part in real_parts])
-    real_labels = np.concatenate([part.labels for part in real_parts])
+    labels = [int(v) for part in real_parts for v in part.labels] if conditional else [None] * len(real)
     known = contract.to_uint8(picture_tensor(train, model.resolution_px))
 
-    order = np.random.default_rng(0).permutation(len(real_labels))[:600]
-    drawn = draw(model, [int(v) if conditional else None for v in real_labels[order]], 1, batch_size=batch_size)
-    judge = judge_contract.load("swin")
-    space = {
-        key: metrics.in_batches(judge.features, value)
-        for key, value in (("drawn", drawn), ("real", real), ("train", known))
-    }
-    kid, kid_std = metrics.kernel_inception_distance(space["drawn"], space["real"])
-    floor, _ = metrics.kernel_inception_distance(space["train"], space["real"])
+    order = np.random.default_rng(0).permutation(len(real))[:600]
+    drawn = shown = draw(model, [labels[row] for row in order], 1, batch_size=batch_size)
     fixed, read = strata(real_parts[0], model.resolution_px, conditional)
     results = Results("real pictures", hashes=[part.data_hash for part in real_parts])
+    judge.note_kid(results, drawn, real, known)
     results.metrics |= {
-        "kid_x1000": 1000 * kid,
-        "kid_x1000_std": 1000 * kid_std,
         "held_out_loss": held_out_loss(model.unet, model.scheduler, fixed, **read),
         "nearest_train_distance": nearest_train_distance(drawn, known),
         "pictures": len(drawn),
     }
-    results.baseline |= {"kid_x1000": 1000 * floor, "nearest_train_distance": nearest_train_distance(real, known)}
-    results.more["judge"] = f"classifier/swin {judge.weights_sha256[:12]}"  # of kid and label_accuracy
-    shown = obeyed(results, model, judge, real, real_labels, batch_size) if conditional else drawn[:96]
-    results.figures["samples"] = figures.sheet(shown, 12, zoom=2)
+    results.baseline["nearest_train_distance"] = nearest_train_distance(real, known)
+    results.more["judges"] = judge.said
+    if train.facts.ours and conditional:
+        shown = obeyed(results, model, judge, train, real, labels, batch_size)
+    elif conditional:
+        results.left_out.append("Whether labels are obeyed isn't said: the judges know the classes of emoji alone.")
+    results.figures["samples"] = figures.sheet(shown[: 12 * max(8, len(model.label_names))], 12, zoom=2)
     return results
 
 
-def obeyed(results: Results, model: contract.DDPM, judge, real: np.ndarray, real_labels: np.ndarray, batch_size: int):
-    """Note whether a judge sees the labels that were asked for; a dozen pictures of each come back, (N, R, R, 3)."""
-    labels = np.repeat(np.arange(len(model.label_names)), 25)
-    pictures = draw(model, labels.tolist(), 2, batch_size=batch_size)
-    said = metrics.in_batches(judge.logits, pictures).argmax(1)
-    confusion = metrics.confusion_matrix(said, labels, len(model.label_names))
-    results.metrics["label_accuracy"] = float((said == labels).mean())
-    right = metrics.in_batches(judge.logits, real).argmax(1) == real_labels
-    results.baseline["label_accuracy"] = float(right.mean())
-    accuracy = metrics.per_class_accuracy(confusion).tolist()
-    results.per_class["label_accuracy"] = dict(zip(model.label_names, accuracy, strict=True))
+def obeyed(results: Results, model: contract.DDPM, judge: judges.Judges, train: Source, real: np.ndarray,
+           real_labels: Sequence[int], batch_size: int) -> np.ndarray:  # fmt: skip
+    """Note whether both judges see the labels that were asked for; a dozen pictures of each come back, (N, R, R, 3).
+
+    label_accuracy: the share of drawn pictures that the classifier takes for the label asked for.
+    named_label_accuracy: the share in which the captioner names a thing of that label first. The baseline is the same
+    for real held-out pictures at this resolution.
+    """
+    names = model.label_names
+    rows = np.repeat(np.arange(len(names)), 25)
+    pictures = draw(model, rows.tolist(), 2, batch_size=batch_size)
+    of = {core(name): names[label] for name, label in zip(train.column("name"), train.labels, strict=True)}
+    for kept, images, labels in ((results.metrics, pictures, rows), (results.baseline, real, real_labels)):
+        asked = np.array([names[label] for label in labels])
+        said, named = np.array(judge.classes(images)), np.array(judge.classes_by_name(images, of))
+        kept |= {
+            "label_accuracy": float((said == asked).mean()),
+            "named_label_accuracy": float((named == asked).mean()),
+        }
+        if kept is results.metrics:
+            ids = np.array([names.index(one) for one in said])
+            confusion = metrics.confusion_matrix(ids, rows, len(names))
+    results.per_class["label_accuracy"] = by_label(names, metrics.per_class_accuracy(confusion))
     results.curves["confusion"] = confusion.tolist()
-    return np.concatenate([pictures[labels == row][:12] for row in range(len(model.label_names))])  # a row a class
+    return np.concatenate([pictures[rows == row][:12] for row in range(len(names))])  # a row a class
 
 
 if __name__ == "__main__":

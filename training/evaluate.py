@@ -61,7 +61,7 @@ def table(results: dict) -> str:
     for name, value in results["metrics"].items():
         other = f"{baseline[name]:>10.4g}" if name in baseline else ""
         lines.append(f"{name:{width}}  {value:>10.4g}  {other}".rstrip())
-    return "\n".join(lines)
+    return "\n".join(lines + results.get("left_out", []))
 
 
 if __name__ == "__main__":

@@ -25,9 +25,9 @@ HEADLINES = {  # what the README says of a model; of one that isn't here, its fi
     "classifier": ("validation/top1", "heldout_pairs/top1", "unseen_style/top1"),
     "clip": ("unseen_style/image_to_text/recall@5", "unseen_style/text_to_image/recall@5",
              "heldout_pairs/image_to_text/recall@5"),
-    "ddpm": ("kid_x1000", "label_accuracy"),
+    "ddpm": ("label_accuracy", "named_label_accuracy"),
     "segmentation": ("new_scenes/miou", "validation/miou", "unseen_style/miou"),
-    "text_to_image": ("train/retrieval_precision", "heldout_pairs/retrieval_precision", "kid_x1000"),
+    "text_to_image": ("train/named_first", "heldout_pairs/classed", "colours/both_right"),
 }  # fmt: skip
 
 
@@ -101,7 +101,7 @@ def results_page() -> str:
             alike = {name: results for name, results in variants.items() if results["dataset"] == dataset}
             parts += [f"Measured on `{dataset}`:", "\n".join(table_of(alike))]
         for variant, results in variants.items():
-            parts.append(f"### {stem}/{variant}")
+            parts += [f"### {stem}/{variant}", *results.get("left_out", [])]
             if table := tables.class_table(results):
                 parts += ["Per class:", "\n".join(table)]
             parts.append(

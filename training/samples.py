@@ -23,15 +23,15 @@ def prompts() -> list[str]:
     return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
 
 
-def sheet(pictures: Sequence[Image.Image], captions: Sequence[str]) -> Image.Image:
-    """The pictures in rows, each with its prompt below."""
+def sheet(pictures: Sequence[Image.Image], captions: Sequence[str], columns: int = COLUMNS) -> Image.Image:
+    """The pictures in rows of `columns`, each with its prompt below."""
     side = max(128, pictures[0].width)
     width, height = side + MARGIN_PX, side + CAPTION_PX + MARGIN_PX
-    rows = -(-len(pictures) // COLUMNS)
-    canvas = Image.new("RGB", (COLUMNS * width + MARGIN_PX, rows * height + MARGIN_PX), "white")
+    rows = -(-len(pictures) // columns)
+    canvas = Image.new("RGB", (columns * width + MARGIN_PX, rows * height + MARGIN_PX), "white")
     pen, font = ImageDraw.Draw(canvas), ImageFont.load_default(11)
     for number, (picture, caption) in enumerate(zip(pictures, captions, strict=True)):
-        x, y = MARGIN_PX + number % COLUMNS * width, MARGIN_PX + number // COLUMNS * height
+        x, y = MARGIN_PX + number % columns * width, MARGIN_PX + number // columns * height
         canvas.paste(picture, (x, y))
         pen.multiline_text((x, y + side + 2), _wrapped(caption, font, side), "black", font, spacing=1)
     return canvas

@@ -137,6 +137,7 @@ class Results:
     curves: dict[str, Any] = field(default_factory=dict)
     figures: dict[str, Image.Image] = field(default_factory=dict)
     hashes: list[str] = field(default_factory=list)  # of the data, one a set
+    left_out: list[str] = field(default_factory=list)  # what isn't said of these weights, a sentence each
     more: dict[str, Any] = field(default_factory=dict)  # what else is stated: judges, settings
 
     def note(self, which: str, metrics: dict[str, float], baseline: dict[str, float] | None = None) -> None:
@@ -153,6 +154,7 @@ class Results:
             "per_class": self.per_class,
             "curves": self.curves,
             "data_hash": "-".join(value[:12] for value in self.hashes),
+            **({"left_out": self.left_out} if self.left_out else {}),
         } | self.more
 
 

@@ -124,6 +124,7 @@ def _measured(results: dict | None) -> list[str]:
     below = [name for name, value in shares.items() if name in baseline and value < baseline[name]]
     if below:
         parts.append(f"Below {results.get('baseline_name', 'the baseline')} in: {', '.join(f'`{n}`' for n in below)}.")
+    parts += results.get("left_out") or []
     if table := class_table(results):
         parts += ["Per class:", "\n".join(table)]
     return parts

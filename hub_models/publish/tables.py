@@ -4,7 +4,10 @@ import math
 import re
 
 # Numbers in [0, 1] that read better in %.
-SHARES = re.compile(r"top\d+|accuracy|.*_accuracy|recall@\d+|miou|.*_iou|.*_precision(_real)?|.*_right")
+SHARES = re.compile(
+    r"top\d+|accuracy|.*_accuracy|recall@\d+|miou|.*_iou|.*_right(_kept_out)?"
+    r"|named_first|named_top5|classed|style_by_chance"
+)
 UNKNOWN = "not recorded"
 
 

@@ -1,6 +1,6 @@
 """What drawn pictures are worth: whether they are what was asked for, and like real ones.
 
-Letters: N pictures, R side of the picture in pixels, C × h × w a latent, L tokens, D width of states and rows, M texts.
+Letters: N pictures, R side of the picture in pixels, C × h × w a latent, L tokens, D width of states.
 """
 
 import json
@@ -12,13 +12,10 @@ from diffusers import DDPMScheduler
 from PIL import Image
 
 from hub_models import autoencoder as autoencoder_contract
-from hub_models import captioning as captioner_contract
-from hub_models import classifier as judge_contract
-from hub_models import clip as clip_contract
 from hub_models import store
 from hub_models import text_to_image as contract
-from training import figures, metrics, publish
-from training.data import captions
+from hub_models.pictures import to_uint8
+from training import figures, judges, metrics, publish
 from training.data.facts import facts_of
 from training.data.sources import open_source
 from training.diffusion import held_out_loss, nearest_train_distance
@@ -28,71 +25,67 @@ from training.text_to_image import judging
 from training.text_to_image.model import STEM
 from training.text_to_image.selection import Selection, select
 
+# What is drawn: of a data set that the judges know, things and styles that were trained on, pairs of them that were
+# not, and things that never were, which no model can draw but by copying what it shouldn't have.
+JUDGED = {"train": "train", "heldout_pairs": "heldout_pairs", "unseen_concepts": "validation"}
+OTHERS = {"train": "train", "validation": "validation"}
+
 
 def evaluate_checkpoint(name: str, dataset_name: str, *, pictures: int = 200) -> Results:
     """What a saved model draws, for captions of the groups and styles that it was trained on.
 
-    retrieval_precision: share of drawn pictures whose own caption comes first among 100 by the bundled CLIP (one
-    picture each for 200 training captions with their style, and for 100 held-out pairs; captions are compared in their
-    plain form); retrieval_precision_real, and the baseline, are the same for the real pictures of these captions.
-    kid_x1000: kernel inception distance (Bińkowski 2018) in the feature space of the bundled classifier "swin", between
-    pictures drawn for the captions of validation and held-out pairs, and the pictures there; the baseline is training
-    pictures against them. colours/…: see `judging`. held_out_loss: see `Strata`. nearest_train_distance: median root
-    mean square distance in [0, 1] pixels, at 32 px, to the nearest training picture, beside that of real held-out
-    pictures; far below that would be copying.
+    Of each set one picture of each of `pictures` names, for their plain captions with their style. named_first,
+    named_top5, classed: see `training.judges`; style_right, style_by_chance: see `judging`. The baseline is the same
+    for real pictures of these captions, autoencoder/… for these through the autoencoder. colours/…: see `judging`.
+    kid_x1000: see `training.judges`, between pictures drawn for captions that weren't trained on and the pictures
+    there. held_out_loss: see `Strata`. nearest_train_distance: median root mean square distance in [0, 1] pixels, at
+    32 px, to the nearest training picture, beside that of real held-out pictures; far below that would be copying.
     """
     model, folder = contract.load(name), store.resolve(STEM, name)
-    chosen, has_pairs = trained_on(folder), "heldout_pairs" in facts_of(dataset_name).evaluation_sets
-    train, validation = (select(open_source(dataset_name, split=split), **chosen) for split in ("train", "validation"))
-    pairs = select(open_source(dataset_name, split="heldout_pairs"), **chosen) if has_pairs else validation
-    judge, space = clip_contract.load("emoji"), judge_contract.load("swin")
-    vae = autoencoder_contract.load(str(folder / "vae"), device=model.device)
-    results = Results("real pictures", hashes=[part.source.data_hash for part in (validation, pairs)])
+    chosen, ours = trained_on(folder), "heldout_pairs" in facts_of(dataset_name).evaluation_sets
+    sets = {which: select(open_source(dataset_name, split=split), **chosen)
+            for which, split in (JUDGED if ours else OTHERS).items()}  # fmt: skip
+    train, *held_out = sets.values()
+    judge, vae = judges.load(), autoencoder_contract.load(str(folder / "vae"), device=model.device)
+    results = Results("real pictures", hashes=[part.source.data_hash for part in held_out])
     results.more = {
-        "judges": {
-            "retrieval_precision": f"clip/emoji {judge.weights_sha256[:12]}",
-            "kid": f"classifier/swin {space.weights_sha256[:12]}",
-        },
+        "judges": judge.said,
         "settings": {
             "sampler": model.default_sampler, "steps": model.default_steps, "guidance": model.default_guidance,
         },
         "restricted_to": chosen,
     }  # fmt: skip
-    drawn: dict[str, np.ndarray] = {}
-    for split, part, count, seed in (("train", train, pictures, 1), ("heldout_pairs", pairs, pictures // 2, 2)):
-        rows = distinct_rows(part, count)
-        drawn[split] = draw(model, [part.prompts[row] for row in rows], seed)
-        names, pool = [part.names[row] for row in rows], sorted(set(train.names) | set(part.names))
-        real = np.stack([bytes_of(part.picture(row), model) for row in rows])
-        right, right_of_real = (retrieval_precision(judge, images, names, pool) for images in (drawn[split], real))
-        measured = {"retrieval_precision": right, "retrieval_precision_real": right_of_real}
-        results.note(split, measured, {"retrieval_precision": right_of_real})
-    rows = distinct_rows(validation, pictures)
-    drawn["validation"] = draw(model, [validation.prompts[row] for row in rows], 3)
-    held_out = [validation, pairs] if has_pairs else [validation]
-    known, real = pictures_of(train, model), np.concatenate([pictures_of(part, model) for part in held_out])
+    known, drawn = pictures_of(train, model), {}
+    styles = judging.Styles(known, train) if ours else None
+    for seed, (which, part) in enumerate(sets.items(), 1):
+        rows = distinct_rows(part, pictures)
+        drawn[which] = draw(model, [part.prompts[row] for row in rows], seed)
+        if styles is None:
+            continue
+        shown = np.stack([bytes_of(part.picture(row), model) for row in rows])
+        asked = [part.names[row] for row in rows], [classes_of(part)[row] for row in rows]
+        scores, of_real, rebuilt = (judge.scores(p, *asked) for p in (drawn[which], shown, through(vae, shown)))
+        style, style_of_real = (styles.scores(p, part, rows) for p in (drawn[which], shown))
+        rebuilt = {f"autoencoder/{key}": value for key, value in rebuilt.items()}
+        results.note(which, scores | style | rebuilt, of_real | style_of_real)
+    real = np.concatenate([pictures_of(part, model) for part in held_out])
+    judge.note_kid(results, np.concatenate([drawn[which] for which in sets if which != "train"]), real, known)
     scheduler = DDPMScheduler.from_config(model.pipe.scheduler.config)
-    mixed = np.concatenate([drawn["validation"], drawn["heldout_pairs"]])
-    of_mixed, of_real, of_known = (metrics.in_batches(space.features, images) for images in (mixed, real, known))
-    kid, kid_std = metrics.kernel_inception_distance(of_mixed, of_real)
-    floor, _ = metrics.kernel_inception_distance(of_known, of_real)
     near, near_of_real = (nearest_train_distance(small(images), small(known)) for images in (drawn["train"], real))
     results.metrics |= {
-        "kid_x1000": 1000 * kid,
-        "kid_x1000_std": 1000 * kid_std,
-        "held_out_loss": Strata(validation, model, vae).loss(model.pipe.unet, scheduler),
+        "held_out_loss": Strata(held_out[-1], model, vae).loss(model.pipe.unet, scheduler),
         "nearest_train_distance": near,
         "pictures": sum(map(len, drawn.values())),
     }
-    results.baseline |= {"kid_x1000": 1000 * floor, "nearest_train_distance": near_of_real}
-    if train.source.facts.ours and (real_colours := judging.painted(train)):
-        captioner, asked = captioner_contract.load("emoji"), [prompt for *_, prompt in judging.colour_prompts()]
-        real = np.stack([bytes_of(picture, model) for picture in real_colours])
-        scores, of_real = (judging.colour_scores(images, captioner) for images in (draw(model, asked, 4), real))
-        results.note("colours", scores, of_real)
-        results.more["judges"]["colours"] = f"captioning/emoji {captioner.weights_sha256[:12]}"
-    shown = np.concatenate([drawn["train"][:48], drawn["heldout_pairs"][:16], drawn["validation"][:16]])
-    results.figures["samples"] = figures.sheet(shown, 16)
+    results.baseline["nearest_train_distance"] = near_of_real
+    if not ours:
+        results.left_out.append("What was drawn isn't named or classed: the judges know the things of emoji alone.")
+    elif real_colours := judging.painted(train):
+        asked = [prompt for *_, prompt in judging.colour_prompts()]
+        shown = np.stack([bytes_of(picture, model) for picture in real_colours])
+        results.note("colours", *(judging.colour_scores(p, judge.captioner) for p in (draw(model, asked, 4), shown)))
+    shown = [part[: 48 if which == "train" else 16] for which, part in drawn.items()]
+    results.figures["samples"] = figures.sheet(np.concatenate(shown), 16)
     return results
 
 
@@ -135,26 +128,14 @@ def distinct_rows(selection: Selection, count: int) -> list[int]:
     return rows
 
 
-def retrieval_precision(
-    judge: clip_contract.CLIP, images: np.ndarray, names: list[str], pool: list[str], of=100
-) -> float:
-    """Share of images uint8 (N, R, R, 3) whose own plain caption is the nearest of `of`: it and others of the pool."""
-    own = embed_texts(judge, names)  # (N, D)
-    others = embed_texts(judge, pool)  # (M, D)
-    seen = np.concatenate([np.asarray(judge.embed_images([Image.fromarray(p) for p in images[at : at + 64]]).cpu())
-                           for at in range(0, len(images), 64)])  # fmt: skip
-    right = 0
-    for i, name in enumerate(names):
-        rest = [k for k, other in enumerate(pool) if other != name]
-        rest = np.random.default_rng(draw_seed("retrieval", i)).permutation(rest)[: of - 1]
-        right += bool((seen[i] @ own[i] > others[rest] @ seen[i]).all())
-    return right / len(names)
+def classes_of(selection: Selection) -> list[str]:
+    """The class of each picture of a selection."""
+    return [selection.source.label_names[selection.source.label(row)] for row in selection.rows]
 
 
-def embed_texts(judge: clip_contract.CLIP, names: list[str]) -> np.ndarray:
-    """Unit rows (N, D) of the plain captions of names."""
-    parts = [[captions.plain(name) for name in names[at : at + 256]] for at in range(0, len(names), 256)]
-    return np.concatenate([np.asarray(judge.embed_texts(part).cpu()) for part in parts])
+def through(vae, pictures: np.ndarray) -> np.ndarray:
+    """Pictures uint8 (N, R, R, 3) as the autoencoder gives them back: the best that can be drawn through it."""
+    return metrics.in_batches(lambda part: to_uint8(vae.decode(vae.encode(part)[0])), pictures, batch_size=16)
 
 
 def bytes_of(picture: Image.Image, model: contract.TextToImage) -> np.ndarray:

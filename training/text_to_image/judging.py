@@ -1,4 +1,5 @@
-"""Whether drawn pictures have the colour and the thing that was asked for: 8 things × 6 colours, a fixed list.
+"""Whether drawn pictures have the colour and the thing that was asked for, 8 things × 6 colours, a fixed list; and the
+style.
 
     prompts = colour_prompts()                                   48 of ("automobile", "red", "a red automobile")
     colour_scores(pictures, captioner)                           {"hue_right": …, "thing_right": …, "both_right": …}
@@ -6,6 +7,10 @@
 The colour is measured as the training pictures' is (`training.data.recolouring`), the thing is what a captioner says
 first (hub_models/captioning), without its colour. A third of the list are pairs of thing and colour that no training
 picture was recoloured to: `both_right_kept_out`.
+
+    Styles(known, train).scores(pictures, selection, rows)       {"style_right": …, "style_by_chance": …}
+
+The style is that of the nearest training picture in HOG and colour, where nothing was learned.
 """
 
 from collections.abc import Sequence
@@ -13,9 +18,12 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
+from training import judges, metrics
 from training.data import captions
 from training.data.recoloured import JUDGED_THINGS, JUDGED_WORDS, KEPT_OUT
 from training.data.recolouring import coloured, measured, recolour
+
+HOG_PX = 64  # side at which pictures are compared
 
 
 def colour_prompts() -> list[tuple[str, str, str]]:
@@ -56,5 +64,40 @@ def colour_scores(pictures: Sequence[np.ndarray], captioner) -> dict[str, float]
 
 def is_named(text: str, name: str) -> bool:
     """Whether a caption's first thing is `name`, in any colour."""
-    first = captions.core(text.split(",")[0])
-    return first in {captions.core(name), *(captions.core(coloured(name, word)) for word in JUDGED_WORDS)}
+    return any(judges.is_named(text, one) for one in (name, *(coloured(name, word) for word in JUDGED_WORDS)))
+
+
+class Styles:
+    """Training pictures uint8 (N, R, R, 3) of a selection, to find the nearest among."""
+
+    def __init__(self, known: np.ndarray, train):
+        self.train, self.features = train, features(known)  # (N, D)
+        self.styles = styles_of(train)  # (N,)
+
+    def scores(self, pictures: np.ndarray, selection, rows: Sequence[int]) -> dict[str, float]:
+        """Shares whose nearest training picture has the style of the row: of these pictures, and of any at random.
+
+        Pictures of the row's own name aren't looked at: that thing in another style is nearer than another thing in
+        this one, and real training pictures would find themselves.
+        """
+        asked, found, chance = styles_of(selection)[list(rows)], [], []
+        names, own = np.array(self.train.names), [selection.names[row] for row in rows]
+        for row, name, style in zip(features(pictures), own, asked, strict=True):
+            others = names != name
+            found.append(self.styles[others][np.linalg.norm(self.features[others] - row, axis=1).argmin()] == style)
+            chance.append((self.styles[others] == style).mean())
+        return {"style_right": float(np.mean(found)), "style_by_chance": float(np.mean(chance))}
+
+
+def features(pictures: np.ndarray) -> np.ndarray:
+    """HOG and colour of pictures uint8 (N, R, R, 3), at HOG_PX: (N, D)."""
+    size = (HOG_PX, HOG_PX)
+    return metrics.hog_colour_features(
+        np.stack([np.asarray(Image.fromarray(p).resize(size, Image.Resampling.BICUBIC)) for p in pictures])
+    )
+
+
+def styles_of(selection) -> np.ndarray:
+    """The style of each picture of a selection, (N,)."""
+    styles = selection.source.column("style")
+    return np.array([styles[row] for row in selection.rows])
