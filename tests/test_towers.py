@@ -1,0 +1,55 @@
+"""A Swin of transformers in timm's form says the same, and a classifier may begin as one."""
+
+import pytest
+import timm
+import torch
+from transformers import SwinConfig, SwinModel
+
+from hub_models import classifier as contract
+from hub_models import store
+from training import classifier, towers
+
+SIZES = {"embed_dim": 12, "depths": (1, 2, 1), "num_heads": (2, 2, 4), "window_size": 4, "patch_size": 2}
+
+
+def swin(**options) -> SwinModel:
+    torch.manual_seed(0)
+    model = SwinModel(SwinConfig(image_size=32, **SIZES, **options)).eval()
+    for parameter in model.parameters():  # biases and norms of a fresh one say nothing
+        torch.nn.init.normal_(parameter, std=0.3)
+    return model
+
+
+def test_both_forms_give_the_same_features():
+    ours = swin()
+    args, weights = towers.as_timm(ours)
+    model = timm.create_model(towers.NAME, num_classes=5, **args).eval()
+    missing, unexpected = model.load_state_dict(weights, strict=False)
+    assert missing == ["head.fc.weight", "head.fc.bias"] and unexpected == []
+    pixels = torch.randn(3, 3, 32, 32)
+    with torch.no_grad():
+        expected = ours(pixels).pooler_output  # (3, 48)
+        features = model.forward_head(model.forward_features(pixels), pre_logits=True)
+    torch.testing.assert_close(features, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_absolute_positions_are_refused():
+    with pytest.raises(SystemExit, match="absolute positions"):
+        towers.as_timm(swin(use_absolute_embeddings=True))
+
+
+def test_a_classifier_begins_as_the_tower_of_a_clip(tmp_path):
+    flags = ["--preset", "tower", "--dataset_name", "emoji-sample", "--resolution", "64", "--max_train_steps", "1",
+             "--train_batch_size", "4", "--dataloader_num_workers", "0", "--output_dir", str(tmp_path)]  # fmt: skip
+    cfg = classifier.parse(classifier.PRESETS, flags)
+    task = classifier.task_of(cfg)
+    _, weights = towers.as_timm(towers.swin_of(store.resolve("clip", "emoji")))
+    begun = task.players[0].module.state_dict()
+    assert all(torch.equal(begun[name], value) for name, value in weights.items())
+    classifier.main(flags)
+    served = contract.load(str(tmp_path / "export"))
+    assert type(served.model).__name__ == "SwinTransformer" and served.resolution_px == 64
+    card = (tmp_path / "export" / "README.md").read_text(encoding="utf-8")
+    assert "begun as the Swin of clip/emoji" in card
+    with pytest.raises(SystemExit, match="takes 64 px"):
+        classifier.task_of(classifier.parse(classifier.PRESETS, [*flags, "--resolution", "96"]))
