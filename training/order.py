@@ -143,5 +143,4 @@ class Order:
 def _one_thread(_worker: int) -> None:
     """A sample worker keeps to one core, and leaves the signals to the training process."""
     torch.set_num_threads(1)
-    for each in (signal.SIGINT, signal.SIGTERM):  # terminals and job schedulers send them to all of a run's processes
-        signal.signal(each, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
