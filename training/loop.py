@@ -8,7 +8,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -125,8 +125,8 @@ def plain_attention(model: torch.nn.Module) -> None:
     Without a GPU a step in bf16 then takes 0.65 (a Swin with windows of 4) or 0.6 (a ViT) of the time. It isn't saved.
     """
     for part in model.modules():
-        if hasattr(part, "set_attn_implementation"):
-            part.set_attn_implementation("eager")
+        if attend_by := getattr(part, "set_attn_implementation", None):
+            attend_by("eager")
 
 
 def start_or_resume(team: Sequence[Learner], order: Order, journal: Journal) -> Progress:
@@ -340,7 +340,7 @@ class Stop:
 
 
 @contextlib.contextmanager
-def stop_signals(world: int) -> Iterator[Stop]:
+def stop_signals(world: int) -> Generator[Stop]:
     """SIGTERM and SIGINT go to the Stop for the time of the block (main thread only, as Python has it)."""
     stop = Stop(world)
     if threading.current_thread() is not threading.main_thread():

@@ -78,10 +78,10 @@ class _Draws(Dataset):
     def __init__(self, samples: Samples, seed: int):
         self.samples, self.seed = samples, seed
 
-    def __getitem__(self, key: tuple[int, int, int]) -> dict[str, Any]:
-        step, position, index = key
+    def __getitem__(self, index: tuple[int, int, int]) -> dict[str, Any]:
+        step, position, which = index
         draw = torch.Generator().manual_seed(draw_seed("sample", self.seed, step, position))
-        return self.samples.sample(index, draw)
+        return self.samples.sample(which, draw)
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,8 @@ def some_of(source: Source | PaintedSource | MaskSource, count: int = PICTURES) 
 def seen_of(source: Source, scenes: Scenes | None, painted: float) -> Iterator[Image.Image]:
     """Training pictures, of which a share in [0, 1] is painted scenes, where there are any."""
     count = round(painted * PICTURES) if scenes is not None else 0
-    yield from (scenes.scene(at).image for at in range(min(count, len(scenes or ()))))
+    if scenes is not None:
+        yield from (scenes.scene(at).image for at in range(min(count, len(scenes))))
     yield from some_of(source, PICTURES - count)
 
 

@@ -8,7 +8,6 @@ import math
 
 import torch
 import torch.nn.functional as F
-from transformers import PreTrainedModel
 
 from hub_models import clip as contract
 from training import hybrid
@@ -25,7 +24,7 @@ class Trainee(torch.nn.Module):
     maps: whether it is shown maps of the first stages of its backbone of timm instead of pictures.
     """
 
-    def __init__(self, clip: PreTrainedModel, num_names: int, *, maps: bool = False):
+    def __init__(self, clip: contract.DualEncoder, num_names: int, *, maps: bool = False):
         super().__init__()
         self.clip, self.maps = clip, maps
         self.head = torch.nn.Linear(clip.visual_projection.in_features, num_names) if num_names else None
@@ -129,8 +128,8 @@ class _Gather(torch.autograd.Function):
         return torch.cat(parts)
 
     @staticmethod
-    def backward(ctx, gradient: torch.Tensor) -> torch.Tensor:
-        gradient = gradient.contiguous()
+    def backward(ctx, *gradients: torch.Tensor) -> torch.Tensor:
+        gradient = gradients[0].contiguous()
         torch.distributed.all_reduce(gradient)
         return gradient[torch.distributed.get_rank() * ctx.count :][: ctx.count]
 

@@ -69,7 +69,9 @@ class Recoloured:
     def picture(self, index: int) -> Image.Image:
         picked, word, turned = self._rows[index]
         picture = self._of.picture(picked)
-        return recolour(picture, word) if turned else picture
+        made = recolour(picture, word) if turned else picture
+        assert made is not None
+        return made
 
 
 def _said(name: str, style: str) -> list[str]:

@@ -18,7 +18,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from transformers import DPTModel
 
 from training import hybrid
 from training.data.art import recoloured
@@ -56,7 +55,7 @@ class Views:
     """
 
     def __init__(
-        self, source: Source, tower: DPTModel, pixel_values: Callable[[Sequence[Image.Image]], torch.Tensor], count: int
+        self, source: Source, tower: hybrid.Tower, pixel_values: Callable[[Sequence], torch.Tensor], count: int
     ):
         backbone = hybrid.backbone_of(tower)
         weights = early_sha256(backbone)
@@ -105,7 +104,8 @@ def write(folder: Path, source: Source, view: int, backbone: torch.nn.Module, pi
             array = np.lib.format.open_memmap(folder / "maps.npy", "w+", np.float16, shape)
             print(f"looking at {len(source)} pictures, view {view}: {array.nbytes / 2**20:.0f} MiB", flush=True)
         array[rows.start : rows.stop] = maps
-    array.flush()
+    if array is not None:
+        array.flush()
     backbone.train(training)
 
 

@@ -74,7 +74,7 @@ def task_of(cfg: SegmentationConfig) -> Task:
 
 def open_data(cfg: SegmentationConfig, split: str) -> MaskSource | PaintedSource:
     """Pictures and masks of a split; scenes to train on are as many and as varied as the config says."""
-    options = {}
+    options: dict = {}
     if split == "train":
         options = {"scenes": cfg.train_scenes, "scene_options": {"ink": cfg.object_ink, "colour": cfg.object_color}}
     return open_masks(

@@ -45,7 +45,7 @@ __all__ = ["PRESETS", "evaluate_checkpoint", "main", "task_of"]
 
 def task_of(cfg: TextToImageConfig) -> Task:
     """The experiment of a config."""
-    chosen = {"groups": cfg.groups, "styles": cfg.styles, "own": cfg.caption_column is not None}
+    chosen: dict = {"groups": cfg.groups, "styles": cfg.styles, "own": cfg.caption_column is not None}
     train, held_out = (select(opened(cfg, split, caption_column=cfg.caption_column), **chosen)
                        for split in ("train", "validation"))  # fmt: skip
     torch.manual_seed(cfg.seed)

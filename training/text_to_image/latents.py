@@ -7,6 +7,7 @@ M texts, V views of a picture (2 with flips).
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,7 +35,8 @@ class LatentCaptions:
         self.shape = model.latent_shape
         selection.source.preload(cfg.resolution)
         self.views = 2 if cfg.random_flip else 1
-        self.latents = self.states = None
+        self.latents: Any = None
+        self.states: Any = None
         if not cfg.no_cache:
             self.latents = cached_latents(selection, vae, self.views, cfg.resolution)
             self.states, number = cached_states(sorted({c for texts in selection.captions for c in texts}), model)

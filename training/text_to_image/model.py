@@ -63,8 +63,8 @@ def create_model(
         from peft import LoraConfig
 
         pipe.unet.add_adapter(LoraConfig(r=cfg.lora_rank, lora_alpha=cfg.lora_rank, target_modules=LORA_LAYERS))
-    vae.preview(torch.zeros(1, *vae.latent_shape))  # fits the linear map, where the folder has none
-    extra = {"guidance_scale": 3.0, "default_steps": 10, "default_sampler": "dpm++", "styles": list(styles)}
+    weight, bias = vae.linear_map()
+    extra: dict = {"guidance_scale": 3.0, "default_steps": 10, "default_sampler": "dpm++", "styles": list(styles)}
     if cfg.pretrained_model_name_or_path:
         extra = model.extra
     if cfg.guidance_scale is not None:
@@ -72,8 +72,8 @@ def create_model(
     extra |= {
         "resolution_px": cfg.resolution,
         "ground": list(vae.ground),
-        "latent_to_rgb": np.round(vae.latent_to_rgb.double().cpu().numpy(), 6).tolist(),
-        "latent_to_rgb_bias": np.round(vae.latent_to_rgb_bias.double().cpu().numpy(), 6).tolist(),
+        "latent_to_rgb": np.round(weight.double().cpu().numpy(), 6).tolist(),
+        "latent_to_rgb_bias": np.round(bias.double().cpu().numpy(), 6).tolist(),
     }
     if torch.cuda.is_available() and not cfg.cpu:
         pipe.to("cuda")
@@ -106,6 +106,7 @@ class Adapter(torch.nn.Module):
 
     def __init__(self, unet: UNet2DConditionModel):
         super().__init__()
+        self.unet: UNet2DConditionModel
         self.__dict__["unet"] = unet  # no submodule: its own weights belong to nobody here
         self.layers = torch.nn.ParameterList([p for p in unet.parameters() if p.requires_grad])
 
