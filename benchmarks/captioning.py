@@ -80,8 +80,15 @@ def cache(served: captioning.Captioner, picture: Image.Image, repeats: int = REP
 
         for part, call in (("decoding", decode), ("whole call", whole)):
             took = taking_turns({on: lambda call=call, on=on: call(on == "on") for on in ("on", "off")}, repeats)
-            rows.append({"tokens": tokens, "of": part, "ms with cache": took["on"], "ms without": took["off"],
-                         "ratio": took["off"] / took["on"]})  # fmt: skip
+            rows.append(
+                {
+                    "tokens": tokens,
+                    "of": part,
+                    "ms with cache": took["on"],
+                    "ms without": took["off"],
+                    "ratio": took["off"] / took["on"],
+                }
+            )
     return rows
 
 

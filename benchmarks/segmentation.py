@@ -62,8 +62,15 @@ def predict() -> dict:
     for name in store.variants("segmentation"):
         model = segmentation.load(name)
         flops, seconds = flops_of(lambda: model.predict(picture)), seconds_of(lambda: model.predict(picture))  # noqa: B023
-        rows.append({"model": name, "parameters": f"{model.parameters / 1e6:.2f} M", "ms": 1000 * seconds,
-                     "GFLOP": flops / 1e9, "% of GEMM rate": 100 * flops / seconds / rate})  # fmt: skip
+        rows.append(
+            {
+                "model": name,
+                "parameters": f"{model.parameters / 1e6:.2f} M",
+                "ms": 1000 * seconds,
+                "GFLOP": flops / 1e9,
+                "% of GEMM rate": 100 * flops / seconds / rate,
+            }
+        )
     if not rows:
         raise SystemExit("no weights of a segmenter are shipped yet")
     return {"rows": rows, "says": f"One picture of 256 × 256. A matrix product ran at {rate / 1e9:.0f} GFLOP/s."}
@@ -113,9 +120,12 @@ def scaling() -> dict:
         axes.grid(alpha=0.3)
         axes.legend(frameon=False)
     figure.savefig(DOCS / "scaling.png", dpi=110)
-    return {"rows": rows, "slopes": slopes,
-            "says": f"Slope of FLOPs against pixels from one size to the next: Swin {min(slopes['Swin']):.2f} to "
-                    f"{max(slopes['Swin']):.2f}, ViT {slopes['ViT'][0]:.2f} growing to {slopes['ViT'][-1]:.2f}."}  # fmt: skip
+    return {
+        "rows": rows,
+        "slopes": slopes,
+        "says": f"Slope of FLOPs against pixels from one size to the next: Swin {min(slopes['Swin']):.2f} to "
+        f"{max(slopes['Swin']):.2f}, ViT {slopes['ViT'][0]:.2f} growing to {slopes['ViT'][-1]:.2f}.",
+    }
 
 
 # ---- curves --------------------------------------------------------------------------------------------------------------

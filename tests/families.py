@@ -118,9 +118,15 @@ def drawn(ours, of, state: str) -> bytes:
 
 def save_ddpm(ours, folder: Path) -> None:
     ddpm.save_folder(
-        folder, ours.unet, ours.scheduler, label_names=ours.label_names, null_label=ours.null_label,
-        resolution_px=ours.resolution_px, guidance_scale=ours.default_guidance, ground=ours.ground,
-    )  # fmt: skip
+        folder,
+        ours.unet,
+        ours.scheduler,
+        label_names=ours.label_names,
+        null_label=ours.null_label,
+        resolution_px=ours.resolution_px,
+        guidance_scale=ours.default_guidance,
+        ground=ours.ground,
+    )
 
 
 FAMILIES = {

@@ -19,8 +19,14 @@ from training.data.sources import open_source
 WORDS = (
     "the of and a red apple app ##le fruit ##s flag emoji style no ##to in cat ##ty an fluent flat 3 ##d d 東 é".split()
 )
-FULL = ["[PAD]", *(f"[unused{i}]" for i in range(9)), *vocabulary.SPECIAL[1:], *"abcdefghijklmnopqrstuvwxyz,.!-",
-        *(f"##{letter}" for letter in "abcefghijklmnopqrtuvwxyz"), *WORDS]  # fmt: skip
+FULL = [
+    "[PAD]",
+    *(f"[unused{i}]" for i in range(9)),
+    *vocabulary.SPECIAL[1:],
+    *"abcdefghijklmnopqrstuvwxyz,.!-",
+    *(f"##{letter}" for letter in "abcefghijklmnopqrtuvwxyz"),
+    *WORDS,
+]
 FULL = list(dict.fromkeys(FULL))
 TEXTS = ["a red apple", "red apples, fruit", "cat, noto style", "Catty!"]
 
@@ -102,9 +108,16 @@ def bert() -> BertModel:
     """A whole BERT of four layers, with position and token embeddings of its own."""
     torch.manual_seed(0)
     config = BertConfig(
-        vocab_size=len(FULL), hidden_size=24, num_hidden_layers=4, num_attention_heads=2, intermediate_size=48,
-        max_position_embeddings=40, hidden_dropout_prob=0, attention_probs_dropout_prob=0, initializer_range=0.3,
-    )  # fmt: skip
+        vocab_size=len(FULL),
+        hidden_size=24,
+        num_hidden_layers=4,
+        num_attention_heads=2,
+        intermediate_size=48,
+        max_position_embeddings=40,
+        hidden_dropout_prob=0,
+        attention_probs_dropout_prob=0,
+        initializer_range=0.3,
+    )
     return BertModel(config).eval()
 
 

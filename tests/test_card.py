@@ -198,10 +198,19 @@ def test_lint_of_broken_front_matter(text):
 
 def test_lint_accepts_what_the_hub_accepts():
     front = {
-        "language": ["en"], "license": "other", "license_name": "mine", "license_link": "LICENSE", "datasets": ["squad", "org/d.v1"],
-        "base_model": ["timm/vit_tiny"], "base_model_relation": "finetune", "pipeline_tag": "image-to-text", "tags": ["a"],
-        "widget": [{"text": "a cat", "output": {"url": "image_0.png"}}], "inference": False, "thumbnail": "https://x.example/a.png",
-    }  # fmt: skip
+        "language": ["en"],
+        "license": "other",
+        "license_name": "mine",
+        "license_link": "LICENSE",
+        "datasets": ["squad", "org/d.v1"],
+        "base_model": ["timm/vit_tiny"],
+        "base_model_relation": "finetune",
+        "pipeline_tag": "image-to-text",
+        "tags": ["a"],
+        "widget": [{"text": "a cat", "output": {"url": "image_0.png"}}],
+        "inference": False,
+        "thumbnail": "https://x.example/a.png",
+    }
     assert lint_front(front) == ""
 
 
@@ -279,13 +288,16 @@ REFUSED = [
     ("datasets:\n- null", "datasets[0] is null"),
     ("base_model: /content/drive/MyDrive/vit", "no Hub id"),
     ("datasets:\n- /root/.cache/huggingface/datasets/imagefolder/default-5a3f", "no Hub id"),
-    ("model-index:\n- name: v\n  results:\n  - task: {type: t}\n    dataset: {type: d, name: D}\n    metrics:\n"
-     "    - {type: accuracy, value: null}", "value is null"),
+    (
+        "model-index:\n- name: v\n  results:\n  - task: {type: t}\n    dataset: {type: d, name: D}\n    metrics:\n"
+        "    - {type: accuracy, value: null}",
+        "value is null",
+    ),
     ("license: Apache License 2.0", "no licence id"),
     ("language: null", "language is null"),
     ("tags:\n- 3\n- null", "tags[1] is null"),
     ("base_model:\n- org/a/b", "no Hub id"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("lines", "said"), REFUSED)
@@ -367,6 +379,10 @@ def test_lint_of_data_set_cards():
         ("size_categories: [small]\n", "size_categories"),
         ("task_categories: null\n", "is null"),
     ]:
-        problems = lint.lint(good.replace("size_categories: [n<1K]\n", "").replace("task_categories: [image-classification]\n", "")
-                             + lines + "---\n", "dataset")  # fmt: skip
+        problems = lint.lint(
+            good.replace("size_categories: [n<1K]\n", "").replace("task_categories: [image-classification]\n", "")
+            + lines
+            + "---\n",
+            "dataset",
+        )
         assert any(said in problem for problem in problems), (lines, problems)

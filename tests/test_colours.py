@@ -42,8 +42,10 @@ def tinted(selection):
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory):
     home = tmp_path_factory.mktemp("parts")
-    return {"vae_name_or_path": str(tiny_models.autoencoder_folder(home / "vae")),
-            "clip_name_or_path": str(tiny_models.dual_encoder(home / "clip"))}  # fmt: skip
+    return {
+        "vae_name_or_path": str(tiny_models.autoencoder_folder(home / "vae")),
+        "clip_name_or_path": str(tiny_models.dual_encoder(home / "clip")),
+    }
 
 
 def disc(colour: str, ground=(255, 255, 255, 255)) -> Image.Image:
@@ -231,8 +233,10 @@ def test_a_run_with_shares_resumes_to_the_bit_and_other_shares_are_refused(parts
     with pytest.raises((RunError, SystemExit), match="pair_share"):
         run("parts", "--resume_from_checkpoint", "latest", "--pair_share=0.2")
     run("parts", "--resume_from_checkpoint", "latest")
-    whole, both = ((tmp_path / name / "export" / "unet" / "diffusion_pytorch_model.safetensors").read_bytes()
-                   for name in ("whole", "parts"))  # fmt: skip
+    whole, both = (
+        (tmp_path / name / "export" / "unet" / "diffusion_pytorch_model.safetensors").read_bytes()
+        for name in ("whole", "parts")
+    )
     assert whole == both
     facts = json.loads((tmp_path / "whole" / "export" / "run.json").read_text())
     assert facts["config"]["pair_share"] == 0.3

@@ -231,9 +231,12 @@ def said(cases, tmp_path_factory):
         [sys.executable, "-c", OPEN],
         input="".join(json.dumps([name, *case]) + "\n" for name, case in cases.items()),
         env=os.environ | {"PYTHONPATH": str(ROOT), "HF_HOME": str(tmp_path_factory.mktemp("home"))},
-        cwd=tmp_path_factory.mktemp("here"), capture_output=True, text=True, timeout=600,
+        cwd=tmp_path_factory.mktemp("here"),
+        capture_output=True,
+        text=True,
+        timeout=600,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES)),
-    )  # fmt: skip
+    )
     answers = dict(map(json.loads, filter(lambda line: line.startswith("["), done.stdout.splitlines())))
     assert answers.keys() == cases.keys(), done.stderr[-2000:]
     return answers
@@ -289,8 +292,15 @@ def test_a_data_set_of_the_hub_names_no_file_of_this_machine(tmp_path):
         asked = "".join(
             json.dumps([name, "pictures", f"org/{name}"]) + "\n" for name in ("evil", "elsewhere", "pictures")
         )
-        done = subprocess.run([sys.executable, "-c", OPEN], input=asked, env=hub.environment(tmp_path / "home"), cwd=ROOT,
-                              capture_output=True, text=True, timeout=200)  # fmt: skip
+        done = subprocess.run(
+            [sys.executable, "-c", OPEN],
+            input=asked,
+            env=hub.environment(tmp_path / "home"),
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=200,
+        )
     answers = dict(map(json.loads, filter(lambda line: line.startswith("["), done.stdout.splitlines())))
     assert "row 20" in answers["evil"] and "may name none" in answers["evil"], answers
     assert answers["elsewhere"].startswith("DataError: ") and "elsewhere" in answers["elsewhere"], answers
@@ -410,7 +420,13 @@ def test_an_export_with_a_link_is_not_bundled(model, tmp_path):
     packing.write_manifest(folder)
     code = "import sys; from pathlib import Path; from hub_models import store; store.WEIGHTS = Path(sys.argv.pop(1)); "
     code += "from training import publish; publish.main()"
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "weights"), str(folder), "--bundle", "segmentation/mine"],
-                          cwd=ROOT, env=os.environ | {"PYTHONPATH": "."}, capture_output=True, text=True, timeout=200)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "weights"), str(folder), "--bundle", "segmentation/mine"],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": "."},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
     assert done.returncode == 1 and "vocab.txt is a link" in done.stderr, done.stderr
     assert not (tmp_path / "weights").exists()

@@ -258,7 +258,9 @@ HEADERS = {
     "shape deep": header({"a": entry(shape=[[4]])}),
     "does not fit": header({"a": entry(shape=[3])}),
     "past the end": header({"a": entry(shape=[2**40], offsets=[0, 2**42])}),
-    "twice": header('{"a": {"dtype":"F32","shape":[4],"data_offsets":[0,16]}, "a": {"dtype":"F32","shape":[4],"data_offsets":[0,16]}}'),
+    "twice": header(
+        '{"a": {"dtype":"F32","shape":[4],"data_offsets":[0,16]}, "a": {"dtype":"F32","shape":[4],"data_offsets":[0,16]}}'
+    ),
     "overlap": header({"a": entry(), "b": entry()}),
     "gap": header({"a": entry(shape=[1], offsets=[0, 4]), "b": entry(shape=[1], offsets=[12, 16])}),
     "list": header("[]"),
@@ -274,7 +276,7 @@ HEADERS = {
     "digits": header('{"a": {"dtype":"F32","shape":[4],"data_offsets":[0,' + "9" * 5000 + "]}}"),
     "not a number": header('{"a": {"dtype":"F32","shape":[4],"data_offsets":[0,NaN]}}'),
     "no UTF-8": struct.pack("<Q", 4) + b'{"\xff"' + bytes(16),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("what", HEADERS)

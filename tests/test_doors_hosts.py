@@ -139,9 +139,17 @@ def test_a_websocket_is_refused_alike(port, app):
         lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
         assert status_of(port, f"GET /gradio_api/queue/join HTTP/1.1\r\n{lines}{wanted}\r\n".encode()) == 403
         raw = [(name.encode(), value.encode()) for name, value in headers.items()]
-        scope = {"type": "websocket", "scheme": "ws", "path": "/gradio_api/queue/join", "raw_path": b"/gradio_api/queue/join",
-                 "query_string": b"", "headers": raw, "client": ("127.0.0.1", 1), "server": ("127.0.0.1", port),
-                 "subprotocols": []}  # fmt: skip
+        scope = {
+            "type": "websocket",
+            "scheme": "ws",
+            "path": "/gradio_api/queue/join",
+            "raw_path": b"/gradio_api/queue/join",
+            "query_string": b"",
+            "headers": raw,
+            "client": ("127.0.0.1", 1),
+            "server": ("127.0.0.1", port),
+            "subprotocols": [],
+        }
         said = []
 
         async def receive():
@@ -209,14 +217,21 @@ def test_allowed_names_and_a_named_proxy_are_served(monkeypatch):
             assert ask(port, host=host).status_code == 200, host
         for host in ("192.168.1.7", "pages.example", "xdemo.example", "a.demo.example", "evilpages.example"):
             assert ask(port, host=host).status_code == 403, host
-        for headers in ({"host": "demo.example"}, {"x_forwarded_host": "demo.example", "x_forwarded_proto": "https"},
-                        {"x_forwarded_host": "demo.example"}, {}):  # fmt: skip
+        for headers in (
+            {"host": "demo.example"},
+            {"x_forwarded_host": "demo.example", "x_forwarded_proto": "https"},
+            {"x_forwarded_host": "demo.example"},
+            {},
+        ):
             assert ask(port, origin="https://demo.example", **headers).status_code == 200
         assert ask(port, host="demo.example", origin="https://demo.example:8443").status_code == 403
         root = ask(port, x_forwarded_host="demo.example", x_forwarded_proto="https").json()["root"]
         assert root == "https://demo.example"
-        for headers in ({"x_forwarded_host": "evil.example"}, {"x_forwarded_host": "demo.example, evil.example"},
-                        {"host": "evil.example", "x_forwarded_host": "demo.example"}):  # fmt: skip
+        for headers in (
+            {"x_forwarded_host": "evil.example"},
+            {"x_forwarded_host": "demo.example, evil.example"},
+            {"host": "evil.example", "x_forwarded_host": "demo.example"},
+        ):
             assert ask(port, **headers).status_code == 403
 
 

@@ -147,8 +147,9 @@ def test_whatever_the_object_carries_the_answer_is_the_same_sentence(app, privat
                 kinds = {kind: kinds[kind] for kind in ("no meta", "meta")}
             for kind, sent in kinds.items():
                 body = json.dumps({"data": [sent, "tiny"]})
-                answer = client.post("/gradio_api/run/text_to_image_settings", content=body,
-                                     headers={"Content-Type": "application/json"})  # fmt: skip
+                answer = client.post(
+                    "/gradio_api/run/text_to_image_settings", content=body, headers={"Content-Type": "application/json"}
+                )
                 if not refused(answer):
                     wrong.append((place, kind, answer.text[:200]))
     assert not wrong, f"{len(wrong)} ways in: {wrong[:5]}"
@@ -259,9 +260,12 @@ def test_by_mcp(app, private):
     assert all(answer.isError for answer in answers)
     assert all(ONE_SENTENCE in answer.content[0].text for answer in answers)
     # An object in place of any argument, which gradio's client would upload on the server's behalf.
-    nested = [("ddpm_draw", {"labels": [file]}), ("ddpm_draw", {"labels": ["food"], "count": file}),
-              ("text_to_image_settings", {"picture": file, "model": "tiny"}),
-              ("classifier_predict", {"picture": {"image": file}})]  # fmt: skip
+    nested = [
+        ("ddpm_draw", {"labels": [file]}),
+        ("ddpm_draw", {"labels": ["food"], "count": file}),
+        ("text_to_image_settings", {"picture": file, "model": "tiny"}),
+        ("classifier_predict", {"picture": {"image": file}}),
+    ]
     assert all(answer.isError for answer in asyncio.run(ask(nested)))
     content = private.read_bytes()
     copies = [path for path in Path(get_upload_folder()).glob("*/*.png") if path.is_file() and not path.is_symlink()]

@@ -257,8 +257,9 @@ def test_the_command_refuses_before_it_asks_and_pushes_what_was_called_harmless(
                 "org/x",
                 *more,
             ]
-            return subprocess.run(command, cwd=ROOT, env=hub.environment(tmp_path / "home"), capture_output=True, text=True,
-                                  timeout=200)  # fmt: skip
+            return subprocess.run(
+                command, cwd=ROOT, env=hub.environment(tmp_path / "home"), capture_output=True, text=True, timeout=200
+            )
 
         done = publish()
         assert done.returncode == 1 and hub.asked == [] and "Traceback" not in done.stderr
@@ -280,6 +281,12 @@ def test_without_the_rules_a_push_says_what_to_install_and_a_model_still_loads(m
         "try:\n    upload.check_push(sys.argv[1])\n"
         "except packing.PushError as error:\n    print(error)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(model)], cwd=ROOT, env=os.environ | {"PYTHONPATH": "."},
-                          capture_output=True, text=True, timeout=200)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(model)],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": "."},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
     assert "pip install 'vitrail[train]'" in done.stdout, done.stderr

@@ -147,8 +147,12 @@ def test_the_pages_own_events_hold_nobody_up(address, others):
 
 def test_a_stack_by_mcp_holds_nobody_up(address, others):
     pytest.importorskip("mcp")
-    body = {"jsonrpc": "2.0", "id": 1, "method": "tools/call",
-            "params": {"name": "text_to_image_draw", "arguments": {"prompt": STACK, "count": 1, "steps": 1}}}  # fmt: skip
+    body = {
+        "jsonrpc": "2.0",
+        "id": 1,
+        "method": "tools/call",
+        "params": {"name": "text_to_image_draw", "arguments": {"prompt": STACK, "count": 1, "steps": 1}},
+    }
     with visitor(1) as who:
         headers = {"Accept": "application/json, text/event-stream"}
         reply = who.post(f"{address}/gradio_api/mcp/", json=body, headers=headers)

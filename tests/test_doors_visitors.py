@@ -115,8 +115,12 @@ def test_callers_by_mcp_have_shares_of_their_own(address, steps, hog):
     def call(last: int) -> str:
         with visitor(last) as who:
             arguments = {"labels": ["food"], "count": 1, "seed": 3, "steps": 2, "model": "tiny"}
-            body = {"jsonrpc": "2.0", "id": 1, "method": "tools/call",
-                    "params": {"name": "ddpm_draw", "arguments": arguments}}  # fmt: skip
+            body = {
+                "jsonrpc": "2.0",
+                "id": 1,
+                "method": "tools/call",
+                "params": {"name": "ddpm_draw", "arguments": arguments},
+            }
             headers = {"Accept": "application/json, text/event-stream"}
             return who.post(f"{address}/gradio_api/mcp/", json=body, headers=headers).text
 
@@ -180,8 +184,12 @@ def test_a_draw_stops_that_nobody_ever_asked_the_answer_of(address, steps, monke
 
 def test_a_draw_stops_once_its_caller_by_mcp_hangs_up(address, steps):
     pytest.importorskip("mcp")
-    body = {"jsonrpc": "2.0", "id": 1, "method": "tools/call",
-            "params": {"name": "ddpm_draw", "arguments": {"labels": ["food"], "count": 1, "steps": 240, "model": "tiny"}}}  # fmt: skip
+    body = {
+        "jsonrpc": "2.0",
+        "id": 1,
+        "method": "tools/call",
+        "params": {"name": "ddpm_draw", "arguments": {"labels": ["food"], "count": 1, "steps": 240, "model": "tiny"}},
+    }
 
     async def hang_up():
         async with httpx.AsyncClient(timeout=60) as who:

@@ -64,8 +64,14 @@ def of(results: dict, stem: str):
 
 def command(hub, home: Path, *words: object) -> str:
     """What `python …` prints, in a process whose Hub is the stand-in; fails where that does."""
-    done = subprocess.run([sys.executable, *map(str, words)], env=hub.environment(home), cwd=ROOT, text=True,
-                          capture_output=True, timeout=300)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, *map(str, words)],
+        env=hub.environment(home),
+        cwd=ROOT,
+        text=True,
+        capture_output=True,
+        timeout=300,
+    )
     assert done.returncode == 0, f"status {done.returncode}: {done.stderr[-3000:]}"
     return done.stdout
 
@@ -172,8 +178,10 @@ def opened(trained, published, hub, home):
         assert not (folder / f"{stem}.error").exists(), (folder / f"{stem}.error").read_text()
         return (folder / stem).read_bytes(), (folder / f"{stem}.sha256").read_text()
 
-    return {way: each(f"load from {way}", STEMS, lambda stem, way=way: read(way, stem), before)
-            for way, before in (("hub", published), ("disk", trained))}  # fmt: skip
+    return {
+        way: each(f"load from {way}", STEMS, lambda stem, way=way: read(way, stem), before)
+        for way, before in (("hub", published), ("disk", trained))
+    }
 
 
 @pytest.fixture(scope="module")

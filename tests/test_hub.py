@@ -115,8 +115,14 @@ def client(running, tmp_path_factory):
     home, log = tmp_path_factory.mktemp("home"), (tmp_path_factory.mktemp("log") / "stderr").open("w+")
     # What a pull waits for a server is the client's own business, and has its variables.
     waits = {"HF_HUB_ETAG_TIMEOUT": "1", "HF_HUB_DOWNLOAD_TIMEOUT": "1"}
-    process = subprocess.Popen([sys.executable, "-c", CLIENT], env=running.environment(home) | waits, text=True,
-                               stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log)  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, "-c", CLIENT],
+        env=running.environment(home) | waits,
+        text=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=log,
+    )
 
     def ask(do: str, *args, **options) -> SimpleNamespace:
         process.stdin.write(json.dumps([do, [str(a) for a in args], options]) + "\n")
@@ -481,9 +487,15 @@ def test_foreign_weights_degrade_the_page_and_a_hub_that_is_down_leaves_cache_an
         line.split(" | ", 1) for line in done.stdout.splitlines() if " | " in line and not line.startswith("PAGE")
     )
     expected = {
-        "org/pointer": "git-lfs pointer", "org/html": "HTML page", "org/infinite": "NaN or Inf", "org/shapes": "head.weight",
-        "org/pickled": "holds no .safetensors", "org/disguised": "pickle", "org/cut": "cut short", "org/absent": "org/absent",
-    }  # fmt: skip
+        "org/pointer": "git-lfs pointer",
+        "org/html": "HTML page",
+        "org/infinite": "NaN or Inf",
+        "org/shapes": "head.weight",
+        "org/pickled": "holds no .safetensors",
+        "org/disguised": "pickle",
+        "org/cut": "cut short",
+        "org/absent": "org/absent",
+    }
     for name, words in expected.items():
         assert words in said[name], (name, said[name])
     assert said["org/sound"] == store.weights_sha256(exports("classifier"))
@@ -694,8 +706,7 @@ def test_the_licence_of_the_base_model_comes_from_its_card(hub, tmp_path):
         hub.commit(name, {"README.md": f"---\nlicense: {licence}\n---\n".encode()})
     (tmp_path / "local").mkdir()
     (tmp_path / "local/README.md").write_text("---\nlicense: openrail\n---\n")
-    done = hub.python(code, tmp_path / "home", "org/mit", "org/two", "org/none", str(tmp_path / "local"),
-                      HF_TOKEN="")  # fmt: skip
+    done = hub.python(code, tmp_path / "home", "org/mit", "org/two", "org/none", str(tmp_path / "local"), HF_TOKEN="")
     assert done.stdout.strip() == "mit mit AND apache-2.0 None openrail", done.stderr
     assert done.returncode == 1 and done.stderr.endswith(
         "there is no token; run `hf auth login`, or publish the run later\n"

@@ -219,8 +219,14 @@ def test_advantages_by_hand():
 
 @pytest.fixture
 def served(backbone):
-    cfg = captioning.config.CaptioningConfig(tower_name_or_path=str(backbone), resolution=SIDE, tower_args=SIZES,
-                                      decoder_args=SIZES, vocabulary_size=200, max_length=12)  # fmt: skip
+    cfg = captioning.config.CaptioningConfig(
+        tower_name_or_path=str(backbone),
+        resolution=SIDE,
+        tower_args=SIZES,
+        decoder_args=SIZES,
+        vocabulary_size=200,
+        max_length=12,
+    )
     torch.manual_seed(0)
     return captioning.model.create_photo_captioner(cfg, ["a red disc", "a blue disc on white."])
 

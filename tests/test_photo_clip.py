@@ -76,8 +76,9 @@ def test_the_stock_class_opens_it_and_a_picture_is_squeezed(run):
 
 
 def test_only_what_comes_after_the_maps_has_learnt(run):
-    began = hybrid.hybrid_tower(run / "backbone", SIDE, hidden_size=32, num_hidden_layers=1, num_attention_heads=2,
-                                intermediate_size=48)  # fmt: skip
+    began = hybrid.hybrid_tower(
+        run / "backbone", SIDE, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=48
+    )
     before = hybrid.backbone_of(began).state_dict()
     after = hybrid.backbone_of(contract.load(str(run / "whole" / "export")).model.vision_model).state_dict()
     early = hybrid.early_state(hybrid.backbone_of(began))

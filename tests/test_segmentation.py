@@ -200,8 +200,12 @@ def test_a_swin_can_begin_as_the_tower_of_another_model(tmp_path):
         served = segmentation.model.create_model(cfg, ["a", "b"])
         taken = served.model.backbone.swin.state_dict()
         assert taken.keys() == given.keys() and all(torch.equal(taken[name], given[name]) for name in given)
-        slow = {id(p) for group in segmentation.model.slower_base(served.model, cfg) if group["lr_scale"] == 0.5
-                for p in group["params"]}  # fmt: skip
+        slow = {
+            id(p)
+            for group in segmentation.model.slower_base(served.model, cfg)
+            if group["lr_scale"] == 0.5
+            for p in group["params"]
+        }
         assert slow == {id(p) for p in served.model.backbone.swin.parameters()}
         contract.save_folder(tmp_path / "saved", served)
         assert contract.load(str(tmp_path / "saved"), device="cpu").kind == "swin"

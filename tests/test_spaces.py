@@ -112,9 +112,11 @@ def hub(tiny):
     with loopback_hub() as hub:
         folder = Path(tiny[PULLED])
         hub.create("org/tiny")
-        hub.commit("org/tiny", {name: (folder / name).read_bytes() for name in packing.files_to_push(folder)} | {
-            "README.md": b"---\nlicense: mit\ndatasets: [org/masks]\nlibrary_name: transformers\n---\n# Tiny\n"
-        })  # fmt: skip
+        hub.commit(
+            "org/tiny",
+            {name: (folder / name).read_bytes() for name in packing.files_to_push(folder)}
+            | {"README.md": b"---\nlicense: mit\ndatasets: [org/masks]\nlibrary_name: transformers\n---\n# Tiny\n"},
+        )
         yield hub
 
 
@@ -174,8 +176,12 @@ def command(hub, home, *arguments: str) -> subprocess.CompletedProcess:
     """`python spaces/build.py …` in a process whose Hub is this one."""
     return subprocess.run(
         [sys.executable, str(ROOT / "spaces" / "build.py"), *arguments],
-        env=hub.environment(home / "hf"), cwd=home, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
+        env=hub.environment(home / "hf"),
+        cwd=home,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
 
 
 def front_matter(folder: Path) -> dict:
@@ -328,9 +334,15 @@ def test_pulled_model_is_pinned_preloaded_and_described(built, hub):
 
 @pytest.mark.parametrize(
     ("licenses", "wanted"),
-    [(set(), "apache-2.0"), ({"mit"}, "apache-2.0"), ({"cc-by-4.0", "mit"}, "cc-by-4.0"),
-     ({"cc-by-4.0", "cc-by-sa-4.0"}, "cc-by-sa-4.0"), ({"cc-by-nc-4.0"}, "other"), ({"unknown"}, "other")],
-)  # fmt: skip
+    [
+        (set(), "apache-2.0"),
+        ({"mit"}, "apache-2.0"),
+        ({"cc-by-4.0", "mit"}, "cc-by-4.0"),
+        ({"cc-by-4.0", "cc-by-sa-4.0"}, "cc-by-sa-4.0"),
+        ({"cc-by-nc-4.0"}, "other"),
+        ({"unknown"}, "other"),
+    ],
+)
 def test_licence_of_a_space_is_the_most_demanding(licenses, wanted):
     assert build.space_license(licenses) == wanted
 

@@ -230,8 +230,8 @@ def test_a_stock_folder_is_tuned_and_stays_stock(parts, tmp_path):
 
 
 def test_a_lora_opens_in_the_stock_pipeline_and_changes_the_picture(parts, tmp_path):
-    run(tmp_path / "run", "--pretrained_model_name_or_path", parts["sd"], "--lora_rank", "4", "--learning_rate", "0.1",
-        "--ema_decay", "0")  # fmt: skip
+    flags = "--lora_rank 4 --learning_rate 0.1 --ema_decay 0".split()
+    run(tmp_path / "run", "--pretrained_model_name_or_path", parts["sd"], *flags)
     export = tmp_path / "run" / "export"
     tensors = load_file(export / script.model.LORA_FILE)
     assert tensors and all("lora" in key and min(value.shape) <= 4 for key, value in tensors.items())

@@ -94,8 +94,8 @@ def convert(cfg: Config) -> torch.nn.Module:
     with tempfile.TemporaryDirectory() as folder:
         state = torch.load(fetch(Path(folder)), map_location="cpu", weights_only=True)
     model.load_state_dict(renamed(state, model))
-    model.pretrained_cfg = {"architecture": ARCHITECTURE, "classifier": "classifier", "first_conv": "conv_stem",
-                            "pool_size": (7, 7), **SEEN}  # fmt: skip
+    named: dict = {"architecture": ARCHITECTURE, "classifier": "classifier", "first_conv": "conv_stem"}
+    model.pretrained_cfg = named | {"pool_size": (7, 7), **SEEN}
     info = ImageNetInfo()
     names = [info.index_to_description(k) for k in range(model.num_classes)]
     config = {"num_classes": model.num_classes, "label_names": names}
@@ -116,25 +116,28 @@ def describe(model: torch.nn.Module) -> dict:
         "name": "photo",
         "title": f"EfficientNet-Lite0 for photographs, {side} px",
         "summary": f"What a photograph of {side} × {side} pixels shows, as one of the 1,000 classes of ImageNet-1k. "
-                   f"**Converted for this project, not trained by it**: the tensors of {PACKAGE} (sha256 of its file "
-                   f"{SHA256[:16]}…) under the names of timm's `{ARCHITECTURE}`, as fp16 safetensors. The models "
-                   "for photographs here begin as it.",
+        f"**Converted for this project, not trained by it**: the tensors of {PACKAGE} (sha256 of its file "
+        f"{SHA256[:16]}…) under the names of timm's `{ARCHITECTURE}`, as fp16 safetensors. The models "
+        "for photographs here begin as it.",
         "library_name": "timm",
         "pipeline_tag": "image-classification",
         "tags": ["image-classification", "timm"],
         "license": "apache-2.0",
         "command": "python -m training.backbone",
         "parameters": sum(p.numel() for p in model.parameters()),
-        "attributions": ["EfficientNet-Lite0, Tan and Le, Google, Apache-2.0", "its port to PyTorch, Apache-2.0",
-                         "ImageNet-1k, Russakovsky et al. 2015, whose photographs belong to their authors"],
+        "attributions": [
+            "EfficientNet-Lite0, Tan and Le, Google, Apache-2.0",
+            "its port to PyTorch, Apache-2.0",
+            "ImageNet-1k, Russakovsky et al. 2015, whose photographs belong to their authors",
+        ],
         "usage": 'import timm\n\nmodel = timm.create_model("hf-hub:org/name", pretrained=True).eval()  '
-                 '# or "local-dir:path/to/this/folder"\nprint(model.pretrained_cfg["label_names"])',
+        '# or "local-dir:path/to/this/folder"\nprint(model.pretrained_cfg["label_names"])',
         "limits": [
             "It always answers with one of the 1,000 classes of ImageNet, a third of them animals, 118 breeds of dogs "
             "among them; people, houses and rooms are hardly there.",
             f"It sees {side} × {side} pixels. Drawings are outside of what it was trained on.",
         ],
-    }  # fmt: skip
+    }
 
 
 def main() -> None:

@@ -243,8 +243,9 @@ def task_of(cfg: ClassifierConfig) -> Task:
     samples = LabelledPictures(train, cfg, data["mean"], data["std"])
     # Mixup with probability 0 still gives the smoothed one-hot targets, so there is one path.
     probability = cfg.mix_probability if cfg.mixup or cfg.cutmix else 0.0
-    mix = Mixup(cfg.mixup, cfg.cutmix, prob=probability, label_smoothing=cfg.label_smoothing,
-                num_classes=len(train.label_names))  # fmt: skip
+    mix = Mixup(
+        cfg.mixup, cfg.cutmix, prob=probability, label_smoothing=cfg.label_smoothing, num_classes=len(train.label_names)
+    )
     soft_cross_entropy = SoftTargetCrossEntropy()
 
     def loss(model, batch):

@@ -137,9 +137,12 @@ def create_unet(cfg: DDPMConfig, num_labels: int) -> UNet2DModel:
 
 def create_scheduler(cfg: DDPMConfig) -> DDPMScheduler:
     return DDPMScheduler(
-        num_train_timesteps=cfg.num_train_timesteps, beta_schedule=cfg.beta_schedule,
-        prediction_type=cfg.prediction_type, clip_sample=True, timestep_spacing="trailing",
-    )  # fmt: skip
+        num_train_timesteps=cfg.num_train_timesteps,
+        beta_schedule=cfg.beta_schedule,
+        prediction_type=cfg.prediction_type,
+        clip_sample=True,
+        timestep_spacing="trailing",
+    )
 
 
 def strata(source: Source, resolution_px: int, labelled: bool, pictures: int = 96) -> tuple[torch.Tensor, dict]:
@@ -178,8 +181,9 @@ def task_of(cfg: DDPMConfig) -> Task:
     def loss(model, batch):
         gamma = cfg.snr_gamma if cfg.loss_weighting == "min_snr" else None
         condition = {"class_labels": batch["label"]} if "label" in batch else {}
-        error = diffusion_loss(model, scheduler, batch["clean"], batch["noise"], batch["timestep"], snr_gamma=gamma,
-                               **condition)  # fmt: skip
+        error = diffusion_loss(
+            model, scheduler, batch["clean"], batch["noise"], batch["timestep"], snr_gamma=gamma, **condition
+        )
         return error.mean(), {}
 
     def drawn(served):

@@ -199,8 +199,8 @@ def ssim(pictures: np.ndarray, references: np.ndarray) -> np.ndarray:
 
     pictures, references = _pictures(pictures, references)
     settings = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
-    return np.array([structural_similarity(a, b, channel_axis=-1, data_range=255, **settings)
-                     for a, b in zip(pictures, references, strict=True)])  # fmt: skip
+    pairs = zip(pictures, references, strict=True)
+    return np.array([structural_similarity(a, b, channel_axis=-1, data_range=255, **settings) for a, b in pairs])
 
 
 def fit_patch_pca(pictures: np.ndarray, patch_px: int, components: int) -> tuple[np.ndarray, np.ndarray]:

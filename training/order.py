@@ -127,8 +127,10 @@ class Order:
 
     def on_device(self, batch: dict[str, Any]) -> dict[str, Any]:
         """The batch with its tensors where the model is."""
-        return {key: value.to(self.device, non_blocking=True) if torch.is_tensor(value) else value
-                for key, value in batch.items()}  # fmt: skip
+        return {
+            key: value.to(self.device, non_blocking=True) if torch.is_tensor(value) else value
+            for key, value in batch.items()
+        }
 
     def seed_draws(self, number: int, player: int = 0) -> None:
         """Seed the global generators of random, numpy and torch for forward pass `number` of a player."""

@@ -302,8 +302,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         store.verify(target, manifest_required=True)
         print(f"bundled as {args.bundle}")
     if args.repo_id:
-        push_export(folder, args.repo_id, private=args.private, create_pr=args.create_pr, repo_type=args.repo_type,
-                    settled=settled, harmless=args.harmless)  # fmt: skip
+        how: dict = {"create_pr": args.create_pr, "repo_type": args.repo_type, "harmless": args.harmless}
+        push_export(folder, args.repo_id, private=args.private, settled=settled, **how)
 
 
 def _try(folder: Path, repo_id: str, repo_type: str, settled: dict, harmless: Sequence[str]) -> None:

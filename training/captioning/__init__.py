@@ -74,8 +74,9 @@ def task_of(cfg: CaptioningConfig) -> Task:
     if cfg.place_weight or cfg.pointing_weight:
         require_places(served)
     frozen = NEVER if cfg.unfreeze_step is None else cfg.unfreeze_step * cfg.gradient_accumulation_steps
-    trainee = Trainee(served.model, frozen, places=cfg.place_weight > 0,
-                      points=cfg.pointing_weight > 0, maps=cfg.cached_views > 0)  # fmt: skip
+    trainee = Trainee(
+        served.model, frozen, places=cfg.place_weight > 0, points=cfg.pointing_weight > 0, maps=cfg.cached_views > 0
+    )
     if cfg.pointing_weight:
         show_attention(served.model)
 

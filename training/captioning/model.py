@@ -53,9 +53,11 @@ def assembled(
     model = VisionEncoderDecoderModel(encoder=vision, decoder=BertLMHeadModel(config))
     model.config.decoder_start_token_id, model.config.pad_token_id = config.bos_token_id, config.pad_token_id
     processor = ViTImageProcessor(
-        size={"height": cfg.resolution, "width": cfg.resolution}, resample=Image.Resampling.BICUBIC,
-        image_mean=list(mean), image_std=list(std),
-    )  # fmt: skip
+        size={"height": cfg.resolution, "width": cfg.resolution},
+        resample=Image.Resampling.BICUBIC,
+        image_mean=list(mean),
+        image_std=list(std),
+    )
     return contract.Captioner(model, tokenizer, processor, name="in training", framed=framed)
 
 

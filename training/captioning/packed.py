@@ -53,9 +53,12 @@ def packed_logits(decoder: Any, states: torch.Tensor, packed: Packed) -> torch.T
     decoder: a BertLMHeadModel.
     """
     out = decoder.bert(
-        input_ids=packed.ids, position_ids=packed.positions, attention_mask=packed.mask, encoder_hidden_states=states,
+        input_ids=packed.ids,
+        position_ids=packed.positions,
+        attention_mask=packed.mask,
+        encoder_hidden_states=states,
         use_cache=False,
-    )  # fmt: skip
+    )
     return decoder.cls(out.last_hidden_state[packed.wanted >= 0])
 
 

@@ -72,8 +72,10 @@ def task_of(cfg: CLIPConfig) -> Task:
 
     def evaluate(now):
         shown: dict[str, tuple[Source, Sequence[int]]]
-        shown = {name: (source, range(0, len(source), -(-len(source) // (cfg.validation_pictures or len(source)))))
-                 for name, source in sets.items()}  # fmt: skip
+        shown = {
+            name: (source, range(0, len(source), -(-len(source) // (cfg.validation_pictures or len(source)))))
+            for name, source in sets.items()
+        }
         if isinstance(samples, CaptionedPictures) and cfg.leave_out_style:
             kept = set(samples.kept)
             shown["left_out"] = train, [i for i in range(len(train)) if i not in kept and samples.number[i] >= 0]

@@ -53,9 +53,12 @@ def training_loss(model, batch: dict, served: contract.CLIP, cfg: CLIPConfig) ->
     pixels, chances = batch["pixels"].flatten(0, 1), batch["chances"].flatten(0, 1)  # (N, P, P, 4), (N, A)
     maskless = bool(batch["chances"][0, 0, -1] < cfg.maskless)
     tokens = served.tokenizer(
-        list(batch["caption"]), padding="max_length" if maskless else True, truncation=True,
-        max_length=served.max_length, return_tensors="pt",
-    ).to(pixels.device)  # fmt: skip
+        list(batch["caption"]),
+        padding="max_length" if maskless else True,
+        truncation=True,
+        max_length=served.max_length,
+        return_tensors="pt",
+    ).to(pixels.device)
     with torch.autocast(pixels.device.type, enabled=False):
         seen = normalise(augment(pixels, chances, cfg), served)
     image, text, names, scale = model(seen, tokens["input_ids"], None if maskless else tokens["attention_mask"])
@@ -77,8 +80,9 @@ def training_loss(model, batch: dict, served: contract.CLIP, cfg: CLIPConfig) ->
 def viewed_loss(model, batch: dict, served: contract.CLIP) -> tuple[torch.Tensor, dict]:
     """The contrast between pictures and their captions of a batch of `training.data.views.ViewedPictures`."""
     texts = texts_of(batch["caption"])
-    tokens = served.tokenizer(texts, padding=True, truncation=True, max_length=served.max_length,
-                              return_tensors="pt").to(batch["pixels"].device)  # fmt: skip
+    tokens = served.tokenizer(
+        texts, padding=True, truncation=True, max_length=served.max_length, return_tensors="pt"
+    ).to(batch["pixels"].device)
     with torch.no_grad():
         served.model.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
     image, text, _, scale = model(batch["pixels"], tokens["input_ids"], tokens["attention_mask"])
@@ -91,8 +95,10 @@ def viewed_loss(model, batch: dict, served: contract.CLIP) -> tuple[torch.Tensor
 
 def normalise(pixels: torch.Tensor, served: contract.CLIP) -> torch.Tensor:
     """(x - mean) / std of the image processor, for pictures (N, 3, R, R) in [0, 1]."""
-    mean, std = (torch.tensor(list(values), device=pixels.device).view(3, 1, 1)
-                 for values in (served.image_processor.image_mean, served.image_processor.image_std))  # fmt: skip
+    mean, std = (
+        torch.tensor(list(values), device=pixels.device).view(3, 1, 1)
+        for values in (served.image_processor.image_mean, served.image_processor.image_std)
+    )
     return (pixels - mean) / std
 
 

@@ -143,8 +143,9 @@ def choose_captioned(cfg: Config) -> list[dict]:
         scene.image.save(folder / file, optimize=True)
         objects = [{"name": o.name} | origin(scenes, o) for o in scene.objects]
         said = scene_caption(scene.objects)
-        index.append({"file": file, "name": said, "credit": ART_CREDIT,
-                      "set": "new_scenes", "scene": number, "objects": objects})  # fmt: skip
+        index.append(
+            {"file": file, "name": said, "credit": ART_CREDIT, "set": "new_scenes", "scene": number, "objects": objects}
+        )
     return written(folder, index)
 
 

@@ -91,11 +91,12 @@ SCENES = Facts(
 )  # fmt: skip
 OURS = {  # the samples have nothing of the unseen style
     "emoji": EMOJI,
-    "emoji-sample": dataclasses.replace(EMOJI, sample=True, evaluation_sets=EMOJI.evaluation_sets[:2],
-                                        painted_sets=EMOJI.painted_sets[:2]),
+    "emoji-sample": dataclasses.replace(
+        EMOJI, sample=True, evaluation_sets=EMOJI.evaluation_sets[:2], painted_sets=EMOJI.painted_sets[:2]
+    ),
     "scenes": SCENES,
     "scenes-sample": dataclasses.replace(SCENES, sample=True, evaluation_sets=SCENES.evaluation_sets[:2]),
-}  # fmt: skip
+}
 
 
 def facts_of(dataset_name: str) -> Facts:

@@ -132,8 +132,10 @@ class ViewedPictures:
 def viewed(source: Source, captions: Captions, tower, pixel_values: Callable, cfg) -> ViewedPictures:
     """The samples of cfg.cached_views. Raises SystemExit where the tower is on no backbone of timm."""
     if not hybrid.is_hybrid(tower):
-        raise SystemExit(f"--cached_views need a tower on a backbone of timm, not a {tower.config.model_type}: "
-                         "set --tower_name_or_path, or --cached_views 0")  # fmt: skip
+        raise SystemExit(
+            f"--cached_views need a tower on a backbone of timm, not a {tower.config.model_type}: "
+            "set --tower_name_or_path, or --cached_views 0"
+        )
     return ViewedPictures(Views(source, tower, pixel_values, cfg.cached_views), captions, cfg.captions_each)
 
 

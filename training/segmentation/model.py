@@ -46,23 +46,22 @@ def create_model(cfg: SegmentationConfig, label_names: list[str]) -> contract.Se
 def _swin(args: dict, classes: int, side_px: int, tower: Path | None) -> UperNetForSemanticSegmentation:
     """tower: folder of a model whose Swin the backbone begins as; None = a fresh one of `args`."""
     args, begun = dict(args), swin_of(tower) if tower else None
-    head: dict = {
-        "hidden_size": args.pop("channels"),
-        "pool_scales": list(args.pop("pool_scales")),
-        "num_labels": classes,
-    }
+    head: dict = {"hidden_size": args.pop("channels"), "pool_scales": list(args.pop("pool_scales"))}
     if begun is not None:
         args = begun.config.to_dict() | {"drop_path_rate": args["drop_path_rate"]}
     stages = [f"stage{number + 1}" for number in range(len(args["depths"]))]
     backbone = SwinConfig.from_dict(args | {"image_size": side_px, "out_features": stages, "out_indices": None})
-    model = UperNetForSemanticSegmentation(UperNetConfig(backbone_config=backbone, use_auxiliary_head=False, **head))
+    head |= {"backbone_config": backbone, "num_labels": classes}
+    model = UperNetForSemanticSegmentation(UperNetConfig(use_auxiliary_head=False, **head))
     if begun is not None:
         try:
             model.backbone.swin.load_state_dict(begun.state_dict())
         except RuntimeError as error:
             said = str(error).splitlines()[-1].strip()
-            raise SystemExit(f"--tower_name_or_path {tower}: {said}; its positions are for {begun.config.image_size} px"
-                             ": set --resolution to that") from None  # fmt: skip
+            raise SystemExit(
+                f"--tower_name_or_path {tower}: {said}; its positions are for {begun.config.image_size} px"
+                ": set --resolution to that"
+            ) from None
         return model
     patches = next(layer for layer in model.backbone.modules() if isinstance(layer, torch.nn.Conv2d))
     torch.nn.init.normal_(patches.bias, std=0.1)
@@ -80,8 +79,9 @@ def _timm(args: dict, classes: int, folder: Path) -> UperNetForSemanticSegmentat
         )
     places = [strides.index(stride) for stride in (4, 8, 16, 32)]
     config = TimmBackboneConfig.from_dict({"backbone": kind, "out_indices": places})
-    head: dict = {"hidden_size": args["channels"], "pool_scales": list(args["pool_scales"]), "num_labels": classes}
-    model = UperNetForSemanticSegmentation(UperNetConfig(backbone_config=config, use_auxiliary_head=False, **head))
+    head: dict = {"hidden_size": args["channels"], "pool_scales": list(args["pool_scales"])}
+    head |= {"backbone_config": config, "num_labels": classes}
+    model = UperNetForSemanticSegmentation(UperNetConfig(use_auxiliary_head=False, **head))
     missing = model.backbone._backbone.load_state_dict(tower.state_dict(), strict=False).missing_keys
     if missing:
         raise SystemExit(f"--tower_name_or_path {folder}: its weights lack {missing[0]} of {kind}")
@@ -90,13 +90,12 @@ def _timm(args: dict, classes: int, folder: Path) -> UperNetForSemanticSegmentat
 
 def _dpt(args: dict, classes: int, side_px: int) -> DPTForSemanticSegmentation:
     """Maps at 1/4, 1/8, 1/16 and 1/32 of the picture, as in Ranftl 2021, §3.1, from patches of any size."""
-    args = args | {"num_labels": classes}
+    args = args | {"num_labels": classes, "use_auxiliary_head": False}
     factors = [args["patch_size"] / stride for stride in (4, 8, 16, 32)]
     factors = [int(factor) if factor >= 1 else factor for factor in factors]
-    model = DPTForSemanticSegmentation(
-        DPTConfig(image_size=side_px, reassemble_factors=factors, fusion_hidden_size=args.pop("channels"),
-                  use_auxiliary_head=False, **args)
-    )  # fmt: skip
+    width = args.pop("channels")
+    config = DPTConfig(image_size=side_px, reassemble_factors=factors, fusion_hidden_size=width, **args)
+    model = DPTForSemanticSegmentation(config)
     embeddings = model.dpt.embeddings
     torch.nn.init.normal_(embeddings.get_parameter("patch_embeddings.projection.bias"), std=0.1)
     for positions in (embeddings.position_embeddings, embeddings.cls_token):  # zeros, by the library
@@ -154,8 +153,8 @@ def replace_class_layer(model: contract.Stock, label_names: list[str]) -> None:
     if isinstance(layer, torch.nn.Linear):
         fresh = torch.nn.Linear(layer.in_features, len(label_names), has_bias)
     else:
-        fresh = torch.nn.Conv2d(layer.in_channels, len(label_names), layer.kernel_size, layer.stride, layer.padding,
-                                layer.dilation, bias=has_bias)  # fmt: skip
+        shape = layer.kernel_size, layer.stride, layer.padding, layer.dilation
+        fresh = torch.nn.Conv2d(layer.in_channels, len(label_names), *shape, bias=has_bias)
     parent, _, child = name.rpartition(".")
     setattr(model.get_submodule(parent), child, fresh)
     if isinstance(model.config, dict):
@@ -188,8 +187,10 @@ def describe_start(cfg: SegmentationConfig) -> str:
         folder = tower_folder(cfg)
         name = "/".join(folder.parts[-2:])
         part = "" if is_timm(folder) else "the Swin of "
-        return (f"its backbone began as {part}{name}, weights {store.weights_sha256(folder)[:12]}; "
-                "the rest is trained from scratch")  # fmt: skip
+        return (
+            f"its backbone began as {part}{name}, weights {store.weights_sha256(folder)[:12]}; "
+            "the rest is trained from scratch"
+        )
     return "trained from scratch"
 
 

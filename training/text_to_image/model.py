@@ -47,8 +47,10 @@ def create_model(
             )
         if clip.model.config.model_type != "vision-text-dual-encoder":
             kind = clip.model.config.model_type
-            raise SystemExit(f"{cfg.clip_name_or_path} is a {kind}, whose text tower is no model of its own: name a "
-                             "VisionTextDualEncoderModel, such as training.clip exports")  # fmt: skip
+            raise SystemExit(
+                f"{cfg.clip_name_or_path} is a {kind}, whose text tower is no model of its own: name a "
+                "VisionTextDualEncoderModel, such as training.clip exports"
+            )
         tower = clip.model.text_model
         pipe = StableDiffusionPipeline(
             vae=vae.vae, text_encoder=tower, tokenizer=clip.tokenizer, scheduler=create_scheduler(cfg),
@@ -56,8 +58,10 @@ def create_model(
             feature_extractor=None, requires_safety_checker=False,
         )  # fmt: skip
     if vae.vae.config.shift_factor:
-        raise SystemExit("this autoencoder has a shift_factor, which StableDiffusionPipeline ignores: fold it into the "
-                         "weights (hub_models.autoencoder.centred) and save it again")  # fmt: skip
+        raise SystemExit(
+            "this autoencoder has a shift_factor, which StableDiffusionPipeline ignores: fold it into the "
+            "weights (hub_models.autoencoder.centred) and save it again"
+        )
     pipe.text_encoder.eval().requires_grad_(False)
     if cfg.lora_rank:
         from peft import LoraConfig
@@ -136,8 +140,8 @@ def save_lora(folder: Path, unet: UNet2DConditionModel, cfg: TextToImageConfig) 
 
     layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(unet))
     StableDiffusionPipeline.save_lora_weights(folder, unet_lora_layers=layers, weight_name=LORA_FILE)
-    about = {"base_model_name_or_path": base_of(cfg), "peft_type": "LORA", "r": cfg.lora_rank,
-             "target_modules": LORA_LAYERS}  # fmt: skip
+    about = {"base_model_name_or_path": base_of(cfg), "peft_type": "LORA", "r": cfg.lora_rank}
+    about["target_modules"] = LORA_LAYERS
     (folder / "config.json").write_text(json.dumps(about, indent=2) + "\n")
 
 
