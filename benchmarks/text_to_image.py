@@ -33,7 +33,7 @@ TRAINING_STEPS = 12
 CLICKS = 5
 
 
-# ---- samplers ----------------------------------------------------------------------------------------------------------
+# ---- samplers --------------------------------------------------------------------------------------------------------
 
 
 def paired_drawings(model, prompts: Sequence[str], settings: dict) -> tuple[np.ndarray, float, float]:
@@ -100,19 +100,20 @@ def sampler(model, name: str) -> dict:
                 "KID×1000": 1000 * kid,
             }
         )
+    ratio = rows[1]["ms a picture"] / rows[0]["ms a picture"]
     apart = bootstrap(features["default"], features["reference"], real)
     low, high = np.percentile(apart, [2.5, 97.5])
     return {
         "rows": rows,
-        "time_ratio": rows[1]["ms a picture"] / rows[0]["ms a picture"],
+        "time_ratio": ratio,
         "kid_difference": [float(apart.mean()), float(low), float(high)],
-        "says": f"{PAIRS} paired seeds. The default is {rows[1]['ms a picture'] / rows[0]['ms a picture']:.1f} times as fast; "
-        f"its KID×1000 minus that of the reference: {apart.mean():+.2f}, 95 % interval {low:+.2f} … {high:+.2f} "
+        "says": f"{PAIRS} paired seeds. The default is {ratio:.1f} times as fast; its KID×1000 minus that of the "
+        f"reference: {apart.mean():+.2f}, 95 % interval {low:+.2f} … {high:+.2f} "
         f"({'worse' if low > 0 else 'no worse'}).",
     }
 
 
-# ---- training ----------------------------------------------------------------------------------------------------------
+# ---- training --------------------------------------------------------------------------------------------------------
 
 
 def training_speed(name: str) -> dict:
@@ -143,7 +144,7 @@ def training_speed(name: str) -> dict:
     return {"rows": rows, "ratio": ratio, "says": f"Cached training is {ratio:.1f} times as fast (median of steps)."}
 
 
-# ---- a click -----------------------------------------------------------------------------------------------------------
+# ---- a click ---------------------------------------------------------------------------------------------------------
 
 WATCH = """() => {
   window.marks = { previews: [], done: null };
@@ -195,8 +196,8 @@ def click(model) -> dict:
     return {
         "rows": rows,
         "median": middle,
-        "says": f"{app.page.PICTURES} pictures, {model.default_steps} steps: first preview after {middle['first preview, s']:.2f} s, "
-        f"done after {middle['done, s']:.2f} s (medians of {CLICKS}).",
+        "says": f"{app.page.PICTURES} pictures, {model.default_steps} steps: first preview after "
+        f"{middle['first preview, s']:.2f} s, done after {middle['done, s']:.2f} s (medians of {CLICKS}).",
     }
 
 

@@ -4,9 +4,9 @@
         hub.fault("POST .*/commit/", status=503, times=2)
         done = hub.python("from huggingface_hub import ...", home=tmp_path)
 
-Models, data sets and Spaces; the LFS path (an object store on a second port, as the real one is on another host) and the
-"regular" one (files within the commit). A repository's key is its path in an address: "org/name", "datasets/org/name",
-"spaces/org/name". Xet is not spoken: clients run with HF_HUB_DISABLE_XET=1, or are told "regular".
+Models, data sets and Spaces; the LFS path (an object store on a second port, as the real one is on another host) and
+the "regular" one (files within the commit). A repository's key is its path in an address: "org/name",
+"datasets/org/name", "spaces/org/name". Xet is not spoken: clients run with HF_HUB_DISABLE_XET=1, or are told "regular".
 """
 
 import base64
@@ -66,10 +66,10 @@ class Repo:
 
 class LoopbackHub(ThreadingHTTPServer):
     """repos: {key: {path: bytes}}, main as it is now (a test may write there: that is a commit by somebody else).
-    commits: {key: [paths of each commit on main]}. asked: every "METHOD /path?query" so far, in order. faults: a list of
-    `Fault`; (pattern, status) will do. lfs: whether large kinds go by LFS. part_bytes: upload objects above it in parts.
-    page_size: entries of a tree per page. objects: the LFS store, {sha256: bytes}. tokens: {token: may it write}.
-    leaked: tokens that reached the object store.
+    commits: {key: [paths of each commit on main]}. asked: every "METHOD /path?query" so far, in order. faults: a list
+    of `Fault`; (pattern, status) will do. lfs: whether large kinds go by LFS. part_bytes: upload objects above it in
+    parts. page_size: entries of a tree per page. objects: the LFS store, {sha256: bytes}. tokens: {token: may it
+    write}. leaked: tokens that reached the object store.
     """
 
     daemon_threads = True

@@ -1,4 +1,4 @@
-"""hub_models/autoencoder.py against stock diffusers and algebra; training/autoencoder.py against the loss written out."""
+"""hub_models/autoencoder.py against stock diffusers and algebra; training/autoencoder.py against the loss by hand."""
 
 import dataclasses
 import json
@@ -100,7 +100,7 @@ def pipeline_around(vae: AutoencoderKL, kind=StableDiffusionPipeline):
     return pipe
 
 
-# ---- the contract -------------------------------------------------------------------------------------------------------
+# ---- the contract ----------------------------------------------------------------------------------------------------
 
 
 def test_the_folder_is_what_stock_autoencoderkl_loads_in_fp32_to_the_bit(folder):
@@ -284,7 +284,7 @@ def test_a_bad_folder_is_a_checkpoint_error_that_names_the_cause(folder, spoil, 
         autoencoder.load(str(folder), device="cpu")
 
 
-# ---- the training -------------------------------------------------------------------------------------------------------
+# ---- the training ----------------------------------------------------------------------------------------------------
 
 
 def test_the_loss_is_the_bound_and_its_other_terms_written_out(config):

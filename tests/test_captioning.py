@@ -1,4 +1,4 @@
-"""training/captioning: captions of scenes against the true layout, scores by hand, the loss, the tower, and fine-tuning."""
+"""training/captioning: captions of scenes against the layout, scores by hand, the loss, the tower, and fine-tuning."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""hub_models/captioning against the stock classes: tokens and scores of generate, cache, beams, batches, and evidence."""
+"""hub_models/captioning against the stock classes: tokens and scores of generate, cache, beams, batches, evidence."""
 
 import dataclasses
 import json

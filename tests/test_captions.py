@@ -31,7 +31,7 @@ FULL = list(dict.fromkeys(FULL))
 TEXTS = ["a red apple", "red apples, fruit", "cat, noto style", "Catty!"]
 
 
-# ---- captions -----------------------------------------------------------------------------------------------------------
+# ---- captions --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_captions_of_the_emoji_and_of_other_sources(tmp_path):
     assert {own.draw(0, seed) for seed in range(20)} == set(own.all(0))
 
 
-# ---- the vocabulary -----------------------------------------------------------------------------------------------------
+# ---- the vocabulary --------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -240,7 +240,7 @@ def test_more_than_there_is_of_a_tower(package, tmp_path):
 
 
 def test_minilm_reads_captions_as_before():
-    """The pinned wheel itself, where it has been fetched: embeddings kept by piece, captions cut into the same pieces."""
+    """The pinned wheel itself, where it has been fetched: embeddings kept by piece, captions cut into the same."""
     if not (vocabulary.SOURCES / vocabulary.MINILM.wheel).is_file():
         pytest.skip("the wheel of MiniLM is not in build/sources; training.clip fetches it")
     from safetensors import safe_open

@@ -170,7 +170,10 @@ def test_lint_refuses(front, said):
     assert said in lint_front(front)
 
 
-@pytest.mark.parametrize("path", ["name", "task", "task.type", "dataset", "dataset.type", "dataset.name", "metrics", "metrics.type", "metrics.value"])  # fmt: skip
+@pytest.mark.parametrize(
+    "path",
+    "name task task.type dataset dataset.type dataset.name metrics metrics.type metrics.value".split(),
+)
 def test_lint_misses_no_required_field_of_the_model_index(path):
     result = {"task": {"type": "t"}, "dataset": {"type": "d", "name": "D"}, "metrics": [{"type": "m", "value": 0.0}]}
     model = {"name": "n", "results": [result]}
@@ -369,7 +372,8 @@ def test_lint_refuses_in_a_space(before, after, said):
 
 
 def test_lint_of_data_set_cards():
-    good = "---\nlicense: [mit, cc-by-4.0]\npretty_name: P\nsize_categories: [n<1K]\ntask_categories: [image-classification]\n"
+    good = "---\nlicense: [mit, cc-by-4.0]\npretty_name: P\nsize_categories: [n<1K]\n"
+    good += "task_categories: [image-classification]\n"
     configs = "configs:\n- config_name: default\n  data_files:\n  - {split: train, path: data/train-*}\n"
     assert lint.lint(f"{good}{configs}---\n", "dataset") == []
     for lines, said in [

@@ -54,14 +54,14 @@ def disc(colour: str, ground=(255, 255, 255, 255)) -> Image.Image:
     return picture
 
 
-# ---- colours -------------------------------------------------------------------------------------------------------------
+# ---- colours ---------------------------------------------------------------------------------------------------------
 
 
 def test_colours_of_plain_discs_are_called_what_people_call_them():
-    known = {"red": "red", "#dd2e44": "red", "orange": "orange", "#ffcc4d": "yellow", "gold": "yellow", "green": "green",
-             "limegreen": "green", "blue": "blue", "#55acee": "blue", "purple": "purple", "#9266cc": "purple",
-             "hotpink": "pink", "#f4abba": "pink", "saddlebrown": "brown", "#662113": "brown", "black": "black",
-             "gray": "grey"}  # fmt: skip
+    known = {"red": "red", "#dd2e44": "red", "orange": "orange", "#ffcc4d": "yellow", "gold": "yellow",
+             "green": "green", "limegreen": "green", "blue": "blue", "#55acee": "blue", "purple": "purple",
+             "#9266cc": "purple", "hotpink": "pink", "#f4abba": "pink", "saddlebrown": "brown", "#662113": "brown",
+             "black": "black", "gray": "grey"}  # fmt: skip
     said = {colour: measured(disc(colour)).word for colour in known}
     assert said == known
     clear = {colour: measured(disc(colour, (0, 0, 0, 0))).word for colour in known}
@@ -103,7 +103,7 @@ def test_names_say_one_colour():
     assert plain(coloured("blueberries", "pink")) == "pink blueberries", "no word inside a word"
 
 
-# ---- what is trained on --------------------------------------------------------------------------------------------------
+# ---- what is trained on ----------------------------------------------------------------------------------------------
 
 
 def test_recoloured_pictures_measure_as_their_captions_say(tinted, selection):
@@ -173,7 +173,7 @@ def test_held_out_pictures_and_names_are_in_neither(selection, tinted):
     assert not (held_out - set(selection.names)) & set(tinted.names)
 
 
-# ---- samples -------------------------------------------------------------------------------------------------------------
+# ---- samples ---------------------------------------------------------------------------------------------------------
 
 
 def samples(selection, parts, **changes):
@@ -252,7 +252,7 @@ def test_shares_that_make_no_sense_are_refused(parts):
             dataclasses.replace(script.PRESETS["tiny"], **changes)
 
 
-# ---- judging -------------------------------------------------------------------------------------------------------------
+# ---- judging ---------------------------------------------------------------------------------------------------------
 
 
 class Sayer:

@@ -1,4 +1,4 @@
-"""Whatever a data set or a model folder names, only its own plain files are opened: each case by a process of its own."""
+"""Whatever a data set or a model folder names, only its own plain files are opened: each case by its own process."""
 
 import io
 import json
@@ -285,7 +285,8 @@ def test_a_data_set_of_the_hub_names_no_file_of_this_machine(tmp_path):
         hub.create("datasets/org/evil")
         hub.commit("datasets/org/evil", {name: (evil / name).read_bytes()})
         hub.create("datasets/org/elsewhere")
-        card = f"---\nconfigs:\n- config_name: default\n  data_files: {hub.url}/datasets/org/evil/resolve/main/{name}\n---\n"
+        address = f"{hub.url}/datasets/org/evil/resolve/main/{name}"
+        card = f"---\nconfigs:\n- config_name: default\n  data_files: {address}\n---\n"
         hub.commit("datasets/org/elsewhere", {name: (evil / name).read_bytes(), "README.md": card.encode()})
         hub.create("datasets/org/pictures")
         hub.commit("datasets/org/pictures", {path.name: path.read_bytes() for path in folder.iterdir()})
@@ -307,7 +308,7 @@ def test_a_data_set_of_the_hub_names_no_file_of_this_machine(tmp_path):
     assert answers["pictures"] == "opened 3, left out 0, False", answers
 
 
-# ---- models: one rule for links, of Spaces, bundles and pushes ------------------------------------------------------------
+# ---- models: one rule for links, of Spaces, bundles and pushes -------------------------------------------------------
 
 
 def snapshot(cache: Path, model: Path) -> Path:
@@ -334,7 +335,7 @@ def model(tmp_path_factory):
 
 def space(output: Path, model: Path) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, str(ROOT / "spaces" / "build.py"), "segmentation", "--model", str(model), "--output", str(output)],
+        [sys.executable, "spaces/build.py", "segmentation", "--model", str(model), "--output", str(output)],
         cwd=ROOT, env=os.environ | {"HF_HOME": str(output) + "-home"}, capture_output=True, text=True, timeout=200,
     )  # fmt: skip
 

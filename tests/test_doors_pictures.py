@@ -1,4 +1,4 @@
-"""Nobody has a file opened that they did not upload: by every event of the running gallery, its file routes, and MCP."""
+"""Nobody has a file opened that they did not upload: by every event of the running gallery, its file routes, MCP."""
 
 import asyncio
 import json
@@ -68,7 +68,7 @@ def private(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def planted(private):
-    """Among the uploads: a link to the private picture, one to its folder, a pipe, and a folder called like a picture."""
+    """Among the uploads: a link to the private picture, one to its folder, a pipe, a folder called like a picture."""
     folder = Path(get_upload_folder()) / "test-doors"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -101,7 +101,7 @@ def hostile_paths(private: Path, planted: Path) -> dict[str, str]:
         "the repository's": str(Path(gallery.__file__).resolve()),
         "a nul": f"{private}\0.png",
         "a surrogate": f"{uploads}/\ud800.png",
-        "long": f"{uploads}/{'a' * 3000}.png",  # beyond 4,096 bytes any text for a file's name is refused, by its length
+        "long": f"{uploads}/{'a' * 3000}.png",  # beyond 4,096 bytes any name of a file is refused, by its length
         "empty": "",
     }
 

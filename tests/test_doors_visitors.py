@@ -61,7 +61,7 @@ def steps(named):
 
 @pytest.fixture
 def hog(address):
-    """take() -> answers to as many long draws as there are headers, that somebody at 127.0.0.1 asks for, each under a name."""
+    """take() -> answers to as many long draws as there are headers, which 127.0.0.1 asks for, each under a name."""
     who, sessions = visitor(1), []
 
     def take(headers: Sequence[dict] = ({},) * 36) -> list[httpx.Response]:
@@ -81,7 +81,7 @@ def hog(address):
     who.close()
 
 
-# ---- a share for each -------------------------------------------------------------------------------------------------
+# ---- a share for each ------------------------------------------------------------------------------------------------
 
 
 def test_one_visitor_has_a_share_and_others_are_served_in_turn(address, steps, hog):
@@ -148,7 +148,7 @@ def test_no_header_makes_another_visitor_of_one(address, steps, hog):
     assert [reply.status_code for reply in replies].count(429) == 12 - kit("visitors").SHARE
 
 
-# ---- nobody waits -----------------------------------------------------------------------------------------------------
+# ---- nobody waits ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -210,7 +210,7 @@ def wait_until(true, seconds: float = 30) -> None:
         time.sleep(0.02)
 
 
-# ---- in a browser -----------------------------------------------------------------------------------------------------
+# ---- in a browser ----------------------------------------------------------------------------------------------------
 
 
 def draw_film(page, address):
@@ -256,7 +256,7 @@ def test_the_draw_button_comes_back_after_an_order_that_cannot_be_drawn(address,
     assert draw.is_enabled()
 
 
-# ---- sessions ---------------------------------------------------------------------------------------------------------
+# ---- sessions --------------------------------------------------------------------------------------------------------
 
 
 def test_sessions_of_one_address_do_not_push_out_those_of_another(monkeypatch):
@@ -296,7 +296,7 @@ def test_messages_of_calls_do_not_push_out_those_of_who_listens(monkeypatch):
     assert set(messages) == {"page", "listens", "call-8"} == set(event_ids)
 
 
-# ---- answers ----------------------------------------------------------------------------------------------------------
+# ---- answers ---------------------------------------------------------------------------------------------------------
 
 
 def test_answers_arrive_whole_while_the_same_is_asked_again(address, tmp_path):

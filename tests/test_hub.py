@@ -22,7 +22,7 @@ from hub_models import store
 from hub_models.publish import card, packing
 from training import publish
 
-# ---- what is pushed: an export of every stem, from tiny random models ------------------------------------------------------
+# ---- what is pushed: an export of every stem, from tiny random models ------------------------------------------------
 
 
 # Run in an interpreter without project code; prints one hash of all names, dtypes and values of each model.
@@ -73,7 +73,7 @@ def fresh(model):
     packing.write_manifest(model)
 
 
-# ---- the Hub, and a process that talks to it -------------------------------------------------------------------------------
+# ---- the Hub, and a process that talks to it -------------------------------------------------------------------------
 
 CLIENT = """
 import json, sys, time
@@ -111,7 +111,7 @@ def hub(running):
 
 @pytest.fixture(scope="module")
 def client(running, tmp_path_factory):
-    """client("push" or "resolve", *args, **options) -> .answer or .error, .seconds: one process, with the patience of a test."""
+    """client("push" or "resolve", *args, **options) -> .answer or .error, .seconds: one process, patient as a test."""
     home, log = tmp_path_factory.mktemp("home"), (tmp_path_factory.mktemp("log") / "stderr").open("w+")
     # What a pull waits for a server is the client's own business, and has its variables.
     waits = {"HF_HUB_ETAG_TIMEOUT": "1", "HF_HUB_DOWNLOAD_TIMEOUT": "1"}
@@ -147,7 +147,7 @@ def name(request):
     return "org/" + hashlib.sha1(request.node.nodeid.encode()).hexdigest()[:12]
 
 
-# ---- pushing ---------------------------------------------------------------------------------------------------------------
+# ---- pushing ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("way", ["lfs", "regular", "parts"])
@@ -410,7 +410,7 @@ def test_a_file_that_the_hub_leaves_out_or_alters_is_noticed(hub, client, model,
     assert "repeat with" in error and hub.repos[name]["model.safetensors"] != content
 
 
-# ---- pulling: rows 29, 30, 50 ------------------------------------------------------------------------------------------------
+# ---- pulling: rows 29, 30, 50 ----------------------------------------------------------------------------------------
 
 
 def test_a_damaged_download_is_a_checksum_error(hub, client, model, name):
@@ -520,7 +520,7 @@ def test_a_hub_that_answers_503_to_everything_leaves_the_cache(hub, client, mode
     assert "can't be reached" in client("resolve", "clip", "org/unknown").error
 
 
-# ---- stock code opens what was pushed ----------------------------------------------------------------------------------------
+# ---- stock code opens what was pushed --------------------------------------------------------------------------------
 
 OURS = """
 import importlib, json, sys, torch
@@ -627,7 +627,7 @@ def test_scenes_with_masks_are_pushed_by_their_script_and_load(hub, tmp_path):
     assert "'label': (32, 32)" in there.stdout
 
 
-# ---- the commands ------------------------------------------------------------------------------------------------------------
+# ---- the commands ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.timeout(400)

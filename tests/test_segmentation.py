@@ -302,8 +302,9 @@ def test_upernet_begins_as_a_backbone_of_timm_and_the_stock_class_opens_it(own_d
     names = {"num_classes": 7, "label_names": list("abcdefg")}
     timm.models.save_for_hf(backbone, str(tmp_path / "photo"), model_config=names, safe_serialization=True)
     argv = ["--preset", "photo", "--dataset_name", str(own_data), "--tower_name_or_path", str(tmp_path / "photo"),
-            "--output_dir", str(tmp_path / "run"), "--resolution", "64", "--max_side_px", "64", "--train_batch_size", "2",
-            "--max_train_steps", "1", "--learning_rate", "1e-9", "--validation_pictures", "1"]  # fmt: skip
+            "--output_dir", str(tmp_path / "run"), "--resolution", "64", "--max_side_px", "64",
+            "--train_batch_size", "2", "--max_train_steps", "1", "--learning_rate", "1e-9",
+            "--validation_pictures", "1"]  # fmt: skip
     segmentation.main(argv)
     export = tmp_path / "run" / "export"
     served = contract.load(str(export))

@@ -1,4 +1,4 @@
-"""Spaces: built whole and no more, started away from the repository, called; their front matter; ZeroGPU, API and MCP."""
+"""Spaces: built whole and no more, started away from the repository, called; front matter; ZeroGPU, API and MCP."""
 
 import ast
 import asyncio
@@ -40,8 +40,8 @@ PULLED = "segmentation"  # the stem whose Space pulls its weights here; the othe
 
 pytestmark = pytest.mark.timeout(600)  # the first test that needs them waits for three Spaces to start
 
-# ZeroGPU's package as its documentation has it: a decorated function runs in a forked process, what goes in and comes out
-# is pickled, and away from there no model runs.
+# ZeroGPU's package as its documentation has it: a decorated function runs in a forked process, what goes in and comes
+# out is pickled, and away from there no model runs.
 ZERO_GPU = """
 import functools, inspect, multiprocessing, os
 import torch
@@ -139,8 +139,8 @@ def built(tiny, hub, tmp_path_factory):
 def running(built, hub, tmp_path_factory):
     """{stem: address}: the gallery, the Space that pulls, and those of pages that are not in the gallery, side by side.
 
-    Each runs in a clean process, the gallery and the one that pulls on ZeroGPU's stand-in; `running.gpu_log` says what went
-    there.
+    Each runs in a clean process, the gallery and the one that pulls on ZeroGPU's stand-in; `running.gpu_log` says what
+    went there.
     """
     beside = tmp_path_factory.mktemp("zero_gpu")
     (beside / "spaces").mkdir()
@@ -188,7 +188,7 @@ def front_matter(folder: Path) -> dict:
     return build.split((folder / "README.md").read_text())[0]
 
 
-# ---- what is in a Space -----------------------------------------------------------------------------------------------
+# ---- what is in a Space ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("stem", [*STEMS, build.GALLERY])
@@ -299,7 +299,7 @@ def test_unsound_and_missing_models_are_refused_by_name(tmp_path):
     assert not (tmp_path / "out").exists() and not (tmp_path / "out.tmp").exists()
 
 
-# ---- front matter -----------------------------------------------------------------------------------------------------
+# ---- front matter ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("stem", [*STEMS, build.GALLERY])
@@ -347,7 +347,7 @@ def test_licence_of_a_space_is_the_most_demanding(licenses, wanted):
     assert build.space_license(licenses) == wanted
 
 
-# ---- a Space that runs ------------------------------------------------------------------------------------------------
+# ---- a Space that runs -----------------------------------------------------------------------------------------------
 
 
 def test_every_page_is_up_elsewhere_with_its_models(built, running):
@@ -409,7 +409,7 @@ def test_the_check_notices_a_space_that_reaches_out(tmp_path):
             pass
 
 
-# ---- ZeroGPU and SYSTEM=spaces ------------------------------------------------------------------------------------------
+# ---- ZeroGPU and SYSTEM=spaces ---------------------------------------------------------------------------------------
 
 
 def test_on_zero_gpu_models_run_in_decorated_handlers_alone(built, running):
@@ -523,7 +523,7 @@ def test_the_trap_is_there_in_the_repository_and_not_in_a_space(built):
     assert not [folder for folder in built.values() if (folder / "spaces").exists()]
 
 
-# ---- to the Hub -------------------------------------------------------------------------------------------------------
+# ---- to the Hub ------------------------------------------------------------------------------------------------------
 
 
 def test_a_space_is_pushed_whole_and_once(hub, tmp_path):
@@ -563,7 +563,7 @@ def test_a_refused_creation_is_explained_in_words(hub, built, monkeypatch, statu
     assert "spaces/org/refused" not in hub.repos and (tmp_path / "ddpm" / "app.py").is_file(), "the folder is kept"
 
 
-# ---- the API and MCP ----------------------------------------------------------------------------------------------------
+# ---- the API and MCP -------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

@@ -81,7 +81,7 @@ def losses(source, parts, steps=3, **changes) -> list[float]:
     return values
 
 
-# ---- data and cache ------------------------------------------------------------------------------------------------------
+# ---- data and cache --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("flip", [False, True])
@@ -177,7 +177,7 @@ def test_captions_of_somebody_elses_folder(tmp_path):
     assert selection.captions == [["picture 0"], ["picture 1"], ["picture 2"]] and selection.prompts[1] == "picture 1"
 
 
-# ---- loss ----------------------------------------------------------------------------------------------------------------
+# ---- loss ------------------------------------------------------------------------------------------------------------
 
 
 def test_zero_terminal_snr_ends_in_noise_alone_and_draws(parts, tmp_path):
@@ -203,7 +203,7 @@ def losses_of(run_dir) -> list[float]:
     return [row["loss"] for row in rows if "loss" in row]
 
 
-# ---- what is written -----------------------------------------------------------------------------------------------------
+# ---- what is written -------------------------------------------------------------------------------------------------
 
 
 def test_a_stock_folder_is_tuned_and_stays_stock(parts, tmp_path):
@@ -273,7 +273,7 @@ def test_flags_that_make_no_sense_are_refused(tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
-# ---- evaluation ----------------------------------------------------------------------------------------------------------
+# ---- evaluation ------------------------------------------------------------------------------------------------------
 
 
 def test_strata_are_the_same_in_every_evaluation(source, parts):

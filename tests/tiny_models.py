@@ -1,4 +1,4 @@
-"""Tiny random models in the stock layouts, made in a second: what a test hands to code that serves or tunes real ones."""
+"""Tiny random models in the stock layouts, made in a second: what tests hand to code that serves or tunes real ones."""
 
 import dataclasses
 import json
@@ -233,9 +233,10 @@ def dual_encoder(folder: Path | str) -> Path:
 
 
 def segmenter(folder: Path | str, kind: str = "swin", label_names=("background", "face", "plant"), own=None) -> Path:
-    """A folder of a random segmenter for 32 × 32 pictures: "swin", "dpt" or "unet" as training builds them, or "segformer".
+    """A folder of a random segmenter for 32 × 32 pictures: "swin", "dpt", "unet" as training builds them, "segformer".
 
-    Its classes are far apart, so that no two are equally probable. own: keys for preprocessor_config.json, but "segformer".
+    Its classes are far apart, so that no two are equally probable. own: keys for preprocessor_config.json,
+    but "segformer".
     """
     torch.manual_seed(0)
     names = list(label_names)
@@ -279,7 +280,7 @@ def segmenter(folder: Path | str, kind: str = "swin", label_names=("background",
 
 @torch.no_grad()
 def _decided(model: torch.nn.Module) -> torch.nn.Module:
-    """The segmenter, its class layer scaled so that scores of noise have mean 0 and deviation 3: fresh ones hardly differ."""
+    """The segmenter, its class layer scaled so that scores of noise have mean 0, deviation 3: fresh ones are alike."""
     from hub_models import segmentation as contract
 
     layer, noise = contract.class_layer(model.eval()), torch.randn(4, 3, 32, 32)
@@ -421,7 +422,7 @@ def _loud(model: torch.nn.Module) -> None:
 
 
 def timm_backbone(folder: Path | str) -> Path:
-    """A timm classifier in `folder` that saw pixels with another mean than most, with statistics that aren't a fresh model's."""
+    """A timm classifier in `folder` that saw pixels with another mean than most, with statistics not of a fresh one."""
     torch.manual_seed(0)
     model = timm.create_model("tf_efficientnet_lite0", pretrained=False, num_classes=3)
     model.pretrained_cfg = model.pretrained_cfg | {"mean": (0.5, 0.5, 0.4), "std": (0.5, 0.5, 0.6)}

@@ -4,8 +4,8 @@
     python -m training.worlds hub_models/weights/captioning/emoji --dataset_name emoji --painted 0.5 --kind drawings
 
 Scripts that see pictures write it with every export; this is for weights of before. 2,000 training pictures are enough;
-a fifth of them is kept back for the threshold. The mixture is scikit-learn's, by expectation maximisation (Dempster, Laird
-and Rubin 1977). How often held-out pictures come home: docs/LOG.md.
+a fifth of them is kept back for the threshold. The mixture is scikit-learn's, by expectation maximisation (Dempster,
+Laird and Rubin 1977). How often held-out pictures come home: docs/LOG.md.
 """
 
 import argparse

@@ -57,8 +57,8 @@ class CLIPConfig(TrainConfig):
         super().__post_init__()
         if self.cached_views and (self.concept_weight or self.image_weight or self.leave_out_style):
             raise ValueError(
-                "--cached_views are of one picture each, of all styles: set --concept_weight 0 and --image_weight 0, and "
-                "leave out --leave_out_style"
+                "--cached_views are of one picture each, of all styles: set --concept_weight 0 and --image_weight 0, "
+                "and leave out --leave_out_style"
             )
 
 
