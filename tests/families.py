@@ -138,7 +138,8 @@ FAMILIES = {
         again=lambda ours, folder: autoencoder.save_folder(folder, ours),
         stock={"diffusers": "from diffusers import AutoencoderKL; model = AutoencoderKL.from_pretrained(name)"},
         alike=lambda ours, theirs, x: (
-            ours.encode_tensor(x)[0], theirs.encode(x).latent_dist.mean * theirs.config.scaling_factor
+            ours.encode_tensor(x)[0],
+            theirs.encode(x).latent_dist.mean * theirs.config.scaling_factor,
         ),
         metrics=names(HELD_OUT, "psnr", "ssim"),
         still=("--freeze_encoder",),  # else the mean and scale of the latents are measured anew
@@ -155,8 +156,14 @@ FAMILIES = {
         alike=captions,
         answer=captioned,
         metrics=names(["heldout_pairs"], "exact_name_accuracy", "cider_d", "bleu4", "pictures")
-        | names(["scenes/new_scenes", "scenes/validation"],
-                "objects_right", "relations_right", "kinds_right", "cider_d", "bleu4"),
+        | names(
+            ["scenes/new_scenes", "scenes/validation"],
+            "objects_right",
+            "relations_right",
+            "kinds_right",
+            "cider_d",
+            "bleu4",
+        ),
         parts={"--clip_name_or_path": "clip"},
         wrapped="captioner.",
         aside=2,  # a head over places
@@ -222,4 +229,4 @@ FAMILIES = {
         | {"held_out_loss", "nearest_train_distance"},
         parts={"--vae_name_or_path": "autoencoder", "--clip_name_or_path": "clip"},
     ),
-}  # fmt: skip
+}

@@ -336,8 +336,12 @@ def model(tmp_path_factory):
 def space(output: Path, model: Path) -> subprocess.CompletedProcess:
     return subprocess.run(
         [sys.executable, "spaces/build.py", "segmentation", "--model", str(model), "--output", str(output)],
-        cwd=ROOT, env=os.environ | {"HF_HOME": str(output) + "-home"}, capture_output=True, text=True, timeout=200,
-    )  # fmt: skip
+        cwd=ROOT,
+        env=os.environ | {"HF_HOME": str(output) + "-home"},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
 
 
 @pytest.mark.timeout(300)

@@ -37,12 +37,21 @@ VALUES = [
 ]  # fmt: skip
 DEEP = "[" * 100_000 + "]" * 100_000
 WHOLE = {
-    "empty": b"", "list": b"[]", "null": b"null", "text": b'"text"', "number": b"7", "cut": b'{"a": ',
-    "zeros": bytes(99), "bom": b"\xef\xbb\xbf{}", "utf-16": '{"a": 1}'.encode("utf-16"), "deep": DEEP.encode(),
+    "empty": b"",
+    "list": b"[]",
+    "null": b"null",
+    "text": b'"text"',
+    "number": b"7",
+    "cut": b'{"a": ',
+    "zeros": bytes(99),
+    "bom": b"\xef\xbb\xbf{}",
+    "utf-16": '{"a": 1}'.encode("utf-16"),
+    "deep": DEEP.encode(),
     "latin": b'{"a": "\xe9"}',
-    "deep object": b'{"a":' * 100_000 + b"1" + b"}" * 100_000, "digits": b'{"a": ' + b"9" * 100_000 + b"}",
+    "deep object": b'{"a":' * 100_000 + b"1" + b"}" * 100_000,
+    "digits": b'{"a": ' + b"9" * 100_000 + b"}",
     "deep value": b'{"a": ' + DEEP.encode() + b"}",
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")
@@ -289,9 +298,17 @@ def test_a_broken_header_of_weights(model, what):
 
 @pytest.mark.parametrize(
     "name",
-    ["manifest.json", "config.json", "tokenizer.json", "preprocessor_config.json", "vocab.txt", "model.safetensors",
-     "model.safetensors.index.json", "generation_config.json"],
-)  # fmt: skip
+    [
+        "manifest.json",
+        "config.json",
+        "tokenizer.json",
+        "preprocessor_config.json",
+        "vocab.txt",
+        "model.safetensors",
+        "model.safetensors.index.json",
+        "generation_config.json",
+    ],
+)
 @pytest.mark.parametrize("what", ["dangling", "loop", "folder", "fifo", "device", "linked fifo"])
 def test_something_else_where_a_file_belongs(model, name, what):
     path = model / name

@@ -124,10 +124,19 @@ def status_of(port: int, request: bytes) -> int:
 
 @pytest.mark.parametrize(
     "origin",
-    ["http://localhost", "https://localhost", "http://127.0.0.1:1", "https://127.0.0.1:{port}0",
-     "http://evil.example", "http://localhost:{port}", "file://", "null",
-     "http://127.0.0.1:{port}.evil.example", "chrome-extension://127.0.0.1"],
-)  # fmt: skip
+    [
+        "http://localhost",
+        "https://localhost",
+        "http://127.0.0.1:1",
+        "https://127.0.0.1:{port}0",
+        "http://evil.example",
+        "http://localhost:{port}",
+        "file://",
+        "null",
+        "http://127.0.0.1:{port}.evil.example",
+        "chrome-extension://127.0.0.1",
+    ],
+)
 def test_pages_elsewhere_are_not_answered(port, origin):
     """Asked for as 127.0.0.1; even localhost is another, which may lead to another program."""
     assert ask(port, origin=origin.format(port=port)).status_code == 403

@@ -144,12 +144,20 @@ WAYS = {  # where a text can stand: {case: (kind of repository, file, its bytes,
     "parquet": ("dataset", "a.parquet", lambda t: inner(t), "a.parquet, column column, row 3"),
     "parquet, a list": ("dataset", "a.parquet", lambda t: inner(["x", t]), "a.parquet, column column, row 3"),
     "parquet, nested": ("dataset", "a.parquet", lambda t: inner({"a": {"b": t}}), "a.parquet, column column, row 3"),
-    "parquet, a picture": ("dataset", "a.parquet", lambda t: inner({"bytes": png((b"iTXt", itxt(t))), "path": None}),
-                           "a.parquet, column column, row 3"),
-    "parquet, WebP": ("dataset", "a.parquet", lambda t: inner({"bytes": with_xmp(t, "WEBP")}),
-                      "a.parquet, column column, row 3"),
+    "parquet, a picture": (
+        "dataset",
+        "a.parquet",
+        lambda t: inner({"bytes": png((b"iTXt", itxt(t))), "path": None}),
+        "a.parquet, column column, row 3",
+    ),
+    "parquet, WebP": (
+        "dataset",
+        "a.parquet",
+        lambda t: inner({"bytes": with_xmp(t, "WEBP")}),
+        "a.parquet, column column, row 3",
+    ),
     "parquet, about it": ("dataset", "a.parquet", described, "a.parquet, metadata"),
-}  # fmt: skip
+}
 
 
 @pytest.fixture
