@@ -224,8 +224,16 @@ FAMILIES = {
         stock={"diffusers": "from diffusers import DiffusionPipeline as C; model = C.from_pretrained(name).unet"},
         alike=latents,
         answer=lambda ours, picture: drawn(ours, "a red apple", "latents"),
-        metrics=names(["train", "heldout_pairs", "unseen_concepts"], "named_first", "named_top5", "classed", "style_right",
-                      "style_by_chance", "autoencoder/named_first", "autoencoder/classed")
+        metrics=names(
+            ["train", "heldout_pairs", "unseen_concepts"],
+            "named_first",
+            "named_top5",
+            "classed",
+            "style_right",
+            "style_by_chance",
+            "autoencoder/named_first",
+            "autoencoder/classed",
+        )
         | {"held_out_loss", "nearest_train_distance"},
         parts={"--vae_name_or_path": "autoencoder", "--clip_name_or_path": "clip"},
     ),

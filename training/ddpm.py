@@ -286,7 +286,7 @@ def evaluate_checkpoint(name: str, dataset_name: str, *, batch_size: int = 64) -
 
 
 def obeyed(results: Results, model: contract.DDPM, judge: judges.Judges, train: Source, real: np.ndarray,
-           real_labels: Sequence[int], batch_size: int) -> np.ndarray:  # fmt: skip
+           real_labels: Sequence, batch_size: int) -> np.ndarray:  # fmt: skip
     """Note whether both judges see the labels that were asked for; a dozen pictures of each come back, (N, R, R, 3).
 
     label_accuracy: the share of drawn pictures that the classifier takes for the label asked for.
