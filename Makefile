@@ -47,7 +47,7 @@ demo: setup  ## the gallery of all demos on http://127.0.0.1:7860 (PORT=, ARGS=-
 test: setup  ## the whole suite, offline and on the CPU in JOBS=2 processes (ARGS= goes to pytest)
 	$(OFFLINE) OMP_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
-check: setup  ## format, lint, types (of hub_models), import rules
+check: setup  ## format, lint, types (not of the pages), import rules
 	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
 	$(PY) -m ty check

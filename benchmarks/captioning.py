@@ -1,9 +1,9 @@
 """How fast a caption is said: `python -m benchmarks.captioning [--model emoji] [--threads 2]`.
 
-A greedy caption of one picture in milliseconds, and what the KV cache spares at 20 and 60 tokens: of the decoding alone, and
-of the whole call, in which the picture is seen too. With and without take turns within one run, so that ratios compare, and
-must say the same tokens. The captioner is not allowed to end before so many tokens. `--model untrained` takes a fresh one of
-the size of the preset `emoji`, which is as fast as a trained one.
+A greedy caption of one picture in milliseconds, and what the KV cache spares at 20 and 60 tokens: of the decoding
+alone, and of the whole call, in which the picture is seen too. With and without take turns within one run, so that
+ratios compare, and must say the same tokens. The captioner is not allowed to end before so many tokens. `--model
+untrained` takes a fresh one of the size of the preset `emoji`, which is as fast as a trained one.
 """
 
 import argparse
@@ -80,8 +80,15 @@ def cache(served: captioning.Captioner, picture: Image.Image, repeats: int = REP
 
         for part, call in (("decoding", decode), ("whole call", whole)):
             took = taking_turns({on: lambda call=call, on=on: call(on == "on") for on in ("on", "off")}, repeats)
-            rows.append({"tokens": tokens, "of": part, "ms with cache": took["on"], "ms without": took["off"],
-                         "ratio": took["off"] / took["on"]})  # fmt: skip
+            rows.append(
+                {
+                    "tokens": tokens,
+                    "of": part,
+                    "ms with cache": took["on"],
+                    "ms without": took["off"],
+                    "ratio": took["off"] / took["on"],
+                }
+            )
     return rows
 
 
@@ -102,9 +109,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     found = {"model": name, "threads": args.threads, "greedy": greedy, "rows": rows}
     print(f"\n## captioning: {name} ({platform.machine()}, {args.threads} threads)\n")
     print(markdown(rows))
-    print(
-        f"\nA greedy caption of one picture ({greedy['tokens']} tokens): {greedy['ms']:.0f} ms (median of {args.repeats})."
-    )
+    took = f"{greedy['ms']:.0f} ms (median of {args.repeats})"
+    print(f"\nA greedy caption of one picture ({greedy['tokens']} tokens): {took}.")
     write("captioning", found)
 
 

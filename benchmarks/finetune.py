@@ -1,7 +1,7 @@
-"""How long fine-tuning takes and how much memory it needs here: `python -m benchmarks.finetune [--task NAME] [--write]`.
+"""How long fine-tuning takes and what memory it needs here: `python -m benchmarks.finetune [--task NAME] [--write]`.
 
-Each line of the README's table is the preset `finetune` of a script as it stands, from the shipped weights, on a folder of
-pictures as a person would bring it, for a few steps in a process of its own. --write puts the table into README.md.
+Each line of the README's table is the preset `finetune` of a script as it stands, from the shipped weights, on a folder
+of pictures as a person would bring it, for a few steps in a process of its own. --write puts the table into README.md.
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """What segmenters cost: `python -m benchmarks.segmentation [--part predict|scaling|curves]`.
 
-- predict: milliseconds of `predict` on a picture of 256 × 256 for each shipped backbone, its exact FLOPs, and the share of
-  the rate at which this machine multiplies matrices in the same run.
+- predict: milliseconds of `predict` on a picture of 256 × 256 for each shipped backbone, its exact FLOPs, and the share
+  of the rate at which this machine multiplies matrices in the same run.
 - scaling: exact FLOPs of a Swin and of a plain ViT from 128 to 1024 px, the slope of each against pixels on logarithmic
   axes, and measured times beside (docs/scaling.png).
 - curves: mIoU on validation scenes against pictures seen and against hours, of the shipped weights, by their run.json
@@ -9,6 +9,7 @@
 """
 
 import argparse
+import functools
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -53,7 +54,7 @@ def flops_of(call: Callable) -> int:
     return counter.get_total_flops()
 
 
-# ---- predict -------------------------------------------------------------------------------------------------------------
+# ---- predict ---------------------------------------------------------------------------------------------------------
 
 
 def predict() -> dict:
@@ -61,15 +62,23 @@ def predict() -> dict:
     picture = Image.effect_noise((256, 256), 60).convert("RGB")
     for name in store.variants("segmentation"):
         model = segmentation.load(name)
-        flops, seconds = flops_of(lambda: model.predict(picture)), seconds_of(lambda: model.predict(picture))  # noqa: B023
-        rows.append({"model": name, "parameters": f"{model.parameters / 1e6:.2f} M", "ms": 1000 * seconds,
-                     "GFLOP": flops / 1e9, "% of GEMM rate": 100 * flops / seconds / rate})  # fmt: skip
+        predict = functools.partial(model.predict, picture)
+        flops, seconds = flops_of(predict), seconds_of(predict)
+        rows.append(
+            {
+                "model": name,
+                "parameters": f"{model.parameters / 1e6:.2f} M",
+                "ms": 1000 * seconds,
+                "GFLOP": flops / 1e9,
+                "% of GEMM rate": 100 * flops / seconds / rate,
+            }
+        )
     if not rows:
         raise SystemExit("no weights of a segmenter are shipped yet")
     return {"rows": rows, "says": f"One picture of 256 × 256. A matrix product ran at {rate / 1e9:.0f} GFLOP/s."}
 
 
-# ---- scaling -------------------------------------------------------------------------------------------------------------
+# ---- scaling ---------------------------------------------------------------------------------------------------------
 
 
 def backbone(kind: str, side_px: int, attention: str) -> torch.nn.Module:
@@ -113,12 +122,15 @@ def scaling() -> dict:
         axes.grid(alpha=0.3)
         axes.legend(frameon=False)
     figure.savefig(DOCS / "scaling.png", dpi=110)
-    return {"rows": rows, "slopes": slopes,
-            "says": f"Slope of FLOPs against pixels from one size to the next: Swin {min(slopes['Swin']):.2f} to "
-                    f"{max(slopes['Swin']):.2f}, ViT {slopes['ViT'][0]:.2f} growing to {slopes['ViT'][-1]:.2f}."}  # fmt: skip
+    return {
+        "rows": rows,
+        "slopes": slopes,
+        "says": f"Slope of FLOPs against pixels from one size to the next: Swin {min(slopes['Swin']):.2f} to "
+        f"{max(slopes['Swin']):.2f}, ViT {slopes['ViT'][0]:.2f} growing to {slopes['ViT'][-1]:.2f}.",
+    }
 
 
-# ---- curves --------------------------------------------------------------------------------------------------------------
+# ---- curves ----------------------------------------------------------------------------------------------------------
 
 
 def curves() -> dict:

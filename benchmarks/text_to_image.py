@@ -33,7 +33,7 @@ TRAINING_STEPS = 12
 CLICKS = 5
 
 
-# ---- samplers ----------------------------------------------------------------------------------------------------------
+# ---- samplers --------------------------------------------------------------------------------------------------------
 
 
 def paired_drawings(model, prompts: Sequence[str], settings: dict) -> tuple[np.ndarray, float, float]:
@@ -91,21 +91,29 @@ def sampler(model, name: str) -> dict:
         pictures, seconds, evaluations = paired_drawings(model, prompts, settings)
         features[name] = metrics.in_batches(space.features, pictures)
         kid, *_ = metrics.kernel_inception_distance(features[name], real)
-        rows.append({"sampler": settings["sampler"], "steps": settings["num_inference_steps"],
-                     "pictures through the U-Net": evaluations, "ms a picture": 1000 * seconds, "KID×1000": 1000 * kid})  # fmt: skip
+        rows.append(
+            {
+                "sampler": settings["sampler"],
+                "steps": settings["num_inference_steps"],
+                "pictures through the U-Net": evaluations,
+                "ms a picture": 1000 * seconds,
+                "KID×1000": 1000 * kid,
+            }
+        )
+    ratio = rows[1]["ms a picture"] / rows[0]["ms a picture"]
     apart = bootstrap(features["default"], features["reference"], real)
     low, high = np.percentile(apart, [2.5, 97.5])
     return {
         "rows": rows,
-        "time_ratio": rows[1]["ms a picture"] / rows[0]["ms a picture"],
+        "time_ratio": ratio,
         "kid_difference": [float(apart.mean()), float(low), float(high)],
-        "says": f"{PAIRS} paired seeds. The default is {rows[1]['ms a picture'] / rows[0]['ms a picture']:.1f} times as fast; "
-        f"its KID×1000 minus that of the reference: {apart.mean():+.2f}, 95 % interval {low:+.2f} … {high:+.2f} "
+        "says": f"{PAIRS} paired seeds. The default is {ratio:.1f} times as fast; its KID×1000 minus that of the "
+        f"reference: {apart.mean():+.2f}, 95 % interval {low:+.2f} … {high:+.2f} "
         f"({'worse' if low > 0 else 'no worse'}).",
-    }  # fmt: skip
+    }
 
 
-# ---- training ----------------------------------------------------------------------------------------------------------
+# ---- training --------------------------------------------------------------------------------------------------------
 
 
 def training_speed(name: str) -> dict:
@@ -125,13 +133,18 @@ def training_speed(name: str) -> dict:
             speeds = [line["images_per_second"] for line in logged if "images_per_second" in line][2:]
             shutil.rmtree(folder)
             if speeds:
-                rows.append({"latents and states": title, "images/s": float(np.median(speeds)),
-                             "whole run, s": time.perf_counter() - began})  # fmt: skip
+                rows.append(
+                    {
+                        "latents and states": title,
+                        "images/s": float(np.median(speeds)),
+                        "whole run, s": time.perf_counter() - began,
+                    }
+                )
     ratio = rows[0]["images/s"] / rows[1]["images/s"]
     return {"rows": rows, "ratio": ratio, "says": f"Cached training is {ratio:.1f} times as fast (median of steps)."}
 
 
-# ---- a click -----------------------------------------------------------------------------------------------------------
+# ---- a click ---------------------------------------------------------------------------------------------------------
 
 WATCH = """() => {
   window.marks = { previews: [], done: null };
@@ -170,13 +183,22 @@ def click(model) -> dict:
             marks, clicked = page.evaluate("window.marks"), page.evaluate("window.clicked")
             page.close()
             if turn:  # the first click warms up
-                rows.append({"click": turn, "first preview, s": (marks["previews"][0] - clicked) / 1000,
-                             "done, s": (marks["done"] - clicked) / 1000, "previews": len(marks["previews"])})  # fmt: skip
+                rows.append(
+                    {
+                        "click": turn,
+                        "first preview, s": (marks["previews"][0] - clicked) / 1000,
+                        "done, s": (marks["done"] - clicked) / 1000,
+                        "previews": len(marks["previews"]),
+                    }
+                )
         browser.close()
     middle = {key: float(np.median([row[key] for row in rows])) for key in ("first preview, s", "done, s")}
-    return {"rows": rows, "median": middle,
-            "says": f"{app.page.PICTURES} pictures, {model.default_steps} steps: first preview after {middle['first preview, s']:.2f} s, "
-                    f"done after {middle['done, s']:.2f} s (medians of {CLICKS})."}  # fmt: skip
+    return {
+        "rows": rows,
+        "median": middle,
+        "says": f"{app.page.PICTURES} pictures, {model.default_steps} steps: first preview after "
+        f"{middle['first preview, s']:.2f} s, done after {middle['done, s']:.2f} s (medians of {CLICKS}).",
+    }
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -176,7 +176,7 @@ def _stretch(values: np.ndarray) -> np.ndarray:
     return ((values - low) / (high - low if high > low else 1)).astype(np.float32)
 
 
-def load(name: str = "swin", device: str | torch.device | None = None) -> Classifier:
+def load(name: str | Path = "swin", device: str | torch.device | None = None) -> Classifier:
     """The classifier of a bundled variant, a folder or a Hub repo of a timm model ("org/repo[@revision]"); fp32, eval.
 
     Raises store.CheckpointError, which names the file at fault.

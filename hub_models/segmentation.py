@@ -297,7 +297,7 @@ def kind_of(model: Stock) -> str:
     return "swin" if kind == "upernet" and model.config.backbone_config.model_type == "swin" else kind
 
 
-def class_layer(model: Stock) -> torch.nn.Module:
+def class_layer(model: Stock) -> Any:
     """The layer that gives a score to each class: the last one of its width that isn't an auxiliary head's."""
     classes = classes_of(model)
     heads = [layer for name, layer in model.named_modules() if "auxiliary" not in name]

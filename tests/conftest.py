@@ -1,4 +1,4 @@
-"""Offline by construction, and two fixtures for pages: `serve(demo) -> url` and `page`, a browser that never leaves the machine."""
+"""Offline by construction; and for pages `serve(demo) -> url` and `page`, a browser that never leaves the machine."""
 
 import os
 

@@ -18,6 +18,7 @@ from hub_models import autoencoder, captioning, classifier, clip, ddpm, segmenta
 
 HELD_OUT = ("heldout_pairs", "validation")
 T = 500  # of what takes noise away
+WAYS = "image_to_text", "text_to_image"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +71,8 @@ def run_of(stem: str, **more) -> dict:
         "stem": stem, "name": "tiny", "title": f"Tiny {stem}", "summary": "Random weights.", "license": "cc-by-4.0",
         "library_name": FAMILIES[stem].library, "tags": [stem], "usage": 'load("org/name")', "steps": 1,
         "images_seen": 4, "hours": 0.01, "hardware": "CPU", "seed": 0, "config": {"dataset_name": "emoji-sample"},
-        "history": {"loss": [[1, 2.0], [2, 1.0]]}, "attributions": ["Twemoji, Twitter and other contributors, CC BY 4.0"],
+        "history": {"loss": [[1, 2.0], [2, 1.0]]},
+        "attributions": ["Twemoji, Twitter and other contributors, CC BY 4.0"],
     } | more  # fmt: skip
 
 
@@ -118,9 +120,15 @@ def drawn(ours, of, state: str) -> bytes:
 
 def save_ddpm(ours, folder: Path) -> None:
     ddpm.save_folder(
-        folder, ours.unet, ours.scheduler, label_names=ours.label_names, null_label=ours.null_label,
-        resolution_px=ours.resolution_px, guidance_scale=ours.default_guidance, ground=ours.ground,
-    )  # fmt: skip
+        folder,
+        ours.unet,
+        ours.scheduler,
+        label_names=ours.label_names,
+        null_label=ours.null_label,
+        resolution_px=ours.resolution_px,
+        guidance_scale=ours.default_guidance,
+        ground=ours.ground,
+    )
 
 
 FAMILIES = {
@@ -130,7 +138,8 @@ FAMILIES = {
         again=lambda ours, folder: autoencoder.save_folder(folder, ours),
         stock={"diffusers": "from diffusers import AutoencoderKL; model = AutoencoderKL.from_pretrained(name)"},
         alike=lambda ours, theirs, x: (
-            ours.encode_tensor(x)[0], theirs.encode(x).latent_dist.mean * theirs.config.scaling_factor
+            ours.encode_tensor(x)[0],
+            theirs.encode(x).latent_dist.mean * theirs.config.scaling_factor,
         ),
         metrics=names(HELD_OUT, "psnr", "ssim"),
         still=("--freeze_encoder",),  # else the mean and scale of the latents are measured anew
@@ -141,12 +150,20 @@ FAMILIES = {
         contract=captioning,
         save=tiny_models.captioner,
         again=lambda ours, folder: captioning.save_folder(folder, ours),
-        stock={"transformers": "from transformers import VisionEncoderDecoderModel as C; model = C.from_pretrained(name)"},
+        stock={
+            "transformers": "from transformers import VisionEncoderDecoderModel as C; model = C.from_pretrained(name)"
+        },
         alike=captions,
         answer=captioned,
         metrics=names(["heldout_pairs"], "exact_name_accuracy", "cider_d", "bleu4", "pictures")
-        | names(["scenes/new_scenes", "scenes/validation"],
-                "objects_right", "relations_right", "kinds_right", "cider_d", "bleu4"),
+        | names(
+            ["scenes/new_scenes", "scenes/validation"],
+            "objects_right",
+            "relations_right",
+            "kinds_right",
+            "cider_d",
+            "bleu4",
+        ),
         parts={"--clip_name_or_path": "clip"},
         wrapped="captioner.",
         aside=2,  # a head over places
@@ -171,7 +188,7 @@ FAMILIES = {
             clip.unit_image_rows(ours.model, x),
             torch.nn.functional.normalize(theirs.get_image_features(x).pooler_output, dim=-1),
         ),
-        metrics=names(HELD_OUT, *(f"{way}/recall@{k}" for way in ("image_to_text", "text_to_image") for k in (1, 5, 10)))
+        metrics=names(HELD_OUT, *(f"{way}/recall@{k}" for way in WAYS for k in (1, 5, 10)))
         | {"validation/zero_shot_accuracy", "heldout_pairs/pictures"},
         wrapped="clip.",
         aside=2,  # a head over names
@@ -180,7 +197,7 @@ FAMILIES = {
         contract=ddpm,
         save=tiny_models.ddpm_folder,
         again=save_ddpm,
-        stock={"diffusers": "from diffusers import DiffusionPipeline; model = DiffusionPipeline.from_pretrained(name).unet"},
+        stock={"diffusers": "from diffusers import DiffusionPipeline as C; model = C.from_pretrained(name).unet"},
         alike=denoised,
         answer=lambda ours, picture: drawn(ours, [0], "x_t"),
         metrics=frozenset({"held_out_loss", "nearest_train_distance", "label_accuracy", "named_label_accuracy"}),
@@ -191,7 +208,8 @@ FAMILIES = {
         save=tiny_models.segmenter,
         again=lambda ours, folder: segmentation.save_folder(folder, ours),
         stock={
-            "transformers": "from transformers import AutoModelForSemanticSegmentation as C; model = C.from_pretrained(name)",
+            "transformers": "from transformers import AutoModelForSemanticSegmentation as C; "
+            "model = C.from_pretrained(name)",
             "segmentation-models-pytorch": "import segmentation_models_pytorch as C; model = C.from_pretrained(name)",
         },
         alike=lambda ours, theirs, x: (scores(ours.model, x), scores(theirs, x)),
@@ -203,12 +221,20 @@ FAMILIES = {
         contract=text_to_image,
         save=lambda folder: tiny_models.stable_diffusion(folder, text="bert"),
         again=lambda ours, folder: text_to_image.save_folder(folder, ours.pipe),
-        stock={"diffusers": "from diffusers import DiffusionPipeline; model = DiffusionPipeline.from_pretrained(name).unet"},
+        stock={"diffusers": "from diffusers import DiffusionPipeline as C; model = C.from_pretrained(name).unet"},
         alike=latents,
         answer=lambda ours, picture: drawn(ours, "a red apple", "latents"),
-        metrics=names(["train", "heldout_pairs", "unseen_concepts"], "named_first", "named_top5", "classed", "style_right",
-                      "style_by_chance", "autoencoder/named_first", "autoencoder/classed")
+        metrics=names(
+            ["train", "heldout_pairs", "unseen_concepts"],
+            "named_first",
+            "named_top5",
+            "classed",
+            "style_right",
+            "style_by_chance",
+            "autoencoder/named_first",
+            "autoencoder/classed",
+        )
         | {"held_out_loss", "nearest_train_distance"},
         parts={"--vae_name_or_path": "autoencoder", "--clip_name_or_path": "clip"},
     ),
-}  # fmt: skip
+}

@@ -1,7 +1,7 @@
 """What people and programs send to the pages that take a picture: calls as curl makes them, and hostile input.
 
-The checks named `check_…` are the same for every page: each takes the address of a running app and an endpoint with the rest of
-its good arguments, the picture being the first.
+The checks named `check_…` are the same for every page: each takes the address of a running app and an endpoint with the
+rest of its good arguments, the picture being the first.
 """
 
 import contextlib

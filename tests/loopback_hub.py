@@ -4,9 +4,9 @@
         hub.fault("POST .*/commit/", status=503, times=2)
         done = hub.python("from huggingface_hub import ...", home=tmp_path)
 
-Models, data sets and Spaces; the LFS path (an object store on a second port, as the real one is on another host) and the
-"regular" one (files within the commit). A repository's key is its path in an address: "org/name", "datasets/org/name",
-"spaces/org/name". Xet is not spoken: clients run with HF_HUB_DISABLE_XET=1, or are told "regular".
+Models, data sets and Spaces; the LFS path (an object store on a second port, as the real one is on another host) and
+the "regular" one (files within the commit). A repository's key is its path in an address: "org/name",
+"datasets/org/name", "spaces/org/name". Xet is not spoken: clients run with HF_HUB_DISABLE_XET=1, or are told "regular".
 """
 
 import base64
@@ -66,10 +66,10 @@ class Repo:
 
 class LoopbackHub(ThreadingHTTPServer):
     """repos: {key: {path: bytes}}, main as it is now (a test may write there: that is a commit by somebody else).
-    commits: {key: [paths of each commit on main]}. asked: every "METHOD /path?query" so far, in order. faults: a list of
-    `Fault`; (pattern, status) will do. lfs: whether large kinds go by LFS. part_bytes: upload objects above it in parts.
-    page_size: entries of a tree per page. objects: the LFS store, {sha256: bytes}. tokens: {token: may it write}.
-    leaked: tokens that reached the object store.
+    commits: {key: [paths of each commit on main]}. asked: every "METHOD /path?query" so far, in order. faults: a list
+    of `Fault`; (pattern, status) will do. lfs: whether large kinds go by LFS. part_bytes: upload objects above it in
+    parts. page_size: entries of a tree per page. objects: the LFS store, {sha256: bytes}. tokens: {token: may it
+    write}. leaked: tokens that reached the object store.
     """
 
     daemon_threads = True
@@ -157,11 +157,18 @@ class LoopbackHub(ThreadingHTTPServer):
     def environment(self, home: object) -> dict[str, str]:
         """The variables of a process whose Hub is this one."""
         return os.environ | {
-            "HF_ENDPOINT": self.url, "HF_HOME": str(home), "HF_TOKEN": TOKEN, "HF_HUB_OFFLINE": "0",
-            "HF_DATASETS_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1",
-            "HF_HUB_DISABLE_PROGRESS_BARS": "1", "DISABLE_SAFETENSORS_CONVERSION": "1", "NO_PROXY": "127.0.0.1",
+            "HF_ENDPOINT": self.url,
+            "HF_HOME": str(home),
+            "HF_TOKEN": TOKEN,
+            "HF_HUB_OFFLINE": "0",
+            "HF_DATASETS_OFFLINE": "0",
+            "HF_HUB_DISABLE_XET": "1",
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+            "DISABLE_SAFETENSORS_CONVERSION": "1",
+            "NO_PROXY": "127.0.0.1",
             "PYTHONPATH": ".",
-        }  # fmt: skip
+        }
 
     def close(self) -> None:
         self.closing.set()
@@ -226,8 +233,11 @@ def refusals(text: str, kind: str) -> list[str]:
     if kind == "space":
         if front.get("sdk") not in ("gradio", "docker", "static"):
             found.append('"sdk" must be one of [gradio, docker, static]')
-        found += [f'"{k}" must be one of {COLOURS}' for k in ("colorFrom", "colorTo")
-                  if k in front and front[k] not in COLOURS]  # fmt: skip
+        found += [
+            f'"{k}" must be one of {COLOURS}'
+            for k in ("colorFrom", "colorTo")
+            if k in front and front[k] not in COLOURS
+        ]
         if len(str(front.get("short_description", ""))) > 60:
             found.append('"short_description" length must be less than or equal to 60 characters long')
     return found
@@ -436,8 +446,10 @@ class _Hub(_Handler):
         if not (key := self.find(kind, name)) or not (found := self.files_at(key, revision or "main")):
             return
         oid, files = found
-        siblings = [{"rfilename": path} | ({"size": len(c), "blobId": blob_id(c)} if "blobs" in self.query else {})
-                    for path, c in sorted(files.items())]  # fmt: skip
+        siblings = [
+            {"rfilename": path} | ({"size": len(c), "blobId": blob_id(c)} if "blobs" in self.query else {})
+            for path, c in sorted(files.items())
+        ]
         about = self.hub.about[key]
         answer = {"_id": "1", "id": name, "sha": oid, "author": name.split("/")[0], "private": about.private,
                   "gated": False, "disabled": False, "downloads": 0, "likes": 0, "tags": [], "siblings": siblings,
@@ -511,15 +523,26 @@ class _Hub(_Handler):
 
     def commits_of(self, kind: str, name: str, revision: str) -> None:
         if key := self.find(kind, name):
-            told = [{"id": oid, "title": title, "message": "", "date": DATE, "authors": [{"user": "me"}]}
-                    for oid, title, _ in reversed(self.hub.about[key].log)]  # fmt: skip
+            told = [
+                {"id": oid, "title": title, "message": "", "date": DATE, "authors": [{"user": "me"}]}
+                for oid, title, _ in reversed(self.hub.about[key].log)
+            ]
             self.json(told)
 
     def discussions(self, kind: str, name: str) -> None:
         if key := self.find(kind, name):
-            told = [{"num": int(ref.rpartition("/")[2]), "title": title, "status": "open", "isPullRequest": True,
-                     "author": {"name": "me"}, "createdAt": DATE, "repo": {"name": name, "type": kind}}
-                    for ref, title in self.hub.about[key].requests.items()]  # fmt: skip
+            told = [
+                {
+                    "num": int(ref.rpartition("/")[2]),
+                    "title": title,
+                    "status": "open",
+                    "isPullRequest": True,
+                    "author": {"name": "me"},
+                    "createdAt": DATE,
+                    "repo": {"name": name, "type": kind},
+                }
+                for ref, title in self.hub.about[key].requests.items()
+            ]
             self.json({"discussions": told, "count": len(told), "start": 0})
 
     def branch(self, kind: str, name: str, branch: str) -> None:

@@ -1,4 +1,4 @@
-"""hub_models/autoencoder.py against stock diffusers and algebra; training/autoencoder.py against the loss written out."""
+"""hub_models/autoencoder.py against stock diffusers and algebra; training/autoencoder.py against the loss by hand."""
 
 import dataclasses
 import json
@@ -29,10 +29,15 @@ def small_vae(**changes) -> AutoencoderKL:
     """A random stock autoencoder that reduces by 4 and whose latents have a mean and a scale of their own."""
     torch.manual_seed(3)
     settings = {
-        "down_block_types": ("DownEncoderBlock2D",) * 3, "up_block_types": ("UpDecoderBlock2D",) * 3,
-        "block_out_channels": (8, 8, 16), "norm_num_groups": 4, "latent_channels": CHANNELS, "sample_size": SIDE,
-        "mid_block_add_attention": False, "scaling_factor": 0.7,
-    }  # fmt: skip
+        "down_block_types": ("DownEncoderBlock2D",) * 3,
+        "up_block_types": ("UpDecoderBlock2D",) * 3,
+        "block_out_channels": (8, 8, 16),
+        "norm_num_groups": 4,
+        "latent_channels": CHANNELS,
+        "sample_size": SIDE,
+        "mid_block_add_attention": False,
+        "scaling_factor": 0.7,
+    }
     vae = AutoencoderKL(**(settings | changes)).eval().requires_grad_(False)
     with torch.no_grad():
         if vae.quant_conv is not None:
@@ -78,17 +83,24 @@ def pipeline_around(vae: AutoencoderKL, kind=StableDiffusionPipeline):
     """A stock pipeline without text models: prompt embeddings are given."""
     torch.manual_seed(1)
     unet = UNet2DConditionModel(
-        sample_size=SIDE // 4, in_channels=CHANNELS, out_channels=CHANNELS, block_out_channels=(8, 16),
-        layers_per_block=1, norm_num_groups=4, cross_attention_dim=8, attention_head_dim=4,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-    )  # fmt: skip
+        sample_size=SIDE // 4,
+        in_channels=CHANNELS,
+        out_channels=CHANNELS,
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        norm_num_groups=4,
+        cross_attention_dim=8,
+        attention_head_dim=4,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+    )
     parts = {"text_encoder": None, "tokenizer": None, "safety_checker": None, "feature_extractor": None}
     pipe = kind(vae=vae, unet=unet, scheduler=DDIMScheduler(), requires_safety_checker=False, **parts)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
 
-# ---- the contract -------------------------------------------------------------------------------------------------------
+# ---- the contract ----------------------------------------------------------------------------------------------------
 
 
 def test_the_folder_is_what_stock_autoencoderkl_loads_in_fp32_to_the_bit(folder):
@@ -113,9 +125,13 @@ def test_stock_stable_diffusion_decodes_and_encodes_in_the_same_scale(folder):
     seen = []
     prompt = {"prompt_embeds": torch.zeros(2, 3, 8), "guidance_scale": 1.0, "num_inference_steps": 2, "eta": 0.0}
     drawn = pipe(
-        **prompt, latents=latents, height=SIDE, width=SIDE, output_type="np",
+        **prompt,
+        latents=latents,
+        height=SIDE,
+        width=SIDE,
+        output_type="np",
         callback_on_step_end=lambda pipe, step, t, values: seen.append(values["latents"].clone()) or values,
-    ).images  # fmt: skip
+    ).images
     ours = model.decode(seen[-1]).permute(0, 2, 3, 1).numpy() / 2 + 0.5
     np.testing.assert_allclose(ours, drawn, atol=1e-6)
     assert drawn.std() > 0.05  # a picture, not a grey field on which anything agrees
@@ -268,7 +284,7 @@ def test_a_bad_folder_is_a_checkpoint_error_that_names_the_cause(folder, spoil, 
         autoencoder.load(str(folder), device="cpu")
 
 
-# ---- the training -------------------------------------------------------------------------------------------------------
+# ---- the training ----------------------------------------------------------------------------------------------------
 
 
 def test_the_loss_is_the_bound_and_its_other_terms_written_out(config):
@@ -303,8 +319,10 @@ def test_a_crop_is_a_part_of_the_picture_and_a_function_of_its_draw(config):
         corners.add(int(error.argmin()))
     assert len(corners) > 1
     grounds = script.Crops(source, dataclasses.replace(config, random_ground=1.0), (4, 4, 4))
-    assert not torch.equal(grounds.sample(5, torch.Generator().manual_seed(0))["picture"],
-                           crops.sample(5, torch.Generator().manual_seed(0))["picture"])  # fmt: skip
+    assert not torch.equal(
+        grounds.sample(5, torch.Generator().manual_seed(0))["picture"],
+        crops.sample(5, torch.Generator().manual_seed(0))["picture"],
+    )
 
 
 def test_it_learns_and_two_grounds_are_not_one(config):
@@ -346,8 +364,15 @@ def test_it_fine_tunes_a_stock_pipeline_folder_into_one_of_ours(tmp_path):
     """What comes out is stock and measured: latents of mean 0 and deviation 1 over the training pictures."""
     small_vae(scaling_factor=0.18215).save_pretrained(tmp_path / "pipe/vae")
     (tmp_path / "pipe/model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionPipeline"}))
-    argv = ["--preset", "tiny", "--cpu", "--pretrained_model_name_or_path", str(tmp_path / "pipe"),
-            "--output_dir", str(tmp_path / "run")]  # fmt: skip
+    argv = [
+        "--preset",
+        "tiny",
+        "--cpu",
+        "--pretrained_model_name_or_path",
+        str(tmp_path / "pipe"),
+        "--output_dir",
+        str(tmp_path / "run"),
+    ]
     code, text = run(_train, argv, log=tmp_path / "log")
     assert code == 0, text
     model = autoencoder.load(str(tmp_path / "run/export"), device="cpu")

@@ -1,4 +1,4 @@
-"""training/captioning: captions of scenes against the true layout, scores by hand, the loss, the tower, and fine-tuning."""
+"""training/captioning: captions of scenes against the layout, scores by hand, the loss, the tower, and fine-tuning."""
 
 import dataclasses
 import json
@@ -53,15 +53,18 @@ def test_a_caption_says_what_is_where():
 
 def test_layouts_are_read_back():
     assert read_layout(scene_caption(SCENE)) == (
-        ["cat face", "pizza", "blue car"], [(0, "to the left of", 1), (2, "below", 1)]
-    )  # fmt: skip
+        ["cat face", "pizza", "blue car"],
+        [(0, "to the left of", 1), (2, "below", 1)],
+    )
     assert read_layout("a pizza, and a cat face to the left of it, a blue car in front") == (
-        ["pizza", "cat face", "blue car"], [(1, "to the left of", 0), (2, "in front of", 1)]
-    )  # fmt: skip
+        ["pizza", "cat face", "blue car"],
+        [(1, "to the left of", 0), (2, "in front of", 1)],
+    )
     assert read_layout("a red apple, noto style") == (["red apple"], [])
     assert read_layout("sun behind cloud above the flag of Réunion") == (
-        ["sun behind cloud", "flag of reunion"], [(0, "above", 1)]
-    )  # fmt: skip
+        ["sun behind cloud", "flag of reunion"],
+        [(0, "above", 1)],
+    )
     assert read_layout("") == read_layout(" , ,") == ([], [])
     assert read_layout("a dog to the left") == (["dog"], [])
 
@@ -175,8 +178,13 @@ def test_layout_scores_by_hand():
     scene = [dataclasses.replace(o, label=kinds[o.name]) for o in SCENE]
     true = scene_caption(scene)
     full = captioning.layouts.layout_scores([true], [scene], kinds)
-    assert full == {"objects_right": 1, "relations_right": 1, "relations_judged": 2, "kinds_right": 1,
-                    "kind_relations_right": 1}  # fmt: skip
+    assert full == {
+        "objects_right": 1,
+        "relations_right": 1,
+        "relations_judged": 2,
+        "kinds_right": 1,
+        "kind_relations_right": 1,
+    }
     wrong = captioning.layouts.layout_scores(["a dog face to the right of a pizza, a blue car below"], [scene], kinds)
     assert wrong["objects_right"] == pytest.approx(2 / 3) and wrong["relations_judged"] == 1
     assert wrong["relations_right"] == 1 and wrong["kinds_right"] == 1 and wrong["kind_relations_right"] == 0.5
@@ -221,8 +229,8 @@ def test_the_loss_by_hand_and_padding_counts_nothing(served):
     even = log_probs.mean(-1)[real[:, 1:]]
     assert parts["cross_entropy"].item() == pytest.approx(-chosen.mean().item(), abs=1e-5)
     assert loss.item() == pytest.approx(-(0.9 * chosen + 0.1 * even).mean().item(), abs=1e-5)
-    alone = [captioning.losses.training_loss(model, {"pixels": pixels[n : n + 1], "caption": [TEXTS[n]]}, served, PLAIN)[0].item()
-             for n in range(2)]  # fmt: skip
+    single = ({"pixels": pixels[n : n + 1], "caption": [TEXTS[n]]} for n in range(2))
+    alone = [captioning.losses.training_loss(model, batch, served, PLAIN)[0].item() for batch in single]
     lengths = real.sum(1) - 1
     together = captioning.losses.training_loss(model, {"pixels": pixels, "caption": TEXTS}, served, PLAIN)[0].item()
     assert together == pytest.approx((np.array(alone) * lengths.numpy()).sum() / lengths.sum().item(), abs=1e-5)
@@ -368,8 +376,9 @@ def test_a_swin_tower_gets_smaller_windows_where_its_last_stage_sees_less():
     from transformers import SwinConfig, SwinModel
 
     torch.manual_seed(0)
-    trained = SwinModel(SwinConfig(image_size=64, patch_size=4, embed_dim=16, depths=[1, 2, 1], num_heads=[1, 2, 4],
-                                   window_size=4))  # fmt: skip
+    trained = SwinModel(
+        SwinConfig(image_size=64, patch_size=4, embed_dim=16, depths=[1, 2, 1], num_heads=[1, 2, 4], window_size=4)
+    )
     biases = {name: part for name, part in trained.named_modules() if name.endswith("relative_position_bias")}
     for part in biases.values():
         part.relative_position_bias_table.data.normal_()
@@ -386,8 +395,16 @@ def test_a_swin_tower_gets_smaller_windows_where_its_last_stage_sees_less():
 def test_a_vit_tower_is_resized():
     from transformers import ViTConfig, ViTModel
 
-    trained = ViTModel(ViTConfig(image_size=32, patch_size=8, hidden_size=32, intermediate_size=48, num_hidden_layers=1,
-                                 num_attention_heads=2)).eval()  # fmt: skip
+    trained = ViTModel(
+        ViTConfig(
+            image_size=32,
+            patch_size=8,
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+        )
+    ).eval()
     trained.embeddings.position_embeddings.data.normal_()
     same, larger = captioning.towers.tower(trained, 32).eval(), captioning.towers.tower(trained, 64).eval()
     pixels = torch.randn(1, 3, 32, 32)
@@ -406,8 +423,11 @@ def test_a_vit_tower_is_resized():
 def test_the_shipped_size_fits_into_14_mib(tmp_path):
     from training import clip as dual_encoder
 
-    cfg = dataclasses.replace(dual_encoder.config.EMOJI, text="scratch", text_args={"hidden_size": 32, "num_attention_heads": 2,
-                                                                            "intermediate_size": 64})  # fmt: skip
+    cfg = dataclasses.replace(
+        dual_encoder.config.EMOJI,
+        text="scratch",
+        text_args={"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64},
+    )
     eye = dual_encoder.model.create_clip(cfg, [f"w{number}" for number in range(6000)])
     served = captioning.model.create_captioner(captioning.config.EMOJI, eye)
     assert served.kind == "swin-bert" and len(served.tokenizer) == 5000 and served.parameters <= 7.3e6

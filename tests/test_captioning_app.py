@@ -1,4 +1,4 @@
-"""The page `captioning`: what it says and paints, over the HTTP API, with bad input, and in chromium, on tiny random models."""
+"""The page `captioning`: what it says and paints, over the HTTP API, with bad input, in chromium, on tiny models."""
 
 import io
 import json
@@ -95,14 +95,23 @@ def how(**options) -> list:
     return list((HOW | options).values())
 
 
-# ---- saying -----------------------------------------------------------------------------------------------------------
+# ---- saying ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("share", "said"),
-    [(1, "100 %"), (0.618, "62 %"), (0.0312, "3.1 %"), (0.00104, "0.1 %"), (1 / 2345, "1 in 2,300"), (1 / 48.3e6, "1 in 48 million"),
-     (1 / 2.1e9, "1 in 2.1 billion"), (1e-20, "10⁻²⁰"), (1e-300, "10⁻³⁰⁰")],
-)  # fmt: skip
+    [
+        (1, "100 %"),
+        (0.618, "62 %"),
+        (0.0312, "3.1 %"),
+        (0.00104, "0.1 %"),
+        (1 / 2345, "1 in 2,300"),
+        (1 / 48.3e6, "1 in 48 million"),
+        (1 / 2.1e9, "1 in 2.1 billion"),
+        (1e-20, "10⁻²⁰"),
+        (1e-300, "10⁻³⁰⁰"),
+    ],
+)
 def test_chances_are_said_in_words(share, said):
     assert words.chance(math.log(share)) == said
 
@@ -115,10 +124,19 @@ def test_lines_are_cleaned_and_refused_with_the_limit_named():
     ]
     assert len(desk.check_lines("\n".join(map(str, range(desk.MAX_LINES))))) == desk.MAX_LINES
     for text, message in (
-        ("", "1 to 200 lines"), (" \n\t\n\u200b", "1 to 200 lines"), ("\n".join(map(str, range(201))), "at most 200"),
-        ("\n".join(map(str, range(1000))), "at most 200"), ("\n" * 200_000, "at most 200"), ("\n" * 1_000_000, "262,144 bytes"), ("a" * 301, "at most 300"),
-        ("a" * 200_000, "at most 300"), ("a" * 1_000_000, "262,144 bytes"), (None, "text"), (["a"], "text"), (3, "text"),
-    ):  # fmt: skip
+        ("", "1 to 200 lines"),
+        (" \n\t\n\u200b", "1 to 200 lines"),
+        ("\n".join(map(str, range(201))), "at most 200"),
+        ("\n".join(map(str, range(1000))), "at most 200"),
+        ("\n" * 200_000, "at most 200"),
+        ("\n" * 1_000_000, "262,144 bytes"),
+        ("a" * 301, "at most 300"),
+        ("a" * 200_000, "at most 300"),
+        ("a" * 1_000_000, "262,144 bytes"),
+        (None, "text"),
+        (["a"], "text"),
+        (3, "text"),
+    ):
         with pytest.raises(values.InputError, match=message):
             desk.check_lines(text)
 
@@ -157,7 +175,7 @@ def test_equal_draws_are_shown_once_with_their_number(models, photo, monkeypatch
     assert words.captions_html(said).count("said 2 times") == 1
 
 
-# ---- painting ---------------------------------------------------------------------------------------------------------
+# ---- painting --------------------------------------------------------------------------------------------------------
 
 
 def test_the_colours_of_the_map_only_get_lighter():
@@ -212,7 +230,7 @@ def test_work_ends_when_nobody_waits_and_when_time_is_out(models, photo, monkeyp
         Desk(models, {}).look("swin-bert", str(photo), model.score(order.picture, "a cat"), threading.Event())
 
 
-# ---- models -----------------------------------------------------------------------------------------------------------
+# ---- models ----------------------------------------------------------------------------------------------------------
 
 
 def test_models_are_named_captioners_first_and_a_ranker(folders):
@@ -283,7 +301,7 @@ def test_a_model_without_maps_says_so(serve, page, models, photo, monkeypatch):
     assert page.locator("#captioning-map img").count() == 0
 
 
-# ---- over HTTP --------------------------------------------------------------------------------------------------------
+# ---- over HTTP -------------------------------------------------------------------------------------------------------
 
 
 def test_the_api_says_what_the_model_says(address, models, photo, seen):
@@ -306,7 +324,10 @@ def test_the_api_says_what_the_model_says(address, models, photo, seen):
         for caption, mine in zip(said["captions"], expected, strict=True):
             assert [each["word"] for each in caption["words"]] == [word for word, _ in mine.words]
             assert caption["probability"] == pytest.approx(mine.probability, rel=1e-3)
-    drawn = {call(address, "captioning_caption", file, "swin-bert", *how(decoding="Nucleus", seed=-1))[1][0]["seed"] for _ in range(2)}  # fmt: skip
+    drawn = {
+        call(address, "captioning_caption", file, "swin-bert", *how(decoding="Nucleus", seed=-1))[1][0]["seed"]
+        for _ in range(2)
+    }
     assert len(drawn) == 2 and all(0 <= int(seed) < 2**63 for seed in drawn)
 
 
@@ -402,16 +423,19 @@ def test_settings_out_of_their_range_are_refused_and_it_is_named(name, value, sa
     assert event == "error" and says in text_of(answer)
 
 
+WRONG_TEXTS = [("", "a word at least"), (None, "a word"), (3, "text"), ("a " * 15, "at most 14"), ("a" * 9999, "2,000")]
+MANY_LINES = "\n".join(map(str, range(1000)))
+WRONG_LINES = [("", "1 to 200 lines"), (MANY_LINES, "at most 200"), ("a" * 301, "at most 300")]
+WRONG_LINES += [(None, "must be text"), (["a"], "must be text")]
+
+
 @pytest.mark.parametrize(
     ("endpoint", "rest", "says"),
-    [("captioning_evidence", ["swin-bert", text, 0, 65], says)
-     for text, says in (("", "a word at least"), (None, "a word"), (3, "text"), ("a " * 15, "at most 14"), ("a" * 9999, "2,000"))]
+    [("captioning_evidence", ["swin-bert", text, 0, 65], says) for text, says in WRONG_TEXTS]
     + [("captioning_evidence", ["swin-bert", "a cat", word, 65], "0 to 1") for word in (2, -1, 0.5, None, "0", 2**70)]
-    + [("captioning_evidence", ["swin-bert", "a cat", 0, opacity], "0 to 100") for opacity in (-1, 101, float("nan"), None, "65")]
-    + [("captioning_rank", [lines], says)
-       for lines, says in (("", "1 to 200 lines"), (None, "must be text"), (["a"], "must be text"), ("a" * 301, "at most 300"),
-                           ("\n".join(map(str, range(1000))), "at most 200"))],
-)  # fmt: skip
+    + [("captioning_evidence", ["swin-bert", "a cat", 0, part], "0 to 100") for part in (-1, 101, math.nan, None, "65")]
+    + [("captioning_rank", [lines], says) for lines, says in WRONG_LINES],
+)
 def test_what_else_is_out_of_range_is_refused(endpoint, rest, says, address, photo):
     event, answer = call(address, endpoint, sent(address, photo), *rest)
     assert event == "error" and says in text_of(answer)
@@ -419,7 +443,9 @@ def test_what_else_is_out_of_range_is_refused(endpoint, rest, says, address, pho
 
 def test_malformed_requests_leave_the_server_alive(address, photo):
     for body in (b"{", b"[]", b'{"data": 3}', b'{"data": []}', b'{"data": [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]}'):
-        reply = httpx.post(f"{address}/gradio_api/call/captioning_caption", content=body, headers={"Content-Type": "application/json"})  # fmt: skip
+        reply = httpx.post(
+            f"{address}/gradio_api/call/captioning_caption", content=body, headers={"Content-Type": "application/json"}
+        )
         if reply.status_code == 200:
             answer = httpx.get(f"{address}/gradio_api/call/captioning_caption/{reply.json()['event_id']}").text
             assert "event: error" in answer
@@ -441,7 +467,7 @@ def test_memory_stays_flat_over_a_hundred_bad_pictures(serve, models, photo, mon
     check_memory_stays_flat(address, photo, "captioning_caption", "swin-bert", *how())
 
 
-# ---- in a browser -----------------------------------------------------------------------------------------------------
+# ---- in a browser ----------------------------------------------------------------------------------------------------
 
 
 def captions_of(page) -> list[str]:
@@ -455,7 +481,7 @@ def status_says(page, pattern: str) -> None:
 def new_map(page, before: str | None = None) -> str:
     """The address of the map once it is there, and another than before."""
     page.wait_for_function(
-        "before => { const image = document.querySelector('#captioning-map img'); return image && image.src !== before; }",
+        "before => { const map = document.querySelector('#captioning-map img'); return map && map.src !== before; }",
         arg=before,
     )
     return page.locator("#captioning-map img").first.get_attribute("src")

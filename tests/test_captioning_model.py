@@ -1,4 +1,4 @@
-"""hub_models/captioning against the stock classes: tokens and scores of generate, cache, beams, batches, and evidence."""
+"""hub_models/captioning against the stock classes: tokens and scores of generate, cache, beams, batches, evidence."""
 
 import dataclasses
 import json
@@ -112,8 +112,15 @@ def test_scores_are_the_teacher_forced_log_probabilities(folders, served, kind):
         assert loss.item() == pytest.approx(-drawn[0].log_prob / len(drawn[0].tokens), abs=1e-4)
 
 
-@pytest.mark.parametrize("options", [{}, {"num_beams": 3, "num_return_sequences": 3}, {"prefix": "a red"},
-                                     {"do_sample": True, "num_return_sequences": 3, "seed": 1}])  # fmt: skip
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"num_beams": 3, "num_return_sequences": 3},
+        {"prefix": "a red"},
+        {"do_sample": True, "num_return_sequences": 3, "seed": 1},
+    ],
+)
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_cache_changes_nothing(served, kind, options):
     for image in PICTURES[:2]:
@@ -206,8 +213,12 @@ def test_greedy_captions_are_those_of_generate_with_their_probabilities(served, 
     ours = served[kind]
     begun = [ours.start_id, *ours.prefix_tokens(prefix)]
     said = [captions[0].tokens[len(begun) - 1 :] for captions in ours.caption_all(PICTURES, prefix=prefix)]
-    early_and_late = (token for row in said for token in row
-                      if len({other.index(token) if token in other else None for other in said}) > 1)  # fmt: skip
+    early_and_late = (
+        token
+        for row in said
+        for token in row
+        if len({other.index(token) if token in other else None for other in said}) > 1
+    )
     monkeypatch.setattr(ours, "end_id", next(early_and_late))
     settings = {"num_beams": 1, "max_new_tokens": ours.max_length - len(begun), "do_sample": False}
     found = [captions[0] for captions in ours.caption_all(PICTURES, prefix=prefix, use_cache=cached)]

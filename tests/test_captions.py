@@ -19,13 +19,19 @@ from training.data.sources import open_source
 WORDS = (
     "the of and a red apple app ##le fruit ##s flag emoji style no ##to in cat ##ty an fluent flat 3 ##d d 東 é".split()
 )
-FULL = ["[PAD]", *(f"[unused{i}]" for i in range(9)), *vocabulary.SPECIAL[1:], *"abcdefghijklmnopqrstuvwxyz,.!-",
-        *(f"##{letter}" for letter in "abcefghijklmnopqrtuvwxyz"), *WORDS]  # fmt: skip
+FULL = [
+    "[PAD]",
+    *(f"[unused{i}]" for i in range(9)),
+    *vocabulary.SPECIAL[1:],
+    *"abcdefghijklmnopqrstuvwxyz,.!-",
+    *(f"##{letter}" for letter in "abcefghijklmnopqrtuvwxyz"),
+    *WORDS,
+]
 FULL = list(dict.fromkeys(FULL))
 TEXTS = ["a red apple", "red apples, fruit", "cat, noto style", "Catty!"]
 
 
-# ---- captions -----------------------------------------------------------------------------------------------------------
+# ---- captions --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -94,7 +100,7 @@ def test_captions_of_the_emoji_and_of_other_sources(tmp_path):
     assert {own.draw(0, seed) for seed in range(20)} == set(own.all(0))
 
 
-# ---- the vocabulary -----------------------------------------------------------------------------------------------------
+# ---- the vocabulary --------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -102,9 +108,16 @@ def bert() -> BertModel:
     """A whole BERT of four layers, with position and token embeddings of its own."""
     torch.manual_seed(0)
     config = BertConfig(
-        vocab_size=len(FULL), hidden_size=24, num_hidden_layers=4, num_attention_heads=2, intermediate_size=48,
-        max_position_embeddings=40, hidden_dropout_prob=0, attention_probs_dropout_prob=0, initializer_range=0.3,
-    )  # fmt: skip
+        vocab_size=len(FULL),
+        hidden_size=24,
+        num_hidden_layers=4,
+        num_attention_heads=2,
+        intermediate_size=48,
+        max_position_embeddings=40,
+        hidden_dropout_prob=0,
+        attention_probs_dropout_prob=0,
+        initializer_range=0.3,
+    )
     return BertModel(config).eval()
 
 
@@ -227,7 +240,7 @@ def test_more_than_there_is_of_a_tower(package, tmp_path):
 
 
 def test_minilm_reads_captions_as_before():
-    """The pinned wheel itself, where it has been fetched: embeddings kept by piece, captions cut into the same pieces."""
+    """The pinned wheel itself, where it has been fetched: embeddings kept by piece, captions cut into the same."""
     if not (vocabulary.SOURCES / vocabulary.MINILM.wheel).is_file():
         pytest.skip("the wheel of MiniLM is not in build/sources; training.clip fetches it")
     from safetensors import safe_open

@@ -170,7 +170,10 @@ def test_lint_refuses(front, said):
     assert said in lint_front(front)
 
 
-@pytest.mark.parametrize("path", ["name", "task", "task.type", "dataset", "dataset.type", "dataset.name", "metrics", "metrics.type", "metrics.value"])  # fmt: skip
+@pytest.mark.parametrize(
+    "path",
+    "name task task.type dataset dataset.type dataset.name metrics metrics.type metrics.value".split(),
+)
 def test_lint_misses_no_required_field_of_the_model_index(path):
     result = {"task": {"type": "t"}, "dataset": {"type": "d", "name": "D"}, "metrics": [{"type": "m", "value": 0.0}]}
     model = {"name": "n", "results": [result]}
@@ -198,10 +201,19 @@ def test_lint_of_broken_front_matter(text):
 
 def test_lint_accepts_what_the_hub_accepts():
     front = {
-        "language": ["en"], "license": "other", "license_name": "mine", "license_link": "LICENSE", "datasets": ["squad", "org/d.v1"],
-        "base_model": ["timm/vit_tiny"], "base_model_relation": "finetune", "pipeline_tag": "image-to-text", "tags": ["a"],
-        "widget": [{"text": "a cat", "output": {"url": "image_0.png"}}], "inference": False, "thumbnail": "https://x.example/a.png",
-    }  # fmt: skip
+        "language": ["en"],
+        "license": "other",
+        "license_name": "mine",
+        "license_link": "LICENSE",
+        "datasets": ["squad", "org/d.v1"],
+        "base_model": ["timm/vit_tiny"],
+        "base_model_relation": "finetune",
+        "pipeline_tag": "image-to-text",
+        "tags": ["a"],
+        "widget": [{"text": "a cat", "output": {"url": "image_0.png"}}],
+        "inference": False,
+        "thumbnail": "https://x.example/a.png",
+    }
     assert lint_front(front) == ""
 
 
@@ -279,13 +291,16 @@ REFUSED = [
     ("datasets:\n- null", "datasets[0] is null"),
     ("base_model: /content/drive/MyDrive/vit", "no Hub id"),
     ("datasets:\n- /root/.cache/huggingface/datasets/imagefolder/default-5a3f", "no Hub id"),
-    ("model-index:\n- name: v\n  results:\n  - task: {type: t}\n    dataset: {type: d, name: D}\n    metrics:\n"
-     "    - {type: accuracy, value: null}", "value is null"),
+    (
+        "model-index:\n- name: v\n  results:\n  - task: {type: t}\n    dataset: {type: d, name: D}\n    metrics:\n"
+        "    - {type: accuracy, value: null}",
+        "value is null",
+    ),
     ("license: Apache License 2.0", "no licence id"),
     ("language: null", "language is null"),
     ("tags:\n- 3\n- null", "tags[1] is null"),
     ("base_model:\n- org/a/b", "no Hub id"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("lines", "said"), REFUSED)
@@ -357,7 +372,8 @@ def test_lint_refuses_in_a_space(before, after, said):
 
 
 def test_lint_of_data_set_cards():
-    good = "---\nlicense: [mit, cc-by-4.0]\npretty_name: P\nsize_categories: [n<1K]\ntask_categories: [image-classification]\n"
+    good = "---\nlicense: [mit, cc-by-4.0]\npretty_name: P\nsize_categories: [n<1K]\n"
+    good += "task_categories: [image-classification]\n"
     configs = "configs:\n- config_name: default\n  data_files:\n  - {split: train, path: data/train-*}\n"
     assert lint.lint(f"{good}{configs}---\n", "dataset") == []
     for lines, said in [
@@ -367,6 +383,10 @@ def test_lint_of_data_set_cards():
         ("size_categories: [small]\n", "size_categories"),
         ("task_categories: null\n", "is null"),
     ]:
-        problems = lint.lint(good.replace("size_categories: [n<1K]\n", "").replace("task_categories: [image-classification]\n", "")
-                             + lines + "---\n", "dataset")  # fmt: skip
+        problems = lint.lint(
+            good.replace("size_categories: [n<1K]\n", "").replace("task_categories: [image-classification]\n", "")
+            + lines
+            + "---\n",
+            "dataset",
+        )
         assert any(said in problem for problem in problems), (lines, problems)

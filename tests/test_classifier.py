@@ -1,4 +1,4 @@
-"""The classifier's contract, its page, and the gallery around it: on tiny random models, over the real HTTP API and in chromium."""
+"""The classifier's contract, its page, and the gallery around it: on tiny models, over HTTP and in chromium."""
 
 import json
 import pickle
@@ -83,7 +83,7 @@ def models(folders) -> dict[str, classifier.Classifier]:
     return loaded
 
 
-# ---- the contract -------------------------------------------------------------------------------------------------------
+# ---- the contract ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", TINY)
@@ -196,7 +196,7 @@ def test_spread_is_the_mean_over_the_patches_on_a_pixel():
     assert np.allclose(classifier.spread(drop, size_px=4, patch_px=3, stride_px=1)[[0, 1, 2, 3]], expected)
 
 
-# ---- checkpoints that cannot be used ------------------------------------------------------------------------------------
+# ---- checkpoints that cannot be used ---------------------------------------------------------------------------------
 
 
 class Bomb:
@@ -277,7 +277,7 @@ def test_an_unknown_name_is_told_from_a_hub_id_without_asking_the_hub():
     assert isinstance(error, CheckpointError) and "no-such-variant" in str(error)
 
 
-# ---- the HTTP API -------------------------------------------------------------------------------------------------------
+# ---- the HTTP API ----------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -382,7 +382,7 @@ def test_monitoring_and_other_origins_get_nothing(address):
     assert "access-control-allow-origin" not in reply.headers
 
 
-# ---- in the browser -----------------------------------------------------------------------------------------------------
+# ---- in the browser --------------------------------------------------------------------------------------------------
 
 
 def test_a_person_reads_both_answers_and_draws_the_maps(page, address, models):

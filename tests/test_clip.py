@@ -1,4 +1,4 @@
-"""The dual encoder: its losses worked by hand and on two processes, its augmentation, its folder in the stock classes."""
+"""The dual encoder: its losses by hand and on two processes, its augmentation, its folder in the stock classes."""
 
 import dataclasses
 import importlib
@@ -74,11 +74,20 @@ def foreign(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("foreign")
     torch.manual_seed(1)
     tokenizer = clip_tokenizer()
-    text = CLIPTextConfig(vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2,
-                          num_attention_heads=2, max_position_embeddings=12, bos_token_id=tokenizer.bos_token_id,
-                          eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)  # fmt: skip
-    vision = CLIPVisionConfig(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
-                              image_size=32, patch_size=8)  # fmt: skip
+    text = CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=12,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    vision = CLIPVisionConfig(
+        hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, image_size=32, patch_size=8
+    )
     config = CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=16)
     CLIPModel(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -86,7 +95,7 @@ def foreign(tmp_path_factory) -> Path:
     return folder
 
 
-# ---- what the libraries make of the folder --------------------------------------------------------------------------------
+# ---- what the libraries make of the folder ---------------------------------------------------------------------------
 
 
 def test_stock_classes_open_it_in_fp32_with_no_arguments_and_agree(folder, model):
@@ -240,7 +249,7 @@ def test_pretrained_text_weights_reach_the_dual_encoder(monkeypatch):
     assert all(torch.equal(made[name], tensor) for name, tensor in expected.items())
 
 
-# ---- the losses -----------------------------------------------------------------------------------------------------------
+# ---- the losses ------------------------------------------------------------------------------------------------------
 
 
 def test_contrast_is_the_stock_loss_where_all_names_differ():
@@ -337,7 +346,7 @@ def test_it_fine_tunes_the_clip_of_somebody_else(foreign, tmp_path):
     assert code == 1 and "sees 32 px: set --resolution 32" in text
 
 
-# ---- the samples ----------------------------------------------------------------------------------------------------------
+# ---- the samples -----------------------------------------------------------------------------------------------------
 
 
 def test_augmentation_that_changes_nothing_is_the_picture_on_white():
@@ -423,7 +432,7 @@ def test_a_style_can_be_left_out():
     assert all(styles[i] != "noto" for rows in samples.alike.values() for i in rows)
 
 
-# ---- the evaluation -------------------------------------------------------------------------------------------------------
+# ---- the evaluation --------------------------------------------------------------------------------------------------
 
 
 def test_the_oracle_ranks_names_by_their_nearest_picture():

@@ -42,8 +42,10 @@ def tinted(selection):
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory):
     home = tmp_path_factory.mktemp("parts")
-    return {"vae_name_or_path": str(tiny_models.autoencoder_folder(home / "vae")),
-            "clip_name_or_path": str(tiny_models.dual_encoder(home / "clip"))}  # fmt: skip
+    return {
+        "vae_name_or_path": str(tiny_models.autoencoder_folder(home / "vae")),
+        "clip_name_or_path": str(tiny_models.dual_encoder(home / "clip")),
+    }
 
 
 def disc(colour: str, ground=(255, 255, 255, 255)) -> Image.Image:
@@ -52,14 +54,14 @@ def disc(colour: str, ground=(255, 255, 255, 255)) -> Image.Image:
     return picture
 
 
-# ---- colours -------------------------------------------------------------------------------------------------------------
+# ---- colours ---------------------------------------------------------------------------------------------------------
 
 
 def test_colours_of_plain_discs_are_called_what_people_call_them():
-    known = {"red": "red", "#dd2e44": "red", "orange": "orange", "#ffcc4d": "yellow", "gold": "yellow", "green": "green",
-             "limegreen": "green", "blue": "blue", "#55acee": "blue", "purple": "purple", "#9266cc": "purple",
-             "hotpink": "pink", "#f4abba": "pink", "saddlebrown": "brown", "#662113": "brown", "black": "black",
-             "gray": "grey"}  # fmt: skip
+    known = {"red": "red", "#dd2e44": "red", "orange": "orange", "#ffcc4d": "yellow", "gold": "yellow",
+             "green": "green", "limegreen": "green", "blue": "blue", "#55acee": "blue", "purple": "purple",
+             "#9266cc": "purple", "hotpink": "pink", "#f4abba": "pink", "saddlebrown": "brown", "#662113": "brown",
+             "black": "black", "gray": "grey"}  # fmt: skip
     said = {colour: measured(disc(colour)).word for colour in known}
     assert said == known
     clear = {colour: measured(disc(colour, (0, 0, 0, 0))).word for colour in known}
@@ -101,7 +103,7 @@ def test_names_say_one_colour():
     assert plain(coloured("blueberries", "pink")) == "pink blueberries", "no word inside a word"
 
 
-# ---- what is trained on --------------------------------------------------------------------------------------------------
+# ---- what is trained on ----------------------------------------------------------------------------------------------
 
 
 def test_recoloured_pictures_measure_as_their_captions_say(tinted, selection):
@@ -171,7 +173,7 @@ def test_held_out_pictures_and_names_are_in_neither(selection, tinted):
     assert not (held_out - set(selection.names)) & set(tinted.names)
 
 
-# ---- samples -------------------------------------------------------------------------------------------------------------
+# ---- samples ---------------------------------------------------------------------------------------------------------
 
 
 def samples(selection, parts, **changes):
@@ -231,8 +233,10 @@ def test_a_run_with_shares_resumes_to_the_bit_and_other_shares_are_refused(parts
     with pytest.raises((RunError, SystemExit), match="pair_share"):
         run("parts", "--resume_from_checkpoint", "latest", "--pair_share=0.2")
     run("parts", "--resume_from_checkpoint", "latest")
-    whole, both = ((tmp_path / name / "export" / "unet" / "diffusion_pytorch_model.safetensors").read_bytes()
-                   for name in ("whole", "parts"))  # fmt: skip
+    whole, both = (
+        (tmp_path / name / "export" / "unet" / "diffusion_pytorch_model.safetensors").read_bytes()
+        for name in ("whole", "parts")
+    )
     assert whole == both
     facts = json.loads((tmp_path / "whole" / "export" / "run.json").read_text())
     assert facts["config"]["pair_share"] == 0.3
@@ -248,7 +252,7 @@ def test_shares_that_make_no_sense_are_refused(parts):
             dataclasses.replace(script.PRESETS["tiny"], **changes)
 
 
-# ---- judging -------------------------------------------------------------------------------------------------------------
+# ---- judging ---------------------------------------------------------------------------------------------------------
 
 
 class Sayer:

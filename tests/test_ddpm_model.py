@@ -72,8 +72,9 @@ def test_ddim_is_song_eq_12(prediction_type, num_inference_steps):
 def test_ddim_where_steps_divide_is_the_stock_one():
     model = small_model("v_prediction", "squaredcos_cap_v2")
     mine = last(model.generate([1], [5], num_inference_steps=20, guidance_scale=1)).x_t
-    stock = DDIMScheduler(100, prediction_type="v_prediction", beta_schedule="squaredcos_cap_v2",
-                          timestep_spacing="trailing")  # fmt: skip
+    stock = DDIMScheduler(
+        100, prediction_type="v_prediction", beta_schedule="squaredcos_cap_v2", timestep_spacing="trailing"
+    )
     stock.set_timesteps(20)
     x = model.initial_noise([5])
     for t in stock.timesteps:
@@ -210,9 +211,10 @@ def test_an_uploaded_picture_is_laid_on_the_ground_and_padded_to_a_square():
 def test_the_conditional_folder_opens_in_stock_classes_in_fp32(tmp_path):
     unet = small_unet()
     halves.to_half(save(tmp_path, unet, prediction_type="v_prediction"))
-    stock, scheduler = UNet2DModel.from_pretrained(tmp_path / "unet"), DDPMScheduler.from_pretrained(
-        tmp_path, subfolder="scheduler"
-    )  # fmt: skip
+    stock, scheduler = (
+        UNet2DModel.from_pretrained(tmp_path / "unet"),
+        DDPMScheduler.from_pretrained(tmp_path, subfolder="scheduler"),
+    )
     assert scheduler.config.prediction_type == "v_prediction" and stock.config.num_class_embeds == 4
     x, label = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(0)), torch.tensor([1])
     with torch.no_grad():
@@ -275,5 +277,12 @@ def test_a_bad_folder_is_a_checkpoint_error_that_names_the_cause(tmp_path, spoil
 
 def test_save_folder_refuses_labels_the_embedding_has_no_row_for(tmp_path):
     with pytest.raises(ValueError, match="5 label_names for 4"):
-        ddpm.save_folder(tmp_path, small_unet(), DDPMScheduler(100), label_names=list("abcde"), null_label=None,
-                         resolution_px=16, guidance_scale=1.0)  # fmt: skip
+        ddpm.save_folder(
+            tmp_path,
+            small_unet(),
+            DDPMScheduler(100),
+            label_names=list("abcde"),
+            null_label=None,
+            resolution_px=16,
+            guidance_scale=1.0,
+        )

@@ -59,8 +59,12 @@ CASES = {
     "captioning tokenizer": ("captioning", "tokenizer_config.json", TOKENIZER, "."),
     "captioning processor": ("captioning", "preprocessor_config.json", PROCESSOR, "."),
     "captioning decoder": ("captioning", "config.json", {"decoder": INNER}, "."),
-    "captioning elsewhere": ("captioning", "tokenizer_config.json",
-                             {"auto_map": {"AutoTokenizer": ["org/evil--evil.Evil", None]}, "tokenizer_class": "Evil"}, "."),
+    "captioning elsewhere": (
+        "captioning",
+        "tokenizer_config.json",
+        {"auto_map": {"AutoTokenizer": ["org/evil--evil.Evil", None]}, "tokenizer_class": "Evil"},
+        ".",
+    ),
     "segmentation config": ("segmentation", "config.json", {"model_type": "evil", "auto_map": CONFIG}, "."),
     "segmentation model": ("segmentation", "config.json", {"model_type": "vit", "auto_map": CONFIG}, "."),
     "segmentation processor": ("segmentation", "preprocessor_config.json", PROCESSOR, "."),
@@ -74,9 +78,14 @@ CASES = {
     "text_to_image unet": ("text_to_image", "model_index.json", {"unet": ["evil", "Evil"]}, "unet"),
     "text_to_image module": ("text_to_image", "model_index.json", {"scheduler": ["evil_package", "Evil"]}, "vae"),
     "text_to_image words": ("text_to_image", "tokenizer/tokenizer_config.json", TOKENIZER, "tokenizer"),
-    "text_to_image tower": ("text_to_image", "text_encoder/config.json", {"auto_map": CONFIG, "model_type": "evil"}, "text_encoder"),
+    "text_to_image tower": (
+        "text_to_image",
+        "text_encoder/config.json",
+        {"auto_map": CONFIG, "model_type": "evil"},
+        "text_encoder",
+    ),
     "autoencoder": ("autoencoder", "config.json", {"_class_name": "Evil", "auto_map": CONFIG}, "."),
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")
@@ -112,9 +121,13 @@ def test_no_folder_runs_its_code_after_a_y(evil):
     asked = [[stem, str(folder)] for stem, folder in evil.values()]
     root = next(iter(evil.values()))[1].parent
     done = subprocess.run(
-        [sys.executable, "-c", OPEN, json.dumps(asked)], input="y\n" * 1000, text=True, capture_output=True, timeout=300,
+        [sys.executable, "-c", OPEN, json.dumps(asked)],
+        input="y\n" * 1000,
+        text=True,
+        capture_output=True,
+        timeout=300,
         env=os.environ | {"PYTHONPATH": f".:{root}", "HF_MODULES_CACHE": str(root / "modules"), "HF_HUB_OFFLINE": "1"},
-    )  # fmt: skip
+    )
     check(done.stdout, [name for _, name in asked], root / "marker", done.stderr[-3000:])
 
 
@@ -131,9 +144,13 @@ def test_no_repository_of_the_hub_runs_its_code_after_a_y(evil, tmp_path):
             )
             asked.append([stem, name])
         done = subprocess.run(
-            [sys.executable, "-c", OPEN, json.dumps(asked)], input="y\n" * 1000, text=True, capture_output=True, timeout=300,
+            [sys.executable, "-c", OPEN, json.dumps(asked)],
+            input="y\n" * 1000,
+            text=True,
+            capture_output=True,
+            timeout=300,
             env=hub.environment(tmp_path) | {"PYTHONPATH": f".:{root}"},
-        )  # fmt: skip
+        )
         check(done.stdout, [name for _, name in asked], root / "marker", done.stderr[-3000:])
         assert not any(request.endswith(".py") for request in hub.asked), "code was fetched"
 
@@ -153,8 +170,14 @@ def test_no_script_of_a_data_set_runs_after_a_y(tmp_path):
     data = tmp_path / "pictures"
     (data / "train").mkdir(parents=True)
     (data / "pictures.py").write_text(EVIL.format(marker=str(tmp_path / "marker")))
-    done = subprocess.run([sys.executable, "-c", DATA, str(data)], input="y\n" * 99, text=True, capture_output=True,
-                          timeout=300, env=os.environ | {"PYTHONPATH": "."})  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", DATA, str(data)],
+        input="y\n" * 99,
+        text=True,
+        capture_output=True,
+        timeout=300,
+        env=os.environ | {"PYTHONPATH": "."},
+    )
     assert done.stdout.startswith("DataError"), done.stdout + done.stderr
     assert not (tmp_path / "marker").exists() and "[y/N]" not in done.stdout + done.stderr
 

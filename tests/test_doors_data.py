@@ -1,4 +1,4 @@
-"""Whatever a data set or a model folder names, only its own plain files are opened: each case by a process of its own."""
+"""Whatever a data set or a model folder names, only its own plain files are opened: each case by its own process."""
 
 import io
 import json
@@ -231,9 +231,12 @@ def said(cases, tmp_path_factory):
         [sys.executable, "-c", OPEN],
         input="".join(json.dumps([name, *case]) + "\n" for name, case in cases.items()),
         env=os.environ | {"PYTHONPATH": str(ROOT), "HF_HOME": str(tmp_path_factory.mktemp("home"))},
-        cwd=tmp_path_factory.mktemp("here"), capture_output=True, text=True, timeout=600,
+        cwd=tmp_path_factory.mktemp("here"),
+        capture_output=True,
+        text=True,
+        timeout=600,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES)),
-    )  # fmt: skip
+    )
     answers = dict(map(json.loads, filter(lambda line: line.startswith("["), done.stdout.splitlines())))
     assert answers.keys() == cases.keys(), done.stderr[-2000:]
     return answers
@@ -282,22 +285,30 @@ def test_a_data_set_of_the_hub_names_no_file_of_this_machine(tmp_path):
         hub.create("datasets/org/evil")
         hub.commit("datasets/org/evil", {name: (evil / name).read_bytes()})
         hub.create("datasets/org/elsewhere")
-        card = f"---\nconfigs:\n- config_name: default\n  data_files: {hub.url}/datasets/org/evil/resolve/main/{name}\n---\n"
+        address = f"{hub.url}/datasets/org/evil/resolve/main/{name}"
+        card = f"---\nconfigs:\n- config_name: default\n  data_files: {address}\n---\n"
         hub.commit("datasets/org/elsewhere", {name: (evil / name).read_bytes(), "README.md": card.encode()})
         hub.create("datasets/org/pictures")
         hub.commit("datasets/org/pictures", {path.name: path.read_bytes() for path in folder.iterdir()})
         asked = "".join(
             json.dumps([name, "pictures", f"org/{name}"]) + "\n" for name in ("evil", "elsewhere", "pictures")
         )
-        done = subprocess.run([sys.executable, "-c", OPEN], input=asked, env=hub.environment(tmp_path / "home"), cwd=ROOT,
-                              capture_output=True, text=True, timeout=200)  # fmt: skip
+        done = subprocess.run(
+            [sys.executable, "-c", OPEN],
+            input=asked,
+            env=hub.environment(tmp_path / "home"),
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=200,
+        )
     answers = dict(map(json.loads, filter(lambda line: line.startswith("["), done.stdout.splitlines())))
     assert "row 20" in answers["evil"] and "may name none" in answers["evil"], answers
     assert answers["elsewhere"].startswith("DataError: ") and "elsewhere" in answers["elsewhere"], answers
     assert answers["pictures"] == "opened 3, left out 0, False", answers
 
 
-# ---- models: one rule for links, of Spaces, bundles and pushes ------------------------------------------------------------
+# ---- models: one rule for links, of Spaces, bundles and pushes -------------------------------------------------------
 
 
 def snapshot(cache: Path, model: Path) -> Path:
@@ -324,9 +335,13 @@ def model(tmp_path_factory):
 
 def space(output: Path, model: Path) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, str(ROOT / "spaces" / "build.py"), "segmentation", "--model", str(model), "--output", str(output)],
-        cwd=ROOT, env=os.environ | {"HF_HOME": str(output) + "-home"}, capture_output=True, text=True, timeout=200,
-    )  # fmt: skip
+        [sys.executable, "spaces/build.py", "segmentation", "--model", str(model), "--output", str(output)],
+        cwd=ROOT,
+        env=os.environ | {"HF_HOME": str(output) + "-home"},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
 
 
 @pytest.mark.timeout(300)
@@ -410,7 +425,13 @@ def test_an_export_with_a_link_is_not_bundled(model, tmp_path):
     packing.write_manifest(folder)
     code = "import sys; from pathlib import Path; from hub_models import store; store.WEIGHTS = Path(sys.argv.pop(1)); "
     code += "from training import publish; publish.main()"
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "weights"), str(folder), "--bundle", "segmentation/mine"],
-                          cwd=ROOT, env=os.environ | {"PYTHONPATH": "."}, capture_output=True, text=True, timeout=200)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "weights"), str(folder), "--bundle", "segmentation/mine"],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": "."},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
     assert done.returncode == 1 and "vocab.txt is a link" in done.stderr, done.stderr
     assert not (tmp_path / "weights").exists()

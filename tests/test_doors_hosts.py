@@ -1,4 +1,4 @@
-"""An app answers under its own names and to its own pages alone: HTTP, streams, WebSocket, MCP, and in a real browser."""
+"""An app answers under its own names and to its own pages alone: HTTP, streams, WebSocket, MCP, and in a browser."""
 
 import asyncio
 import contextlib
@@ -102,8 +102,8 @@ def test_the_names_of_this_machine_are_served_by_whatever_port_leads_here(port, 
 
 @pytest.mark.parametrize(
     "host",
-    ["evil.example", "localhost.evil.example", "127.0.0.1.nip.io", "xlocalhost", "192.168.1.7", "0x7f000001", "user@localhost",
-     "localhost:80:80", "localhost/", "localhost\u00e9", "", "localhost, evil.example", "a" * 3000],
+    ["evil.example", "localhost.evil.example", "127.0.0.1.nip.io", "xlocalhost", "192.168.1.7", "0x7f000001",
+     "user@localhost", "localhost:80:80", "localhost/", "localhost\u00e9", "", "localhost, evil.example", "a" * 3000],
 )  # fmt: skip
 def test_other_names_are_not(port, host):
     lines = f"GET /config HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
@@ -124,24 +124,43 @@ def status_of(port: int, request: bytes) -> int:
 
 @pytest.mark.parametrize(
     "origin",
-    ["http://localhost", "https://localhost", "http://127.0.0.1:1", "https://127.0.0.1:{port}0", "http://evil.example",
-     "http://localhost:{port}", "file://", "null", "http://127.0.0.1:{port}.evil.example", "chrome-extension://127.0.0.1"],
-)  # fmt: skip
+    [
+        "http://localhost",
+        "https://localhost",
+        "http://127.0.0.1:1",
+        "https://127.0.0.1:{port}0",
+        "http://evil.example",
+        "http://localhost:{port}",
+        "file://",
+        "null",
+        "http://127.0.0.1:{port}.evil.example",
+        "chrome-extension://127.0.0.1",
+    ],
+)
 def test_pages_elsewhere_are_not_answered(port, origin):
     """Asked for as 127.0.0.1; even localhost is another, which may lead to another program."""
     assert ask(port, origin=origin.format(port=port)).status_code == 403
 
 
 def test_a_websocket_is_refused_alike(port, app):
-    """Where uvicorn has no package for them, as here, a handshake is a request; where it has, it is a scope of its own."""
-    wanted = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: MTIzNDU2Nzg5MDEyMzQ1Ng==\r\n"
+    """Where uvicorn has no package for them, as here, a handshake is a request; where it has, a scope of its own."""
+    wanted = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+    wanted += "Sec-WebSocket-Key: MTIzNDU2Nzg5MDEyMzQ1Ng==\r\n"
     for headers in ({"host": "evil.example"}, {"host": f"localhost:{port}", "origin": f"http://localhost:{port + 1}"}):
         lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
         assert status_of(port, f"GET /gradio_api/queue/join HTTP/1.1\r\n{lines}{wanted}\r\n".encode()) == 403
         raw = [(name.encode(), value.encode()) for name, value in headers.items()]
-        scope = {"type": "websocket", "scheme": "ws", "path": "/gradio_api/queue/join", "raw_path": b"/gradio_api/queue/join",
-                 "query_string": b"", "headers": raw, "client": ("127.0.0.1", 1), "server": ("127.0.0.1", port),
-                 "subprotocols": []}  # fmt: skip
+        scope = {
+            "type": "websocket",
+            "scheme": "ws",
+            "path": "/gradio_api/queue/join",
+            "raw_path": b"/gradio_api/queue/join",
+            "query_string": b"",
+            "headers": raw,
+            "client": ("127.0.0.1", 1),
+            "server": ("127.0.0.1", port),
+            "subprotocols": [],
+        }
         said = []
 
         async def receive():
@@ -209,14 +228,21 @@ def test_allowed_names_and_a_named_proxy_are_served(monkeypatch):
             assert ask(port, host=host).status_code == 200, host
         for host in ("192.168.1.7", "pages.example", "xdemo.example", "a.demo.example", "evilpages.example"):
             assert ask(port, host=host).status_code == 403, host
-        for headers in ({"host": "demo.example"}, {"x_forwarded_host": "demo.example", "x_forwarded_proto": "https"},
-                        {"x_forwarded_host": "demo.example"}, {}):  # fmt: skip
+        for headers in (
+            {"host": "demo.example"},
+            {"x_forwarded_host": "demo.example", "x_forwarded_proto": "https"},
+            {"x_forwarded_host": "demo.example"},
+            {},
+        ):
             assert ask(port, origin="https://demo.example", **headers).status_code == 200
         assert ask(port, host="demo.example", origin="https://demo.example:8443").status_code == 403
         root = ask(port, x_forwarded_host="demo.example", x_forwarded_proto="https").json()["root"]
         assert root == "https://demo.example"
-        for headers in ({"x_forwarded_host": "evil.example"}, {"x_forwarded_host": "demo.example, evil.example"},
-                        {"host": "evil.example", "x_forwarded_host": "demo.example"}):  # fmt: skip
+        for headers in (
+            {"x_forwarded_host": "evil.example"},
+            {"x_forwarded_host": "demo.example, evil.example"},
+            {"host": "evil.example", "x_forwarded_host": "demo.example"},
+        ):
             assert ask(port, **headers).status_code == 403
 
 

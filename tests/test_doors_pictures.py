@@ -1,4 +1,4 @@
-"""Nobody has a file opened that they did not upload: by every event of the running gallery, its file routes, and MCP."""
+"""Nobody has a file opened that they did not upload: by every event of the running gallery, its file routes, MCP."""
 
 import asyncio
 import json
@@ -68,7 +68,7 @@ def private(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def planted(private):
-    """Among the uploads: a link to the private picture, one to its folder, a pipe, and a folder called like a picture."""
+    """Among the uploads: a link to the private picture, one to its folder, a pipe, a folder called like a picture."""
     folder = Path(get_upload_folder()) / "test-doors"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -101,7 +101,7 @@ def hostile_paths(private: Path, planted: Path) -> dict[str, str]:
         "the repository's": str(Path(gallery.__file__).resolve()),
         "a nul": f"{private}\0.png",
         "a surrogate": f"{uploads}/\ud800.png",
-        "long": f"{uploads}/{'a' * 3000}.png",  # beyond 4,096 bytes any text for a file's name is refused, by its length
+        "long": f"{uploads}/{'a' * 3000}.png",  # beyond 4,096 bytes any name of a file is refused, by its length
         "empty": "",
     }
 
@@ -147,8 +147,9 @@ def test_whatever_the_object_carries_the_answer_is_the_same_sentence(app, privat
                 kinds = {kind: kinds[kind] for kind in ("no meta", "meta")}
             for kind, sent in kinds.items():
                 body = json.dumps({"data": [sent, "tiny"]})
-                answer = client.post("/gradio_api/run/text_to_image_settings", content=body,
-                                     headers={"Content-Type": "application/json"})  # fmt: skip
+                answer = client.post(
+                    "/gradio_api/run/text_to_image_settings", content=body, headers={"Content-Type": "application/json"}
+                )
                 if not refused(answer):
                     wrong.append((place, kind, answer.text[:200]))
     assert not wrong, f"{len(wrong)} ways in: {wrong[:5]}"
@@ -259,9 +260,12 @@ def test_by_mcp(app, private):
     assert all(answer.isError for answer in answers)
     assert all(ONE_SENTENCE in answer.content[0].text for answer in answers)
     # An object in place of any argument, which gradio's client would upload on the server's behalf.
-    nested = [("ddpm_draw", {"labels": [file]}), ("ddpm_draw", {"labels": ["food"], "count": file}),
-              ("text_to_image_settings", {"picture": file, "model": "tiny"}),
-              ("classifier_predict", {"picture": {"image": file}})]  # fmt: skip
+    nested = [
+        ("ddpm_draw", {"labels": [file]}),
+        ("ddpm_draw", {"labels": ["food"], "count": file}),
+        ("text_to_image_settings", {"picture": file, "model": "tiny"}),
+        ("classifier_predict", {"picture": {"image": file}}),
+    ]
     assert all(answer.isError for answer in asyncio.run(ask(nested)))
     content = private.read_bytes()
     copies = [path for path in Path(get_upload_folder()).glob("*/*.png") if path.is_file() and not path.is_symlink()]

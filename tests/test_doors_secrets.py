@@ -1,4 +1,4 @@
-"""No text with a secret in it leaves with a push, in whatever file it stands; and what is none is let through by its name."""
+"""No text with a secret in it leaves with a push, whatever file it is in; what is none is let through by its name."""
 
 import base64
 import io
@@ -53,7 +53,7 @@ SECRETS = {
     "a password in an address": ("postgres", "://me:" + "s3cr3tpw@", "db.example.org/x"),
     "a Hugging Face token": ("", "hf_" + "aB3dE6gH9jK2mN5pQ8" * 2, ""),
 }
-HARMLESS = f"""The password is asked for. Set HF_TOKEN to a token; password=password, `api_key: None`, token = get_token().
+HARMLESS = f"""The password is asked. Set HF_TOKEN to a token; password=password, `api_key: None`, token = get_token().
 sha256: {"ab12" * 16}, a commit {"c3" * 20}, "pad_token": "[PAD]", "password": 5123, password: <your password>
 data_hash {"0f" * 32}; a woman with a secret: a key to the garden. https://example.org/a:b@c
 """
@@ -135,16 +135,29 @@ WAYS = {  # where a text can stand: {case: (kind of repository, file, its bytes,
     "XMP of JPEG": ("dataset", "a.jpg", lambda t: with_xmp(t, "JPEG"), "a.jpg, text"),
     "a comment of JPEG": ("dataset", "a.jpg", in_jpeg_comment, "a.jpg, text"),
     "CSV": ("dataset", "a.csv", lambda t: f"text\nfine\n{t}\n".encode(), "a.csv, line 3"),
-    "JSON lines": ("dataset", "a.jsonl", lambda t: b'{"text": "fine"}\n' + json.dumps({"text": t}).encode(), "a.jsonl, line 2"),
+    "JSON lines": (
+        "dataset",
+        "a.jsonl",
+        lambda t: b'{"text": "fine"}\n' + json.dumps({"text": t}).encode(),
+        "a.jsonl, line 2",
+    ),
     "parquet": ("dataset", "a.parquet", lambda t: inner(t), "a.parquet, column column, row 3"),
     "parquet, a list": ("dataset", "a.parquet", lambda t: inner(["x", t]), "a.parquet, column column, row 3"),
     "parquet, nested": ("dataset", "a.parquet", lambda t: inner({"a": {"b": t}}), "a.parquet, column column, row 3"),
-    "parquet, a picture": ("dataset", "a.parquet", lambda t: inner({"bytes": png((b"iTXt", itxt(t))), "path": None}),
-                           "a.parquet, column column, row 3"),
-    "parquet, WebP": ("dataset", "a.parquet", lambda t: inner({"bytes": with_xmp(t, "WEBP")}),
-                      "a.parquet, column column, row 3"),
+    "parquet, a picture": (
+        "dataset",
+        "a.parquet",
+        lambda t: inner({"bytes": png((b"iTXt", itxt(t))), "path": None}),
+        "a.parquet, column column, row 3",
+    ),
+    "parquet, WebP": (
+        "dataset",
+        "a.parquet",
+        lambda t: inner({"bytes": with_xmp(t, "WEBP")}),
+        "a.parquet, column column, row 3",
+    ),
     "parquet, about it": ("dataset", "a.parquet", described, "a.parquet, metadata"),
-}  # fmt: skip
+}
 
 
 @pytest.fixture
@@ -257,8 +270,9 @@ def test_the_command_refuses_before_it_asks_and_pushes_what_was_called_harmless(
                 "org/x",
                 *more,
             ]
-            return subprocess.run(command, cwd=ROOT, env=hub.environment(tmp_path / "home"), capture_output=True, text=True,
-                                  timeout=200)  # fmt: skip
+            return subprocess.run(
+                command, cwd=ROOT, env=hub.environment(tmp_path / "home"), capture_output=True, text=True, timeout=200
+            )
 
         done = publish()
         assert done.returncode == 1 and hub.asked == [] and "Traceback" not in done.stderr
@@ -280,6 +294,12 @@ def test_without_the_rules_a_push_says_what_to_install_and_a_model_still_loads(m
         "try:\n    upload.check_push(sys.argv[1])\n"
         "except packing.PushError as error:\n    print(error)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(model)], cwd=ROOT, env=os.environ | {"PYTHONPATH": "."},
-                          capture_output=True, text=True, timeout=200)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(model)],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": "."},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
     assert "pip install 'vitrail[train]'" in done.stdout, done.stderr

@@ -17,8 +17,8 @@ from hub_models import text_to_image
 
 # 110,000 bytes of marks, low ones behind high ones: to put them in order takes quadratic time.
 STACK = "a" + "\u0301" * 27_000 + "\u0334" * 27_000
-CAPTION = {"picture": None, "model": "tiny", "decoding": "Greedy", "beams": 1, "count": 1, "length": 4, "temperature": 1,
-           "top_p": 0.9, "prefix": "", "seed": "0"}  # fmt: skip
+CAPTION = {"picture": None, "model": "tiny", "decoding": "Greedy", "beams": 1, "count": 1, "length": 4,
+           "temperature": 1, "top_p": 0.9, "prefix": "", "seed": "0"}  # fmt: skip
 WAIT_S = 2.0  # for another's request meanwhile; the stack takes longer than that by itself
 
 
@@ -77,7 +77,7 @@ def said(reply) -> str:
     return value.get("error") or str(value.get("detail"))
 
 
-# ---- stacks of marks --------------------------------------------------------------------------------------------------
+# ---- stacks of marks -------------------------------------------------------------------------------------------------
 
 TEXTS = {
     "lines to rank": ("captioning_rank", lambda box: [box, STACK]),
@@ -147,15 +147,19 @@ def test_the_pages_own_events_hold_nobody_up(address, others):
 
 def test_a_stack_by_mcp_holds_nobody_up(address, others):
     pytest.importorskip("mcp")
-    body = {"jsonrpc": "2.0", "id": 1, "method": "tools/call",
-            "params": {"name": "text_to_image_draw", "arguments": {"prompt": STACK, "count": 1, "steps": 1}}}  # fmt: skip
+    body = {
+        "jsonrpc": "2.0",
+        "id": 1,
+        "method": "tools/call",
+        "params": {"name": "text_to_image_draw", "arguments": {"prompt": STACK, "count": 1, "steps": 1}},
+    }
     with visitor(1) as who:
         headers = {"Accept": "application/json, text/event-stream"}
         reply = who.post(f"{address}/gradio_api/mcp/", json=body, headers=headers)
     assert "at most 2,000" in reply.text
 
 
-# ---- what is endless otherwise ----------------------------------------------------------------------------------------
+# ---- what is endless otherwise ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -204,7 +208,7 @@ def test_a_file_with_an_endless_name_holds_nobody_up(address, others):
             assert reply.status_code in (200, 400, 413)
 
 
-# ---- the one place ----------------------------------------------------------------------------------------------------
+# ---- the one place ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

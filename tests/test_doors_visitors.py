@@ -61,7 +61,7 @@ def steps(named):
 
 @pytest.fixture
 def hog(address):
-    """take() -> answers to as many long draws as there are headers, that somebody at 127.0.0.1 asks for, each under a name."""
+    """take() -> answers to as many long draws as there are headers, which 127.0.0.1 asks for, each under a name."""
     who, sessions = visitor(1), []
 
     def take(headers: Sequence[dict] = ({},) * 36) -> list[httpx.Response]:
@@ -81,7 +81,7 @@ def hog(address):
     who.close()
 
 
-# ---- a share for each -------------------------------------------------------------------------------------------------
+# ---- a share for each ------------------------------------------------------------------------------------------------
 
 
 def test_one_visitor_has_a_share_and_others_are_served_in_turn(address, steps, hog):
@@ -115,8 +115,12 @@ def test_callers_by_mcp_have_shares_of_their_own(address, steps, hog):
     def call(last: int) -> str:
         with visitor(last) as who:
             arguments = {"labels": ["food"], "count": 1, "seed": 3, "steps": 2, "model": "tiny"}
-            body = {"jsonrpc": "2.0", "id": 1, "method": "tools/call",
-                    "params": {"name": "ddpm_draw", "arguments": arguments}}  # fmt: skip
+            body = {
+                "jsonrpc": "2.0",
+                "id": 1,
+                "method": "tools/call",
+                "params": {"name": "ddpm_draw", "arguments": arguments},
+            }
             headers = {"Accept": "application/json, text/event-stream"}
             return who.post(f"{address}/gradio_api/mcp/", json=body, headers=headers).text
 
@@ -144,7 +148,7 @@ def test_no_header_makes_another_visitor_of_one(address, steps, hog):
     assert [reply.status_code for reply in replies].count(429) == 12 - kit("visitors").SHARE
 
 
-# ---- nobody waits -----------------------------------------------------------------------------------------------------
+# ---- nobody waits ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -180,8 +184,12 @@ def test_a_draw_stops_that_nobody_ever_asked_the_answer_of(address, steps, monke
 
 def test_a_draw_stops_once_its_caller_by_mcp_hangs_up(address, steps):
     pytest.importorskip("mcp")
-    body = {"jsonrpc": "2.0", "id": 1, "method": "tools/call",
-            "params": {"name": "ddpm_draw", "arguments": {"labels": ["food"], "count": 1, "steps": 240, "model": "tiny"}}}  # fmt: skip
+    body = {
+        "jsonrpc": "2.0",
+        "id": 1,
+        "method": "tools/call",
+        "params": {"name": "ddpm_draw", "arguments": {"labels": ["food"], "count": 1, "steps": 240, "model": "tiny"}},
+    }
 
     async def hang_up():
         async with httpx.AsyncClient(timeout=60) as who:
@@ -202,7 +210,7 @@ def wait_until(true, seconds: float = 30) -> None:
         time.sleep(0.02)
 
 
-# ---- in a browser -----------------------------------------------------------------------------------------------------
+# ---- in a browser ----------------------------------------------------------------------------------------------------
 
 
 def draw_film(page, address):
@@ -248,7 +256,7 @@ def test_the_draw_button_comes_back_after_an_order_that_cannot_be_drawn(address,
     assert draw.is_enabled()
 
 
-# ---- sessions ---------------------------------------------------------------------------------------------------------
+# ---- sessions --------------------------------------------------------------------------------------------------------
 
 
 def test_sessions_of_one_address_do_not_push_out_those_of_another(monkeypatch):
@@ -288,7 +296,7 @@ def test_messages_of_calls_do_not_push_out_those_of_who_listens(monkeypatch):
     assert set(messages) == {"page", "listens", "call-8"} == set(event_ids)
 
 
-# ---- answers ----------------------------------------------------------------------------------------------------------
+# ---- answers ---------------------------------------------------------------------------------------------------------
 
 
 def test_answers_arrive_whole_while_the_same_is_asked_again(address, tmp_path):

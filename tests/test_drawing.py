@@ -1,6 +1,7 @@
 """hub_models/drawing.py: one receipt for all that draw; PNGs drawn when it had no schema restore and verify.
 
-data/receipts holds PNGs that the pages drew then, of models whose weights `exact` gives: three by a prompt, one by a label.
+data/receipts holds PNGs that the pages drew then, of models whose weights `exact` gives: three by a prompt, one by
+a label.
 """
 
 import json

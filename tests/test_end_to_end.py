@@ -1,7 +1,7 @@
-"""From a training to a Space that answers, for every stem with an app: train, publish, load by its id, build, boot, call.
+"""From a training to a Space that answers, for every stem with an app: train, publish, load by id, build, boot, call.
 
-Each step is a process of its own, as a person would start it one after the other: nothing passes from one to the next but
-files and what the stand-in for the Hub holds. A test is named for its step, its parameter for the stem.
+Each step is a process of its own, as a person would start it one after the other: nothing passes from one to the next
+but files and what the stand-in for the Hub holds. A test is named for its step, its parameter for the stem.
 """
 
 import os
@@ -64,13 +64,19 @@ def of(results: dict, stem: str):
 
 def command(hub, home: Path, *words: object) -> str:
     """What `python …` prints, in a process whose Hub is the stand-in; fails where that does."""
-    done = subprocess.run([sys.executable, *map(str, words)], env=hub.environment(home), cwd=ROOT, text=True,
-                          capture_output=True, timeout=300)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, *map(str, words)],
+        env=hub.environment(home),
+        cwd=ROOT,
+        text=True,
+        capture_output=True,
+        timeout=300,
+    )
     assert done.returncode == 0, f"status {done.returncode}: {done.stderr[-3000:]}"
     return done.stdout
 
 
-# ---- the steps ---------------------------------------------------------------------------------------------------------------
+# ---- the steps -------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +100,7 @@ def _train(stem: str, argv: list[str], cache: str) -> None:
 
 @pytest.fixture(scope="module")
 def trained(home):
-    """{stem: run folder} of the preset `tiny`, on top of an autoencoder and a CLIP of the same where a script wants them."""
+    """{stem: run folder} of the preset `tiny`, on top of an autoencoder and a CLIP of the same where it wants them."""
     runs = home / "runs"
     runs.mkdir()
 
@@ -147,7 +153,7 @@ for stem, name in zip(sys.argv[4::2], sys.argv[5::2]):
 
 @pytest.fixture(scope="module")
 def opened(trained, published, hub, home):
-    """{"hub" or "disk": {stem: (output, weights' sha256)}}: two interpreters, one that knows ids alone, one with folders."""
+    """{"hub" or "disk": {stem: (output, weights' sha256)}}: two interpreters, of ids alone and with folders."""
     names = {
         "hub": {stem: done[0] for stem, done in published.items() if not isinstance(done, Failed)},
         "disk": {stem: str(done / "export") for stem, done in trained.items() if not isinstance(done, Failed)},
@@ -172,8 +178,10 @@ def opened(trained, published, hub, home):
         assert not (folder / f"{stem}.error").exists(), (folder / f"{stem}.error").read_text()
         return (folder / stem).read_bytes(), (folder / f"{stem}.sha256").read_text()
 
-    return {way: each(f"load from {way}", STEMS, lambda stem, way=way: read(way, stem), before)
-            for way, before in (("hub", published), ("disk", trained))}  # fmt: skip
+    return {
+        way: each(f"load from {way}", STEMS, lambda stem, way=way: read(way, stem), before)
+        for way, before in (("hub", published), ("disk", trained))
+    }
 
 
 @pytest.fixture(scope="module")
@@ -191,7 +199,7 @@ def built(published, hub, home):
 
 @pytest.fixture(scope="module")
 def answered(built, hub):
-    """{stem: (answer, what the endpoint says that it returns)}: Spaces in clean processes elsewhere, each called once."""
+    """{stem: (answer, what the endpoint says that it returns)}: Spaces in clean processes, each called once."""
     variables = {"HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1", "NO_PROXY": "127.0.0.1"}
 
     def ask(stem: str) -> tuple:

@@ -1,4 +1,4 @@
-"""A picture gets the model that has seen such pictures, the page says so where it doesn't, and a person's choice stays."""
+"""A picture gets the model that has seen such pictures, the page says so where it doesn't; a person's choice stays."""
 
 import json
 

@@ -219,9 +219,15 @@ def test_rules_of_what_opens_folders_of_strangers():
 
 @pytest.mark.parametrize(
     "source",
-    ["AutoConfig.from_pretrained(x)", "kind.from_pretrained(x, trust_remote_code=None)", "AutoModel.from_config(c)",
-     "datasets.load_dataset(x)", "load_dataset(x, trust_remote_code=flag)", "AutoModel.from_pretrained(x, **options)"],
-)  # fmt: skip
+    [
+        "AutoConfig.from_pretrained(x)",
+        "kind.from_pretrained(x, trust_remote_code=None)",
+        "AutoModel.from_config(c)",
+        "datasets.load_dataset(x)",
+        "load_dataset(x, trust_remote_code=flag)",
+        "AutoModel.from_pretrained(x, **options)",
+    ],
+)
 def test_rules_see_a_call_that_would_ask(source):
     assert without_refusal(source)
 

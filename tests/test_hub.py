@@ -22,7 +22,7 @@ from hub_models import store
 from hub_models.publish import card, packing
 from training import publish
 
-# ---- what is pushed: an export of every stem, from tiny random models ------------------------------------------------------
+# ---- what is pushed: an export of every stem, from tiny random models ------------------------------------------------
 
 
 # Run in an interpreter without project code; prints one hash of all names, dtypes and values of each model.
@@ -73,7 +73,7 @@ def fresh(model):
     packing.write_manifest(model)
 
 
-# ---- the Hub, and a process that talks to it -------------------------------------------------------------------------------
+# ---- the Hub, and a process that talks to it -------------------------------------------------------------------------
 
 CLIENT = """
 import json, sys, time
@@ -111,12 +111,18 @@ def hub(running):
 
 @pytest.fixture(scope="module")
 def client(running, tmp_path_factory):
-    """client("push" or "resolve", *args, **options) -> .answer or .error, .seconds: one process, with the patience of a test."""
+    """client("push" or "resolve", *args, **options) -> .answer or .error, .seconds: one process, patient as a test."""
     home, log = tmp_path_factory.mktemp("home"), (tmp_path_factory.mktemp("log") / "stderr").open("w+")
     # What a pull waits for a server is the client's own business, and has its variables.
     waits = {"HF_HUB_ETAG_TIMEOUT": "1", "HF_HUB_DOWNLOAD_TIMEOUT": "1"}
-    process = subprocess.Popen([sys.executable, "-c", CLIENT], env=running.environment(home) | waits, text=True,
-                               stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log)  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, "-c", CLIENT],
+        env=running.environment(home) | waits,
+        text=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=log,
+    )
 
     def ask(do: str, *args, **options) -> SimpleNamespace:
         process.stdin.write(json.dumps([do, [str(a) for a in args], options]) + "\n")
@@ -141,7 +147,7 @@ def name(request):
     return "org/" + hashlib.sha1(request.node.nodeid.encode()).hexdigest()[:12]
 
 
-# ---- pushing ---------------------------------------------------------------------------------------------------------------
+# ---- pushing ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("way", ["lfs", "regular", "parts"])
@@ -404,7 +410,7 @@ def test_a_file_that_the_hub_leaves_out_or_alters_is_noticed(hub, client, model,
     assert "repeat with" in error and hub.repos[name]["model.safetensors"] != content
 
 
-# ---- pulling: rows 29, 30, 50 ------------------------------------------------------------------------------------------------
+# ---- pulling: rows 29, 30, 50 ----------------------------------------------------------------------------------------
 
 
 def test_a_damaged_download_is_a_checksum_error(hub, client, model, name):
@@ -481,9 +487,15 @@ def test_foreign_weights_degrade_the_page_and_a_hub_that_is_down_leaves_cache_an
         line.split(" | ", 1) for line in done.stdout.splitlines() if " | " in line and not line.startswith("PAGE")
     )
     expected = {
-        "org/pointer": "git-lfs pointer", "org/html": "HTML page", "org/infinite": "NaN or Inf", "org/shapes": "head.weight",
-        "org/pickled": "holds no .safetensors", "org/disguised": "pickle", "org/cut": "cut short", "org/absent": "org/absent",
-    }  # fmt: skip
+        "org/pointer": "git-lfs pointer",
+        "org/html": "HTML page",
+        "org/infinite": "NaN or Inf",
+        "org/shapes": "head.weight",
+        "org/pickled": "holds no .safetensors",
+        "org/disguised": "pickle",
+        "org/cut": "cut short",
+        "org/absent": "org/absent",
+    }
     for name, words in expected.items():
         assert words in said[name], (name, said[name])
     assert said["org/sound"] == store.weights_sha256(exports("classifier"))
@@ -508,7 +520,7 @@ def test_a_hub_that_answers_503_to_everything_leaves_the_cache(hub, client, mode
     assert "can't be reached" in client("resolve", "clip", "org/unknown").error
 
 
-# ---- stock code opens what was pushed ----------------------------------------------------------------------------------------
+# ---- stock code opens what was pushed --------------------------------------------------------------------------------
 
 OURS = """
 import importlib, json, sys, torch
@@ -615,7 +627,7 @@ def test_scenes_with_masks_are_pushed_by_their_script_and_load(hub, tmp_path):
     assert "'label': (32, 32)" in there.stdout
 
 
-# ---- the commands ------------------------------------------------------------------------------------------------------------
+# ---- the commands ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.timeout(400)
@@ -694,8 +706,7 @@ def test_the_licence_of_the_base_model_comes_from_its_card(hub, tmp_path):
         hub.commit(name, {"README.md": f"---\nlicense: {licence}\n---\n".encode()})
     (tmp_path / "local").mkdir()
     (tmp_path / "local/README.md").write_text("---\nlicense: openrail\n---\n")
-    done = hub.python(code, tmp_path / "home", "org/mit", "org/two", "org/none", str(tmp_path / "local"),
-                      HF_TOKEN="")  # fmt: skip
+    done = hub.python(code, tmp_path / "home", "org/mit", "org/two", "org/none", str(tmp_path / "local"), HF_TOKEN="")
     assert done.stdout.strip() == "mit mit AND apache-2.0 None openrail", done.stderr
     assert done.returncode == 1 and done.stderr.endswith(
         "there is no token; run `hf auth login`, or publish the run later\n"

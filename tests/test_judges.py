@@ -61,7 +61,7 @@ def reds(*values) -> np.ndarray:
     return pictures
 
 
-# ---- kept by hash --------------------------------------------------------------------------------------------------------
+# ---- kept by hash ----------------------------------------------------------------------------------------------------
 
 
 def test_the_shipped_ones_are_taken_while_they_are_the_same(tiny, capsys):
@@ -104,7 +104,7 @@ def test_without_git_it_is_said_what_to_do(tiny, tmp_path, monkeypatch):
     assert not (tmp_path / "kept").exists()
 
 
-# ---- what they say -------------------------------------------------------------------------------------------------------
+# ---- what they say ---------------------------------------------------------------------------------------------------
 
 
 def test_named_is_named_first_and_exactly():
@@ -160,7 +160,7 @@ def test_style_is_that_of_the_nearest_picture_of_another_thing():
     assert [styles.scores(flat[:1], Train, [row])["style_right"] for row in (0, 6)] == [1, 0]
 
 
-# ---- where they can't know -----------------------------------------------------------------------------------------------
+# ---- where they can't know -------------------------------------------------------------------------------------------
 
 
 @pytest.fixture

@@ -39,9 +39,16 @@ class ToyConfig(TrainConfig):
 
 
 TOY = ToyConfig(
-    cpu=True, max_train_steps=8, train_batch_size=4, learning_rate=1e-2, lr_warmup_steps=2, ema_decay=0.6,
-    checkpointing_steps=3, validation_steps=4, logging_steps=2,
-)  # fmt: skip
+    cpu=True,
+    max_train_steps=8,
+    train_batch_size=4,
+    learning_rate=1e-2,
+    lr_warmup_steps=2,
+    ema_decay=0.6,
+    checkpointing_steps=3,
+    validation_steps=4,
+    logging_steps=2,
+)
 
 
 class ToySamples:
@@ -382,9 +389,15 @@ def stopped(tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize(
     "change",
-    [{"seed": 1}, {"learning_rate": 0.02}, {"train_batch_size": 8}, {"max_train_steps": 9}, {"widths": (8, 5)},
-     {"options": {"depths": (2, 3)}}],
-)  # fmt: skip
+    [
+        {"seed": 1},
+        {"learning_rate": 0.02},
+        {"train_batch_size": 8},
+        {"max_train_steps": 9},
+        {"widths": (8, 5)},
+        {"options": {"depths": (2, 3)}},
+    ],
+)
 def test_resume_with_another_config_is_refused_by_name(stopped, change):
     before = sorted((path, path.stat().st_mtime_ns) for path in stopped.rglob("*") if path.name != "lock")
     name = "global_batch_size" if "train_batch_size" in change else next(iter(change))
@@ -446,8 +459,14 @@ def test_forced_resume_goes_on_and_drops_what_it_left(tmp_path, capfd):
     run_dir = tmp_path / "run"
     train(run_dir, max_train_steps=6, lr_scheduler="constant")
     abandoned = sha256_of(run_dir / "checkpoint-6/model.safetensors")
-    train(run_dir, max_train_steps=6, lr_scheduler="constant", learning_rate=0.05,
-          resume_from_checkpoint="checkpoint-3", force_resume=True)  # fmt: skip
+    train(
+        run_dir,
+        max_train_steps=6,
+        lr_scheduler="constant",
+        learning_rate=0.05,
+        resume_from_checkpoint="checkpoint-3",
+        force_resume=True,
+    )
     assert "resuming although learning_rate was 0.01 and is 0.05" in capfd.readouterr().out
     assert sha256_of(run_dir / "checkpoint-6/model.safetensors") != abandoned
     again = checkpoint.find(run_dir, "latest")
@@ -493,8 +512,15 @@ def test_the_measured_step_before_step_1_leaves_no_trace(tmp_path, monkeypatch, 
 def test_before_step_1_it_says_what_will_be(tmp_path, capfd):
     train(tmp_path / "run", max_train_steps=1)
     said = capfd.readouterr().out
-    for words in ("0.00M parameters", "22 samples", "4 per step", "s, so the run ends about", "peak memory", "MiB",
-                  "a push would take: model.safetensors"):  # fmt: skip
+    for words in (
+        "0.00M parameters",
+        "22 samples",
+        "4 per step",
+        "s, so the run ends about",
+        "peak memory",
+        "MiB",
+        "a push would take: model.safetensors",
+    ):
         assert words in said
     assert not (tmp_path / "run/preflight").exists()
     saved = json.loads((tmp_path / "run/config.json").read_text())

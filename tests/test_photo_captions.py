@@ -59,7 +59,8 @@ def flags(own_data, backbone, run, steps: int, *more: str) -> list[str]:
     ]
     return ["--preset", "photo", "--dataset_name", str(own_data), "--tower_name_or_path", str(backbone),
             "--output_dir", str(run), "--resolution", str(SIDE), "--train_batch_size", "2", "--cached_views", "2",
-            "--captions_each", "3", "--vocabulary_size", "200", "--max_length", "12", *sizes, "--max_train_steps", str(steps), "--checkpointing_steps", "2",
+            "--captions_each", "3", "--vocabulary_size", "200", "--max_length", "12", *sizes,
+            "--max_train_steps", str(steps), "--checkpointing_steps", "2",
             "--validation_steps", "100", "--logging_steps", "1", "--unfreeze_step", "2", "--lr_scheduler", "constant",
             *more]  # fmt: skip
 
@@ -219,8 +220,14 @@ def test_advantages_by_hand():
 
 @pytest.fixture
 def served(backbone):
-    cfg = captioning.config.CaptioningConfig(tower_name_or_path=str(backbone), resolution=SIDE, tower_args=SIZES,
-                                      decoder_args=SIZES, vocabulary_size=200, max_length=12)  # fmt: skip
+    cfg = captioning.config.CaptioningConfig(
+        tower_name_or_path=str(backbone),
+        resolution=SIDE,
+        tower_args=SIZES,
+        decoder_args=SIZES,
+        vocabulary_size=200,
+        max_length=12,
+    )
     torch.manual_seed(0)
     return captioning.model.create_photo_captioner(cfg, ["a red disc", "a blue disc on white."])
 

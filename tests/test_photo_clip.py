@@ -31,11 +31,11 @@ def run(tmp_path_factory) -> Path:
     def flags(name: str, steps: int, *more: str) -> list[str]:
         tower = [part for key, size in sizes.items() for part in (f"--tower_args.{key}", str(size))]
         return ["--preset", "photo", "--dataset_name", str(data), "--tower_name_or_path", str(backbone), *tower,
-                "--output_dir", str(root / name), "--resolution", str(SIDE), "--train_batch_size", "4", "--text", "scratch",
-                "--text_args", *(str(part) for pair in text.items() for part in pair), "--text_layers", "1",
-                "--cached_views", "2", "--max_length", "12", "--projection_dim", "16", "--max_train_steps", str(steps),
-                "--checkpointing_steps", "2", "--validation_steps", "100", "--logging_steps", "1",
-                "--lr_scheduler", "constant", "--late_stages", *more]  # fmt: skip
+                "--output_dir", str(root / name), "--resolution", str(SIDE), "--train_batch_size", "4",
+                "--text", "scratch", "--text_args", *(str(part) for pair in text.items() for part in pair),
+                "--text_layers", "1", "--cached_views", "2", "--max_length", "12", "--projection_dim", "16",
+                "--max_train_steps", str(steps), "--checkpointing_steps", "2", "--validation_steps", "100",
+                "--logging_steps", "1", "--lr_scheduler", "constant", "--late_stages", *more]  # fmt: skip
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VITRAIL_CACHE", str(tmp_path_factory.mktemp("cache")))
@@ -76,8 +76,9 @@ def test_the_stock_class_opens_it_and_a_picture_is_squeezed(run):
 
 
 def test_only_what_comes_after_the_maps_has_learnt(run):
-    began = hybrid.hybrid_tower(run / "backbone", SIDE, hidden_size=32, num_hidden_layers=1, num_attention_heads=2,
-                                intermediate_size=48)  # fmt: skip
+    began = hybrid.hybrid_tower(
+        run / "backbone", SIDE, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=48
+    )
     before = hybrid.backbone_of(began).state_dict()
     after = hybrid.backbone_of(contract.load(str(run / "whole" / "export")).model.vision_model).state_dict()
     early = hybrid.early_state(hybrid.backbone_of(began))

@@ -26,9 +26,16 @@ from training.optim import Player
 TIMES = {"images_per_second", "seconds"}  # of a line in metrics.jsonl: what may differ between equal runs
 CENTRE = torch.tensor([2.0, -1.0])
 GAN = TrainConfig(
-    cpu=True, max_train_steps=8, train_batch_size=4, learning_rate=1e-2, lr_warmup_steps=2, ema_decay=0.6,
-    checkpointing_steps=3, validation_steps=4, logging_steps=1,
-)  # fmt: skip
+    cpu=True,
+    max_train_steps=8,
+    train_batch_size=4,
+    learning_rate=1e-2,
+    lr_warmup_steps=2,
+    ema_decay=0.6,
+    checkpointing_steps=3,
+    validation_steps=4,
+    logging_steps=1,
+)
 CRITIC = dataclasses.replace(GAN, learning_rate=3e-2, adam_beta1=0.0, ema_decay=0.3, lr_scheduler="constant")
 
 
@@ -287,8 +294,16 @@ def test_the_game_is_worth_playing(tmp_path):
     noise = torch.randn(256, 2, generator=torch.Generator().manual_seed(2))
     players = two_players(plain=True)
     before = (players[0].module(noise).mean(0) - CENTRE).norm().item()
-    model = play(tmp_path / "run", players, max_train_steps=250, train_batch_size=16, ema_decay=0.9,
-                 logging_steps=50, checkpointing_steps=250, validation_steps=250)  # fmt: skip
+    model = play(
+        tmp_path / "run",
+        players,
+        max_train_steps=250,
+        train_batch_size=16,
+        ema_decay=0.9,
+        logging_steps=50,
+        checkpointing_steps=250,
+        validation_steps=250,
+    )
     after = (model(noise).mean(0) - CENTRE).norm().item()
     assert before > 1.5 and after < 0.5
     assert not load_file(tmp_path / "run/export/model.safetensors").keys() - model.state_dict().keys()

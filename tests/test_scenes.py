@@ -1,4 +1,4 @@
-"""Painted scenes: the same whatever else is painted, masks that are exact, objects that are true; and the shipped ones."""
+"""Painted scenes: the same whatever else is painted, exact masks, true objects; and the shipped ones."""
 
 import io
 import json
@@ -28,7 +28,7 @@ def sample() -> Scenes:
 
 
 def drawings(folder: Path, colours=COLOURS) -> str:
-    """A data set of one-coloured shapes with hard alpha, whose class is their colour; the ground below them is black."""
+    """A data set of one-coloured shapes with hard alpha, whose class is their colour; the ground below is black."""
     import datasets
 
     pictures, labels = [], []

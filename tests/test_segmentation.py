@@ -200,8 +200,12 @@ def test_a_swin_can_begin_as_the_tower_of_another_model(tmp_path):
         served = segmentation.model.create_model(cfg, ["a", "b"])
         taken = served.model.backbone.swin.state_dict()
         assert taken.keys() == given.keys() and all(torch.equal(taken[name], given[name]) for name in given)
-        slow = {id(p) for group in segmentation.model.slower_base(served.model, cfg) if group["lr_scale"] == 0.5
-                for p in group["params"]}  # fmt: skip
+        slow = {
+            id(p)
+            for group in segmentation.model.slower_base(served.model, cfg)
+            if group["lr_scale"] == 0.5
+            for p in group["params"]
+        }
         assert slow == {id(p) for p in served.model.backbone.swin.parameters()}
         contract.save_folder(tmp_path / "saved", served)
         assert contract.load(str(tmp_path / "saved"), device="cpu").kind == "swin"
@@ -298,8 +302,9 @@ def test_upernet_begins_as_a_backbone_of_timm_and_the_stock_class_opens_it(own_d
     names = {"num_classes": 7, "label_names": list("abcdefg")}
     timm.models.save_for_hf(backbone, str(tmp_path / "photo"), model_config=names, safe_serialization=True)
     argv = ["--preset", "photo", "--dataset_name", str(own_data), "--tower_name_or_path", str(tmp_path / "photo"),
-            "--output_dir", str(tmp_path / "run"), "--resolution", "64", "--max_side_px", "64", "--train_batch_size", "2",
-            "--max_train_steps", "1", "--learning_rate", "1e-9", "--validation_pictures", "1"]  # fmt: skip
+            "--output_dir", str(tmp_path / "run"), "--resolution", "64", "--max_side_px", "64",
+            "--train_batch_size", "2", "--max_train_steps", "1", "--learning_rate", "1e-9",
+            "--validation_pictures", "1"]  # fmt: skip
     segmentation.main(argv)
     export = tmp_path / "run" / "export"
     served = contract.load(str(export))

@@ -1,4 +1,4 @@
-"""The page `segmentation`: what it paints and says, over the HTTP API, with bad input, and in chromium, on tiny random models."""
+"""The page `segmentation`: what it paints and says, over the HTTP API, with bad input, in chromium, on tiny models."""
 
 import io
 import json
@@ -65,12 +65,24 @@ def save_tiny(folder: Path, kind: str) -> Path:
             "tu-resnet10t", encoder_weights=None, encoder_depth=3, decoder_channels=(16, 16, 8), classes=len(LABELS)
         )
     else:
-        backbone = SwinConfig(image_size=SIDE_PX, patch_size=4, embed_dim=16, depths=[1, 1], num_heads=[1, 2], window_size=4,
-                              out_features=["stage1", "stage2"])  # fmt: skip
+        backbone = SwinConfig(
+            image_size=SIDE_PX,
+            patch_size=4,
+            embed_dim=16,
+            depths=[1, 1],
+            num_heads=[1, 2],
+            window_size=4,
+            out_features=["stage1", "stage2"],
+        )
         model = UperNetForSemanticSegmentation(
-            UperNetConfig(backbone_config=backbone, hidden_size=16, pool_scales=[1, 2], use_auxiliary_head=False,
-                          num_labels=len(LABELS))
-        )  # fmt: skip
+            UperNetConfig(
+                backbone_config=backbone,
+                hidden_size=16,
+                pool_scales=[1, 2],
+                use_auxiliary_head=False,
+                num_labels=len(LABELS),
+            )
+        )
         basis = np.random.default_rng(0).normal(size=(16, 3)).tolist()
         own["pca"] = {"mean": [0.0] * 16, "basis": basis, "low": [-1.0] * 3, "high": [1.0] * 3}
     model.eval()
@@ -128,7 +140,7 @@ def example(tmp_path, monkeypatch, photo) -> Path:
     return folder
 
 
-# ---- painting and saying ----------------------------------------------------------------------------------------------
+# ---- painting and saying ---------------------------------------------------------------------------------------------
 
 
 def quarters() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -188,9 +200,17 @@ def test_the_table_is_counted_from_the_pixels(seen, models):
 
 
 def test_names_of_classes_are_text_and_no_html(seen):
-    every = Seen(seen.picture, segmentation.Segmentation(
-        np.arange(6, dtype=np.uint8)[None], np.ones((1, 6), np.float32), np.ones((6, 1, 6), np.float16), LABELS,
-        seen.result.palette), 0.1)  # fmt: skip
+    every = Seen(
+        seen.picture,
+        segmentation.Segmentation(
+            np.arange(6, dtype=np.uint8)[None],
+            np.ones((1, 6), np.float32),
+            np.ones((6, 1, 6), np.float16),
+            LABELS,
+            seen.result.palette,
+        ),
+        0.1,
+    )
     legend = words.legend_html(every, ["face"])
     assert "plant &lt;b&gt;" in words.table_html(every) and "<b>" not in words.table_html(every)
     assert "plant &lt;b&gt;" in legend and "<b>" not in legend and legend.count('aria-pressed="false"') == 1
@@ -281,14 +301,20 @@ def test_files_are_named_after_models_without_their_folders():
     assert picture_page.file_stem("org/repo@main") == "repo-main" and picture_page.file_stem("../..") == "model"
 
 
-# ---- models that are not ours, or broken ------------------------------------------------------------------------------
+# ---- models that are not ours, or broken -----------------------------------------------------------------------------
 
 
 def test_a_segformer_folder_is_served(serve, photo, tmp_path):
     torch.manual_seed(0)
-    config = SegformerConfig(hidden_sizes=[8, 8, 16, 16], depths=[1, 1, 1, 1], num_attention_heads=[1, 1, 2, 2],
-                             decoder_hidden_size=16, num_labels=3, id2label={0: "road", 1: "sky", 2: "tree"},
-                             label2id={"road": 0, "sky": 1, "tree": 2})  # fmt: skip
+    config = SegformerConfig(
+        hidden_sizes=[8, 8, 16, 16],
+        depths=[1, 1, 1, 1],
+        num_attention_heads=[1, 1, 2, 2],
+        decoder_hidden_size=16,
+        num_labels=3,
+        id2label={0: "road", 1: "sky", 2: "tree"},
+        label2id={"road": 0, "sky": 1, "tree": 2},
+    )
     SegformerForSemanticSegmentation(config).save_pretrained(tmp_path)
     SegformerImageProcessor(size={"height": 64, "width": 64}).save_pretrained(tmp_path)
     [(name, model)] = app.load_models([str(tmp_path)]).items()
@@ -315,7 +341,7 @@ def test_a_broken_checkpoint_gives_a_page_that_names_the_cause(folders, models, 
     assert "no-such-variant" in text and str(tmp_path) in text and not page.query_selector("#segmentation-overlay")
 
 
-# ---- over HTTP --------------------------------------------------------------------------------------------------------
+# ---- over HTTP -------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -329,8 +355,15 @@ def test_the_api_gives_the_ids_that_predict_gives(address, models, photo):
     assert event == "complete" and mask["orig_name"] == "swin-mask.png" and np.array_equal(fetched(mask), result.ids)
     with Image.open(io.BytesIO(httpx.get(mask["url"]).content)) as image:
         assert image.mode == "P" and image.getpalette()[: 3 * len(LABELS)] == models["swin"].palette.ravel().tolist()
-    expected = paint.paint(np.asarray(pictures.read_picture(str(photo))), result.ids, result.confidence, result.palette, opacity=65,
-                         below=30, hidden=[0])  # fmt: skip
+    expected = paint.paint(
+        np.asarray(pictures.read_picture(str(photo))),
+        result.ids,
+        result.confidence,
+        result.palette,
+        opacity=65,
+        below=30,
+        hidden=[0],
+    )
     assert np.array_equal(fetched(painted), expected)
     assert said["model"] == "swin" and said["width"] == 60 and said["height"] == 44
     assert {each["id"] for each in said["classes"]} == set(np.unique(result.ids).tolist())
@@ -441,7 +474,7 @@ def test_a_large_picture_keeps_its_size(address, tmp_path):
     assert event == "complete" and fetched(mask).shape == (1500, 2500) and said["known_percent"] > 0
 
 
-# ---- in a browser -----------------------------------------------------------------------------------------------------
+# ---- in a browser ----------------------------------------------------------------------------------------------------
 
 
 def status_says(page, pattern: str) -> None:
@@ -455,7 +488,7 @@ def overlay_source(page) -> str:
 def changed(page, before: str) -> str:
     """The overlay's address once it is another than before."""
     page.wait_for_function(
-        "before => { const image = document.querySelector('#segmentation-overlay img'); return image && image.src !== before; }",
+        "before => { const it = document.querySelector('#segmentation-overlay img'); return it && it.src !== before; }",
         arg=before,
     )
     return overlay_source(page)

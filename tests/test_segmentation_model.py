@@ -103,7 +103,7 @@ def test_indexed_png_keeps_every_id(folders, tmp_path):
         np.testing.assert_array_equal(np.asarray(mask.convert("RGB")), found.palette[found.ids])
 
 
-# --- Tiles: a model that looks at single pixels has the same answer however a picture is cut ---------------------------
+# --- Tiles: a model that looks at single pixels has the same answer however a picture is cut --------------------------
 
 
 class Pixelwise(torch.nn.Module):

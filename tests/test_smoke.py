@@ -1,4 +1,4 @@
-"""Every training script on its tiny preset, end to end: killed, resumed, evaluated, exported, loaded by the stock class.
+"""Every training script on its tiny preset, end to end: killed, resumed, evaluated, exported, opened by stock classes.
 
 The scripts run as processes of their own, on the pictures in tests/data.
 """

@@ -1,4 +1,4 @@
-"""Spaces: built whole and no more, started away from the repository, called; their front matter; ZeroGPU, API and MCP."""
+"""Spaces: built whole and no more, started away from the repository, called; front matter; ZeroGPU, API and MCP."""
 
 import ast
 import asyncio
@@ -40,8 +40,8 @@ PULLED = "segmentation"  # the stem whose Space pulls its weights here; the othe
 
 pytestmark = pytest.mark.timeout(600)  # the first test that needs them waits for three Spaces to start
 
-# ZeroGPU's package as its documentation has it: a decorated function runs in a forked process, what goes in and comes out
-# is pickled, and away from there no model runs.
+# ZeroGPU's package as its documentation has it: a decorated function runs in a forked process, what goes in and comes
+# out is pickled, and away from there no model runs.
 ZERO_GPU = """
 import functools, inspect, multiprocessing, os
 import torch
@@ -112,9 +112,11 @@ def hub(tiny):
     with loopback_hub() as hub:
         folder = Path(tiny[PULLED])
         hub.create("org/tiny")
-        hub.commit("org/tiny", {name: (folder / name).read_bytes() for name in packing.files_to_push(folder)} | {
-            "README.md": b"---\nlicense: mit\ndatasets: [org/masks]\nlibrary_name: transformers\n---\n# Tiny\n"
-        })  # fmt: skip
+        hub.commit(
+            "org/tiny",
+            {name: (folder / name).read_bytes() for name in packing.files_to_push(folder)}
+            | {"README.md": b"---\nlicense: mit\ndatasets: [org/masks]\nlibrary_name: transformers\n---\n# Tiny\n"},
+        )
         yield hub
 
 
@@ -137,8 +139,8 @@ def built(tiny, hub, tmp_path_factory):
 def running(built, hub, tmp_path_factory):
     """{stem: address}: the gallery, the Space that pulls, and those of pages that are not in the gallery, side by side.
 
-    Each runs in a clean process, the gallery and the one that pulls on ZeroGPU's stand-in; `running.gpu_log` says what went
-    there.
+    Each runs in a clean process, the gallery and the one that pulls on ZeroGPU's stand-in; `running.gpu_log` says what
+    went there.
     """
     beside = tmp_path_factory.mktemp("zero_gpu")
     (beside / "spaces").mkdir()
@@ -174,15 +176,19 @@ def command(hub, home, *arguments: str) -> subprocess.CompletedProcess:
     """`python spaces/build.py …` in a process whose Hub is this one."""
     return subprocess.run(
         [sys.executable, str(ROOT / "spaces" / "build.py"), *arguments],
-        env=hub.environment(home / "hf"), cwd=home, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
+        env=hub.environment(home / "hf"),
+        cwd=home,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
 
 
 def front_matter(folder: Path) -> dict:
     return build.split((folder / "README.md").read_text())[0]
 
 
-# ---- what is in a Space -----------------------------------------------------------------------------------------------
+# ---- what is in a Space ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("stem", [*STEMS, build.GALLERY])
@@ -293,7 +299,7 @@ def test_unsound_and_missing_models_are_refused_by_name(tmp_path):
     assert not (tmp_path / "out").exists() and not (tmp_path / "out.tmp").exists()
 
 
-# ---- front matter -----------------------------------------------------------------------------------------------------
+# ---- front matter ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("stem", [*STEMS, build.GALLERY])
@@ -328,14 +334,20 @@ def test_pulled_model_is_pinned_preloaded_and_described(built, hub):
 
 @pytest.mark.parametrize(
     ("licenses", "wanted"),
-    [(set(), "apache-2.0"), ({"mit"}, "apache-2.0"), ({"cc-by-4.0", "mit"}, "cc-by-4.0"),
-     ({"cc-by-4.0", "cc-by-sa-4.0"}, "cc-by-sa-4.0"), ({"cc-by-nc-4.0"}, "other"), ({"unknown"}, "other")],
-)  # fmt: skip
+    [
+        (set(), "apache-2.0"),
+        ({"mit"}, "apache-2.0"),
+        ({"cc-by-4.0", "mit"}, "cc-by-4.0"),
+        ({"cc-by-4.0", "cc-by-sa-4.0"}, "cc-by-sa-4.0"),
+        ({"cc-by-nc-4.0"}, "other"),
+        ({"unknown"}, "other"),
+    ],
+)
 def test_licence_of_a_space_is_the_most_demanding(licenses, wanted):
     assert build.space_license(licenses) == wanted
 
 
-# ---- a Space that runs ------------------------------------------------------------------------------------------------
+# ---- a Space that runs -----------------------------------------------------------------------------------------------
 
 
 def test_every_page_is_up_elsewhere_with_its_models(built, running):
@@ -397,7 +409,7 @@ def test_the_check_notices_a_space_that_reaches_out(tmp_path):
             pass
 
 
-# ---- ZeroGPU and SYSTEM=spaces ------------------------------------------------------------------------------------------
+# ---- ZeroGPU and SYSTEM=spaces ---------------------------------------------------------------------------------------
 
 
 def test_on_zero_gpu_models_run_in_decorated_handlers_alone(built, running):
@@ -511,7 +523,7 @@ def test_the_trap_is_there_in_the_repository_and_not_in_a_space(built):
     assert not [folder for folder in built.values() if (folder / "spaces").exists()]
 
 
-# ---- to the Hub -------------------------------------------------------------------------------------------------------
+# ---- to the Hub ------------------------------------------------------------------------------------------------------
 
 
 def test_a_space_is_pushed_whole_and_once(hub, tmp_path):
@@ -551,7 +563,7 @@ def test_a_refused_creation_is_explained_in_words(hub, built, monkeypatch, statu
     assert "spaces/org/refused" not in hub.repos and (tmp_path / "ddpm" / "app.py").is_file(), "the folder is kept"
 
 
-# ---- the API and MCP ----------------------------------------------------------------------------------------------------
+# ---- the API and MCP -------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

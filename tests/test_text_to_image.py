@@ -81,7 +81,7 @@ def losses(source, parts, steps=3, **changes) -> list[float]:
     return values
 
 
-# ---- data and cache ------------------------------------------------------------------------------------------------------
+# ---- data and cache --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("flip", [False, True])
@@ -177,7 +177,7 @@ def test_captions_of_somebody_elses_folder(tmp_path):
     assert selection.captions == [["picture 0"], ["picture 1"], ["picture 2"]] and selection.prompts[1] == "picture 1"
 
 
-# ---- loss ----------------------------------------------------------------------------------------------------------------
+# ---- loss ------------------------------------------------------------------------------------------------------------
 
 
 def test_zero_terminal_snr_ends_in_noise_alone_and_draws(parts, tmp_path):
@@ -203,7 +203,7 @@ def losses_of(run_dir) -> list[float]:
     return [row["loss"] for row in rows if "loss" in row]
 
 
-# ---- what is written -----------------------------------------------------------------------------------------------------
+# ---- what is written -------------------------------------------------------------------------------------------------
 
 
 def test_a_stock_folder_is_tuned_and_stays_stock(parts, tmp_path):
@@ -230,8 +230,8 @@ def test_a_stock_folder_is_tuned_and_stays_stock(parts, tmp_path):
 
 
 def test_a_lora_opens_in_the_stock_pipeline_and_changes_the_picture(parts, tmp_path):
-    run(tmp_path / "run", "--pretrained_model_name_or_path", parts["sd"], "--lora_rank", "4", "--learning_rate", "0.1",
-        "--ema_decay", "0")  # fmt: skip
+    flags = "--lora_rank 4 --learning_rate 0.1 --ema_decay 0".split()
+    run(tmp_path / "run", "--pretrained_model_name_or_path", parts["sd"], *flags)
     export = tmp_path / "run" / "export"
     tensors = load_file(export / script.model.LORA_FILE)
     assert tensors and all("lora" in key and min(value.shape) <= 4 for key, value in tensors.items())
@@ -273,7 +273,7 @@ def test_flags_that_make_no_sense_are_refused(tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
-# ---- evaluation ----------------------------------------------------------------------------------------------------------
+# ---- evaluation ------------------------------------------------------------------------------------------------------
 
 
 def test_strata_are_the_same_in_every_evaluation(source, parts):

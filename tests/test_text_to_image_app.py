@@ -19,9 +19,16 @@ from apps.text_to_image.desk import Desk
 from hub_models import store, text_to_image
 
 GOOD = {
-    "prompt": "a red apple", "negative": "", "count": 1, "seed": "3", "steps": 4, "guidance": 2.0, "sampler": "DDIM",
-    "picture": None, "strength": 0.6,
-}  # fmt: skip
+    "prompt": "a red apple",
+    "negative": "",
+    "count": 1,
+    "seed": "3",
+    "steps": 4,
+    "guidance": 2.0,
+    "sampler": "DDIM",
+    "picture": None,
+    "strength": 0.6,
+}
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +87,7 @@ def altered(source, path, *, receipt=None, pixel=None, text=None):
     return path
 
 
-# ---- in a browser -----------------------------------------------------------------------------------------------------
+# ---- in a browser ----------------------------------------------------------------------------------------------------
 
 
 def set_number(page, label, value):
@@ -220,7 +227,7 @@ def test_models_that_cannot_be_loaded_leave_a_page_that_names_the_cause(serve, p
     text = page.inner_text("body")
     assert "moon" in text and str(tmp_path) in text and not page.query_selector(SHEET)
 
-    # The rest of the page serves what did load; another model brings its own fields, and no preview where it has no map.
+    # The rest of the page serves what did load; another model brings its own fields, no preview where it has no map.
     page.set_viewport_size({"width": 390, "height": 844})
     page.goto(serve(app.build({"moon": models["moon"], "tiny": model, "foreign": foreign})))
     page.wait_for_selector("[role=alert]")
@@ -233,7 +240,7 @@ def test_models_that_cannot_be_loaded_leave_a_page_that_names_the_cause(serve, p
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
 
-# ---- through the API --------------------------------------------------------------------------------------------------
+# ---- through the API -------------------------------------------------------------------------------------------------
 
 
 def test_the_api_draws_reads_and_verifies(serve, model, tmp_path):
@@ -254,10 +261,19 @@ def test_the_api_draws_reads_and_verifies(serve, model, tmp_path):
     assert np.abs(np.asarray(Image.open(second)).astype(int) - alone).max() <= 1
 
     found = client.predict(handle_file(second), "tiny", api_name="/text_to_image_settings")
-    assert found["settings"] == {
-        "prompt": "a red apple", "negative_prompt": "", "num_inference_steps": 3, "guidance_scale": 2.0,
-        "sampler": "dpm++", "seed": "0",
-    } and found["weights_here"] and found["problems"] == []  # fmt: skip
+    assert (
+        found["settings"]
+        == {
+            "prompt": "a red apple",
+            "negative_prompt": "",
+            "num_inference_steps": 3,
+            "guidance_scale": 2.0,
+            "sampler": "dpm++",
+            "seed": "0",
+        }
+        and found["weights_here"]
+        and found["problems"] == []
+    )
     verdict = client.predict(handle_file(second), None, "tiny", api_name="/text_to_image_verify")
     assert verdict["verdict"] in ("identical", "within 1/255") and verdict["fields"] == []
 
@@ -272,7 +288,7 @@ def test_the_api_draws_reads_and_verifies(serve, model, tmp_path):
         client.predict(seed="0", api_name="/text_to_image_draw", **(order | {"prompt": "x" * 2001}))
 
 
-# ---- bad input --------------------------------------------------------------------------------------------------------
+# ---- bad input -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -380,7 +396,7 @@ def test_words_of_others_are_text_in_the_page_and_never_markup(model, drawn, tmp
     assert not [page for page in pages if "<img src=x" in page]
 
 
-# ---- receipts ---------------------------------------------------------------------------------------------------------
+# ---- receipts --------------------------------------------------------------------------------------------------------
 
 
 def judged(path, model, start=None):
@@ -443,7 +459,8 @@ def test_other_programs_text_restores_and_verifies_too(model, drawn, tmp_path):
     text = pictures.read_png_text(drawn)["parameters"]
     verdict, found = judged(altered(drawn, tmp_path / "a.png", text={"parameters": text}), model)
     assert verdict.state == "identical" and verdict.fields == () and found.settings["seed"] == 3
-    theirs = "a cat\nNegative prompt: dog\nSteps: 20, Sampler: Euler a, CFG scale: 7, Seed: 5, Size: 512x512, Model hash: abcdef0123"
+    theirs = "a cat\nNegative prompt: dog\nSteps: 20, Sampler: Euler a, CFG scale: 7, Seed: 5, Size: 512x512, "
+    theirs += "Model hash: abcdef0123"
     found = Desk({"tiny": model}).read(altered(drawn, tmp_path / "b.png", text={"parameters": theirs}), "tiny")
     assert found.settings["prompt"] == "a cat" and found.settings["num_inference_steps"] == 20 and not found.here
     said = " ".join(found.problems)
@@ -470,10 +487,19 @@ def test_no_or_a_broken_receipt_is_said_in_words(model, drawn, tmp_path, text, w
 
 @pytest.mark.parametrize(
     "change",
-    [{"seed": "x"}, {"seed": None}, {"num_inference_steps": 10**9}, {"guidance_scale": "2"}, {"sampler": ["ddim"]},
-     {"prompt": "x" * 3000}, {"negative_prompt": 5}, {"strength": "much"}, {"seed": float("inf")},
-     {"guidance_scale": 10**400}],
-)  # fmt: skip
+    [
+        {"seed": "x"},
+        {"seed": None},
+        {"num_inference_steps": 10**9},
+        {"guidance_scale": "2"},
+        {"sampler": ["ddim"]},
+        {"prompt": "x" * 3000},
+        {"negative_prompt": 5},
+        {"strength": "much"},
+        {"seed": float("inf")},
+        {"guidance_scale": 10**400},
+    ],
+)
 def test_a_receipt_with_nonsense_in_a_field_restores_the_rest(model, drawn, tmp_path, change):
     path = altered(drawn, tmp_path / "x.png", receipt=change)
     found = Desk({"tiny": model}).read(path, "tiny")

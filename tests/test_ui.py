@@ -1,4 +1,4 @@
-"""The one picture intake and the checks of parameters, called directly. tests/test_classifier.py sends the same over HTTP."""
+"""The one picture intake and the checks of parameters, called directly. tests/test_classifier.py sends it over HTTP."""
 
 import inspect
 import io
@@ -72,7 +72,7 @@ class PeakMemory:
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
 
 
-# ---- rows of unreadable pictures: each refused with its reason ----------------------------------------------------------
+# ---- rows of unreadable pictures: each refused with its reason -------------------------------------------------------
 
 
 def encoded(format: str) -> bytes:
@@ -161,7 +161,7 @@ def test_names_in_messages_are_escaped(tmp_path):
     assert "<img" not in caught.value.message and "&lt;img" in caught.value.message
 
 
-# ---- rows of readable pictures: each arrives as upright RGB -------------------------------------------------------------
+# ---- rows of readable pictures: each arrives as upright RGB ----------------------------------------------------------
 
 
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"])
@@ -254,7 +254,7 @@ def test_sixteen_megapixels_pass(tmp_path):
     assert pictures.read_picture(write(tmp_path, "large.png", bomb(4_000))).size == (4_000, 4_000)
 
 
-# ---- parameters ---------------------------------------------------------------------------------------------------------
+# ---- parameters ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("value", [0, 11, -1, math.nan, math.inf, -math.inf, "5", None, True, [5], {}, 1e9, 10**400])
@@ -290,7 +290,7 @@ def test_choices_are_closed():
             values.choice(wrong, "Sampler", ["a", "b"])
 
 
-# ---- text in pictures ---------------------------------------------------------------------------------------------------
+# ---- text in pictures ------------------------------------------------------------------------------------------------
 
 
 def test_png_text_survives_the_way_through_an_output_box(tmp_path):
@@ -320,7 +320,7 @@ def test_facts_of_somebodys_file_can_be_sent():
     assert text.encode() and "&lt;b&gt;" in text
 
 
-# ---- events -------------------------------------------------------------------------------------------------------------
+# ---- events ----------------------------------------------------------------------------------------------------------
 
 
 def test_handlers_answer_by_component_and_what_they_leave_out_stays():

@@ -28,8 +28,15 @@ DDPM = {"labels": ["face"], "count": 1, "seed": 3, "steps": 2, "guidance": 1.0, 
 def tiny_ddpm() -> ddpm.DDPM:
     torch.manual_seed(0)
     scheduler = DDPMScheduler(num_train_timesteps=300, prediction_type="v_prediction", timestep_spacing="trailing")
-    return ddpm.DDPM(tiny_models.unet(classes=4), scheduler, label_names=("face", "food", "flag"), null_label=3, guidance_scale=2.0, name="tiny",
-                     weights_sha256="0" * 64)  # fmt: skip
+    return ddpm.DDPM(
+        tiny_models.unet(classes=4),
+        scheduler,
+        label_names=("face", "food", "flag"),
+        null_label=3,
+        guidance_scale=2.0,
+        name="tiny",
+        weights_sha256="0" * 64,
+    )
 
 
 def models(folder: Path) -> dict[str, dict]:

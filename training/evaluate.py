@@ -31,8 +31,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     folder = store.resolve(args.stem, args.model)
     dataset = args.dataset or trained_on(folder)
     measured = script.evaluate_checkpoint(args.model, dataset)
-    results = {"stem": args.stem, "model": Path(args.model).name, "dataset": dataset,
-               "seconds": round(time.perf_counter() - began, 1)} | measured.as_json()  # fmt: skip
+    seconds = round(time.perf_counter() - began, 1)
+    results = {"stem": args.stem, "model": Path(args.model).name, "dataset": dataset, "seconds": seconds}
+    results |= measured.as_json()
     print(table(results))
     output = args.output or Path("build/results") / f"{args.stem}-{Path(args.model).name}.json"
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -56,8 +57,10 @@ def table(results: dict) -> str:
     """The metrics of a results.json as aligned text, the baseline beside where it has the same name."""
     baseline = results.get("baseline", {})
     width = max(map(len, results["metrics"]), default=0)
-    lines = [f"{results['stem']} {results['model']} on {results['dataset']} ({results['seconds']} s)",
-             f"{'':{width}}  {'measured':>10}  {results.get('baseline_name', '') if baseline else ''}"]  # fmt: skip
+    lines = [
+        f"{results['stem']} {results['model']} on {results['dataset']} ({results['seconds']} s)",
+        f"{'':{width}}  {'measured':>10}  {results.get('baseline_name', '') if baseline else ''}",
+    ]
     for name, value in results["metrics"].items():
         other = f"{baseline[name]:>10.4g}" if name in baseline else ""
         lines.append(f"{name:{width}}  {value:>10.4g}  {other}".rstrip())

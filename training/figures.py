@@ -77,7 +77,7 @@ def segmentations(
     for number, (picture, truth, ids) in enumerate(zip(pictures, truths, found, strict=True)):
         left, top = gap + number % columns * (3 * tile + 4 * gap), gap + number // columns * (tile + gap)
         scale = tile / max(picture.size)
-        size = tuple(max(1, round(side * scale)) for side in picture.size)
+        size = [max(1, round(side * scale)) for side in picture.size]
         shown = [picture.convert("RGB").resize(size, Image.Resampling.BICUBIC)]
         shown += [Image.fromarray(colours[part]).resize(size, Image.Resampling.NEAREST) for part in (truth, ids)]
         for place, part in enumerate(shown):

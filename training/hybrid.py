@@ -13,15 +13,19 @@ Letters: B pictures, R side in pixels, C channels, h × w places of a map, S = 1
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from timm.data import resolve_model_data_config
 from torch import nn
-from transformers import DPTConfig, DPTModel, PreTrainedModel, TimmBackboneConfig
+from transformers import DPTConfig, DPTModel, TimmBackboneConfig
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from hub_models import classifier, store
 from training import publish
+
+Tower = Any  # a hybrid DPTModel, or what a model has for an encoder where that is one
+Backbone = Any  # its model of timm, built like an EfficientNet
 
 STRIDE = 32  # of the map that the ViT layers see
 LATE_STRIDE = 16  # up to the last map of this stride nothing of the backbone learns, where maps are made beforehand
@@ -50,11 +54,11 @@ def hybrid_tower(folder: Path, side_px: int, **args) -> DPTModel:
     cells = side_px // STRIDE
     config = DPTConfig(
         is_hybrid=True, image_size=side_px, patch_size=STRIDE, layer_norm_eps=1e-6,
-        backbone_config=TimmBackboneConfig(backbone=kind, out_indices=[last - 2, last - 1, last]),
+        backbone_config=TimmBackboneConfig.from_dict({"backbone": kind, "out_indices": [last - 2, last - 1, last]}),
         backbone_featmap_shape=[1, info[last]["num_chs"], cells, cells], **args,
     )  # fmt: skip
     tower = DPTModel(config)
-    backbone = tower.embeddings.backbone._backbone
+    backbone = backbone_of(tower)
     missing = backbone.load_state_dict(trained.state_dict(), strict=False).missing_keys
     if missing:
         raise SystemExit(f"--tower_name_or_path {folder}: its weights lack {missing[0]} of {kind}")
@@ -90,12 +94,12 @@ def is_hybrid(tower: nn.Module) -> bool:
     return isinstance(tower, DPTModel) and tower.config.is_hybrid
 
 
-def backbone_of(tower: DPTModel) -> nn.Module:
+def backbone_of(tower: Tower) -> Backbone:
     """The model of timm in a hybrid."""
     return tower.embeddings.backbone._backbone
 
 
-def trained_part(tower: PreTrainedModel) -> nn.Module:
+def trained_part(tower: Tower) -> nn.Module:
     """What of a tower comes trained: all of it, of a hybrid the backbone."""
     return tower.embeddings.backbone if is_hybrid(tower) else tower
 
@@ -107,19 +111,19 @@ def keep_statistics(module: nn.Module) -> None:
             part.eval()
 
 
-def fix(tower: DPTModel, *, late: bool) -> None:
+def fix(tower: Tower, *, late: bool) -> None:
     """Take from training what comes before the maps, and with `late` the rest of the backbone, too."""
     backbone = backbone_of(tower)
     backbone.requires_grad_(not late)
     EarlyStages(backbone).requires_grad_(False)
 
 
-def _late(backbone: nn.Module) -> int:
+def _late(backbone: Backbone) -> int:
     """How many stages come before those that may learn."""
     return max(entry["stage"] for entry in backbone.feature_info.info if entry["reduction"] == LATE_STRIDE)
 
 
-def early_state(backbone: nn.Module) -> dict[str, torch.Tensor]:
+def early_state(backbone: Backbone) -> dict[str, torch.Tensor]:
     """The weights and statistics of what `EarlyStages` runs through, by name."""
     late = tuple(f"blocks.{stage}." for stage in range(_late(backbone), len(backbone.blocks)))
     return {name: value for name, value in backbone.state_dict().items() if not name.startswith(late)}
@@ -128,7 +132,7 @@ def early_state(backbone: nn.Module) -> dict[str, torch.Tensor]:
 class EarlyStages(nn.Module):
     """What the first stages make of pictures (B, 3, R, R): the last map at stride 16, (B, C, R / 16, R / 16)."""
 
-    def __init__(self, backbone: nn.Module):
+    def __init__(self, backbone: Backbone):
         super().__init__()
         self.stem, self.norm, self.stages = backbone.conv_stem, backbone.bn1, backbone.blocks[: _late(backbone)]
 
@@ -136,14 +140,14 @@ class EarlyStages(nn.Module):
         return self.stages(self.norm(self.stem(pixels)))
 
 
-def late_map(backbone: nn.Module, maps: torch.Tensor) -> torch.Tensor:
+def late_map(backbone: Backbone, maps: torch.Tensor) -> torch.Tensor:
     """The backbone's last map, from `EarlyStages`."""
     for stage in backbone.blocks[_late(backbone) :]:
         maps = stage(maps)
     return maps
 
 
-def tower_from_maps(tower: DPTModel, maps: torch.Tensor, *, frozen: bool = False) -> BaseModelOutputWithPooling:
+def tower_from_maps(tower: Tower, maps: torch.Tensor, *, frozen: bool = False) -> BaseModelOutputWithPooling:
     """What the tower says of pictures, from their `EarlyStages`; frozen: its backbone gets no gradient."""
     embeddings = tower.embeddings
     with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):

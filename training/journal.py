@@ -86,8 +86,8 @@ class Journal:
 
     def bar(self, progress: Progress) -> tqdm:
         """A progress bar over the steps, at the one that is done; on a terminal and in the first process."""
-        return tqdm(total=self.cfg.max_train_steps, initial=progress.step, unit="step",
-                    disable=not self.main or None, dynamic_ncols=True)  # fmt: skip
+        most, silent = self.cfg.max_train_steps, not self.main or None
+        return tqdm(total=most, initial=progress.step, unit="step", disable=silent, dynamic_ncols=True)
 
     def note(self, step: int, numbers: dict[str, float], *, show: bool = False) -> None:
         """A line of metrics.jsonl, for the trackers too, and with `show` for the terminal."""
@@ -106,8 +106,8 @@ class Journal:
         speed = steps * whole / max(seconds, 1e-9)
         keys = dict.fromkeys(key for numbers in progress.window for key in numbers)
         means = {key: float(np.mean([n[key] for n in progress.window if key in n])) for key in keys}
-        now = {"skipped_steps": progress.skipped, "images_per_second": round(speed, 2),
-               "seconds": round(progress.seconds, 1)}  # fmt: skip
+        now = {"skipped_steps": progress.skipped, "images_per_second": round(speed, 2)}
+        now["seconds"] = round(progress.seconds, 1)
         self.note(progress.step, means | rates | now)
         bar.set_postfix_str(f"loss {means.get('loss', math.nan):.4f}, {speed:.1f} images/s")
         self.logged_step, self.logged_seconds, progress.window = progress.step, progress.seconds, []

@@ -23,6 +23,7 @@ from training.task import Results
 
 COMMIT = "06bd8df608f7564d783cb46b1f2315b23af0d3b4"
 FOLDER = ROOT / "build" / "judges"
+Pictures = Sequence[np.ndarray] | np.ndarray  # uint8 (R, R, 3) each
 BEAMS = 5
 # {stem: (variant, {file: its sha256 at COMMIT, and where it differs with the world of today, which no answer reads})}
 KEPT: dict[str, tuple[str, dict[str, tuple[str, ...]]]] = {
@@ -66,7 +67,7 @@ class Judges:
         return {stem: getattr(self, field).weights_sha256[:12]
                 for stem, field in (("captioning", "captioner"), ("classifier", "classifier"))}  # fmt: skip
 
-    def scores(self, pictures: Sequence[np.ndarray], names: Sequence[str], classes: Sequence[str]) -> dict[str, float]:
+    def scores(self, pictures: Pictures, names: Sequence[str], classes: Sequence[str]) -> dict[str, float]:
         """Shares of pictures that are taken for what was asked for.
 
         named_first: the greedy caption says the name. named_top5: one of five beams does. classed: the classifier's
@@ -83,12 +84,12 @@ class Judges:
             "classed": _share(said == asked for said, asked in zip(self.classes(pictures), classes, strict=True)),
         }
 
-    def classes(self, pictures: Sequence[np.ndarray]) -> list[str]:
+    def classes(self, pictures: Pictures) -> list[str]:
         """The classifier's first class of each picture."""
         rows = metrics.in_batches(self.classifier.logits, pictures).argmax(1)
         return [self.classifier.label_names[row] for row in rows]
 
-    def classes_by_name(self, pictures: Sequence[np.ndarray], of: Mapping[str, str]) -> list[str | None]:
+    def classes_by_name(self, pictures: Pictures, of: Mapping[str, str]) -> list[str | None]:
         """The class of what the captioner names first in each picture; of: {`core` of a name: its class}."""
         said = self.captioner.caption_all([Image.fromarray(picture) for picture in pictures])
         return [of.get(core(best[0].text.split(",")[0])) for best in said]
@@ -149,7 +150,7 @@ def altered(stem: str, folder: Path) -> list[str]:
 
 
 def fetch(stem: str, folder: Path) -> None:
-    """Write a judge's files as they are at COMMIT into a folder. Raises store.CheckpointError where git has them not."""
+    """Write a judge's files as they are at COMMIT into a folder. Raises store.CheckpointError where git lacks them."""
     name, files = KEPT[stem]
     content = {}
     for file in files:

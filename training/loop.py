@@ -8,7 +8,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -125,8 +125,8 @@ def plain_attention(model: torch.nn.Module) -> None:
     Without a GPU a step in bf16 then takes 0.65 (a Swin with windows of 4) or 0.6 (a ViT) of the time. It isn't saved.
     """
     for part in model.modules():
-        if hasattr(part, "set_attn_implementation"):
-            part.set_attn_implementation("eager")
+        if attend_by := getattr(part, "set_attn_implementation", None):
+            attend_by("eager")
 
 
 def start_or_resume(team: Sequence[Learner], order: Order, journal: Journal) -> Progress:
@@ -192,8 +192,11 @@ def measure_a_step(team: Sequence[Learner], order: Order, journal: Journal) -> N
     seconds = (time.perf_counter() - began) * order.cfg.gradient_accumulation_steps
     _restore(buffers)
     ends = time.strftime("%Y-%m-%d %H:%M", time.localtime(time.time() + seconds * order.cfg.max_train_steps))
-    peak = (torch.cuda.max_memory_allocated() if order.device.type == "cuda"
-            else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)  # fmt: skip
+    peak = (
+        torch.cuda.max_memory_allocated()
+        if order.device.type == "cuda"
+        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    )
     parameters = sum(p.numel() for learner in team for p in learner.bare.parameters())
     journal.say(
         f"{parameters / 1e6:.2f}M parameters, {len(order.samples)} samples, {order.whole} per step on "
@@ -217,8 +220,9 @@ def try_export(export: Export | None, model: torch.nn.Module, journal: Journal, 
 Skipped = tuple[Learner, float, float]  # who sat a turn out, its loss and gradient norm
 
 
-def one_step(team: Sequence[Learner], batches: Iterator, order: Order, accelerator: Accelerator, step: int,
-             stop: "Stop") -> tuple[dict[str, float], list[Skipped]]:  # fmt: skip
+def one_step(
+    team: Sequence[Learner], batches: Iterator, order: Order, accelerator: Accelerator, step: int, stop: "Stop"
+) -> tuple[dict[str, float], list[Skipped]]:
     """The numbers of one optimiser step of each player, all on the same A batches.
 
     Who meets a non-finite loss or gradient sits its turn out, and is named in the second list.
@@ -244,8 +248,9 @@ def one_step(team: Sequence[Learner], batches: Iterator, order: Order, accelerat
     return numbers, skipped
 
 
-def gradients(learner: Learner, batches: Sequence[Any], order: Order, accelerator: Accelerator,
-              step: int) -> tuple[torch.Tensor, dict[str, Any]]:  # fmt: skip
+def gradients(
+    learner: Learner, batches: Sequence[Any], order: Order, accelerator: Accelerator, step: int
+) -> tuple[torch.Tensor, dict[str, Any]]:
     """The mean loss over the A batches of a step, whose gradient the learner has then, and the last one's numbers."""
     parts, total, numbers = len(batches), torch.zeros((), device=order.device), {}
     for part, batch in enumerate(batches):
@@ -259,8 +264,9 @@ def gradients(learner: Learner, batches: Sequence[Any], order: Order, accelerato
     return total, numbers
 
 
-def tell_each_other(accelerator: Accelerator, loss: torch.Tensor, norm: torch.Tensor,
-                    stop: "Stop") -> tuple[float, float, bool]:  # fmt: skip
+def tell_each_other(
+    accelerator: Accelerator, loss: torch.Tensor, norm: torch.Tensor, stop: "Stop"
+) -> tuple[float, float, bool]:
     """Mean loss and worst gradient norm over all processes, and whether all are finite; a signal to one is to all."""
     here = [loss.float(), norm.float().to(loss.device), torch.tensor(float(stop.received or 0), device=loss.device)]
     seen = accelerator.gather(torch.stack(here)[None])  # (W, 3): the one collective of a player's turn
@@ -297,8 +303,9 @@ def _restore(buffers: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
 # --- every so many steps -------------------------------------------------------------------------------------------
 
 
-def validate(team: Sequence[Learner], journal: Journal, step: int, evaluate: Evaluate | None,
-             draw_samples: DrawSamples | None) -> None:  # fmt: skip
+def validate(
+    team: Sequence[Learner], journal: Journal, step: int, evaluate: Evaluate | None, draw_samples: DrawSamples | None
+) -> None:
     """Note what the averaged weights score, and draw a picture of what they do; in the first process."""
     if journal.main and evaluate:
         with ema_weights(team) as model:
@@ -340,7 +347,7 @@ class Stop:
 
 
 @contextlib.contextmanager
-def stop_signals(world: int) -> Iterator[Stop]:
+def stop_signals(world: int) -> Generator[Stop]:
     """SIGTERM and SIGINT go to the Stop for the time of the block (main thread only, as Python has it)."""
     stop = Stop(world)
     if threading.current_thread() is not threading.main_thread():

@@ -199,8 +199,8 @@ def ssim(pictures: np.ndarray, references: np.ndarray) -> np.ndarray:
 
     pictures, references = _pictures(pictures, references)
     settings = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
-    return np.array([structural_similarity(a, b, channel_axis=-1, data_range=255, **settings)
-                     for a, b in zip(pictures, references, strict=True)])  # fmt: skip
+    pairs = zip(pictures, references, strict=True)
+    return np.array([structural_similarity(a, b, channel_axis=-1, data_range=255, **settings) for a, b in pairs])
 
 
 def fit_patch_pca(pictures: np.ndarray, patch_px: int, components: int) -> tuple[np.ndarray, np.ndarray]:
@@ -211,7 +211,7 @@ def fit_patch_pca(pictures: np.ndarray, patch_px: int, components: int) -> tuple
     """
     if not 1 <= components <= 3 * patch_px**2:
         raise ValueError(f"patches of {patch_px} px have 1 to {3 * patch_px**2} components, asked for {components}")
-    total, products, count = 0.0, 0.0, 0
+    total, products, count = np.zeros(()), np.zeros(()), 0
     for start in range(0, len(pictures), 64):
         rows = _patches(pictures[start : start + 64], patch_px) - 127.5  # near 0: float32 products are exact enough
         total, count = total + rows.sum(axis=0, dtype=np.float64), count + len(rows)
@@ -494,5 +494,5 @@ def bleu4(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> flo
     if not candidates or len(candidates) != len(references) or not all(references):
         raise ValueError(f"need references for each of N > 0 candidates; got {len(candidates)}, {len(references)}")
     most = max(map(len, references))
-    columns = [[texts[k] if k < len(texts) else None for texts in references] for k in range(most)]
+    columns: list = [[texts[k] if k < len(texts) else None for texts in references] for k in range(most)]
     return BLEU(lowercase=True).corpus_score(list(candidates), columns).score

@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,7 +72,7 @@ def create_optimizer(groups: list[dict], cfg: TrainConfig) -> torch.optim.Optimi
     """AdamW or Muon, as --optimizer says; Muon multiplies in bf16 where the run does."""
     for group in groups:
         group.setdefault("lr_scale", 1.0)
-    settings = {"lr": cfg.learning_rate, "betas": (cfg.adam_beta1, cfg.adam_beta2)}
+    settings: dict = {"lr": cfg.learning_rate, "betas": (cfg.adam_beta1, cfg.adam_beta2)}
     if cfg.optimizer == "muon":
         return Muon(groups, dtype=torch.float32 if cfg.mixed_precision == "no" else torch.bfloat16, **settings)
     return torch.optim.AdamW(groups, **settings)
@@ -150,7 +150,7 @@ def rates_of(team: Sequence[Learner], step: int) -> dict[str, float]:
 
 
 @contextlib.contextmanager
-def alone(learner: Learner, team: Sequence[Learner]) -> Iterator[None]:
+def alone(learner: Learner, team: Sequence[Learner]) -> Generator[None]:
     """For the time of the block only the weights of this learner get gradients."""
     own = {id(p) for p in learner.bare.parameters()}
     others = [p for other in team for p in other.bare.parameters() if p.requires_grad and id(p) not in own]
@@ -164,7 +164,7 @@ def alone(learner: Learner, team: Sequence[Learner]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def ema_weights(team: Sequence[Learner]) -> Iterator[torch.nn.Module]:
+def ema_weights(team: Sequence[Learner]) -> Generator[torch.nn.Module]:
     """The first of the team in eval mode; all of them with averaged weights in place of their own, for the block."""
     training = [learner.bare.training for learner in team]
     for learner in team:

@@ -78,10 +78,10 @@ class _Draws(Dataset):
     def __init__(self, samples: Samples, seed: int):
         self.samples, self.seed = samples, seed
 
-    def __getitem__(self, key: tuple[int, int, int]) -> dict[str, Any]:
-        step, position, index = key
+    def __getitem__(self, index: tuple[int, int, int]) -> dict[str, Any]:
+        step, position, which = index
         draw = torch.Generator().manual_seed(draw_seed("sample", self.seed, step, position))
-        return self.samples.sample(index, draw)
+        return self.samples.sample(which, draw)
 
 
 @dataclass(frozen=True)
@@ -127,8 +127,10 @@ class Order:
 
     def on_device(self, batch: dict[str, Any]) -> dict[str, Any]:
         """The batch with its tensors where the model is."""
-        return {key: value.to(self.device, non_blocking=True) if torch.is_tensor(value) else value
-                for key, value in batch.items()}  # fmt: skip
+        return {
+            key: value.to(self.device, non_blocking=True) if torch.is_tensor(value) else value
+            for key, value in batch.items()
+        }
 
     def seed_draws(self, number: int, player: int = 0) -> None:
         """Seed the global generators of random, numpy and torch for forward pass `number` of a player."""

@@ -16,7 +16,7 @@ import shlex
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -132,7 +132,7 @@ def base_license(stem: str, base: str) -> str | None:
 
 
 def _only(stated: object) -> str | None:
-    return licences.AND.join(map(str, stated)) if isinstance(stated, list) else stated and str(stated)
+    return licences.AND.join(map(str, stated)) if isinstance(stated, list) else str(stated or "") or None
 
 
 def license_of(licenses: Sequence[str]) -> str | None:
@@ -182,7 +182,7 @@ def command_line(stem: str, argv: Sequence[str] | None = None) -> str:
 
 
 @contextmanager
-def staged(folder: Path, repo_id: str, settled: dict | None = None) -> Iterator[Path]:
+def staged(folder: Path, repo_id: str, settled: dict | None = None) -> Generator[Path]:
     """A folder with what is pushed of an export, its card written for this repository; removed afterwards.
 
     settled: what was decided about the licence. Raises LicenseError, PushError where there are links.
@@ -302,8 +302,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         store.verify(target, manifest_required=True)
         print(f"bundled as {args.bundle}")
     if args.repo_id:
-        push_export(folder, args.repo_id, private=args.private, create_pr=args.create_pr, repo_type=args.repo_type,
-                    settled=settled, harmless=args.harmless)  # fmt: skip
+        how: dict = {"create_pr": args.create_pr, "repo_type": args.repo_type, "harmless": args.harmless}
+        push_export(folder, args.repo_id, private=args.private, settled=settled, **how)
 
 
 def _try(folder: Path, repo_id: str, repo_type: str, settled: dict, harmless: Sequence[str]) -> None:

@@ -67,8 +67,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     info.add_itxt("vitrail-samples", json.dumps(receipts))
     sheet(pictures, asked).save(args.output, optimize=True, pnginfo=info)
     one = receipts[0]
-    print(f"{args.output}: {len(asked)} prompts, {one['num_inference_steps']} steps of {one['sampler']}, "
-          f"guidance {one['guidance_scale']:g}, weights {model.weights_sha256[:12]}")  # fmt: skip
+    print(
+        f"{args.output}: {len(asked)} prompts, {one['num_inference_steps']} steps of {one['sampler']}, "
+        f"guidance {one['guidance_scale']:g}, weights {model.weights_sha256[:12]}"
+    )
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ A script says what is learned and how it is measured; `evaluate_checkpoint` of e
 import copy
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,7 @@ class Task:
     source: Source | MaskSource | PaintedSource  # the training data, whose facts and licences the card states
     players: Sequence[Player]
     samples: Samples
-    served: Callable[[torch.nn.Module], Any]
+    served: Callable[[Any], Any]
     evaluate: Callable[[Any], dict[str, float]]
     save: Callable[[Path, Any], None]
     card: Callable[[Any], Card]
@@ -69,29 +69,30 @@ class Task:
 def run(task: Task, cfg: TrainConfig, argv: Sequence[str] | None = None) -> None:
     """Train, export to cfg.output_dir/export with a card, and push that if cfg says so. Raises what `fit` raises."""
     cfg = task.cfg or cfg
+    draw, seen = task.draw, task.seen
 
     @functools.cache
-    def world() -> World:
-        return worlds.reference(task.seen(), task.source.facts.pictures)
+    def world(pictures: Callable[[], Iterable[Image.Image]]) -> World:
+        return worlds.reference(pictures(), task.source.facts.pictures)
 
     def export(module: torch.nn.Module, folder: Path, run: dict) -> list[str]:
         made = task.finished(task.served(module))
-        seen = {"images_seen": run["images_seen"] * task.pictures_per_sample}
-        facts = run | seen | described(task, cfg, task.card(made), argv)
+        count = {"images_seen": run["images_seen"] * task.pictures_per_sample}
+        facts = run | count | described(task, cfg, task.card(made), argv)
 
         def save(target: Path) -> None:
             task.save(target, made)
-            if task.seen:
-                worlds.put(target, world())
+            if seen:
+                worlds.put(target, world(seen))
 
         return publish.write_export(folder, save, facts)
 
     fit(
         task.players, task.samples, cfg, run_dir=cfg.output_dir, export=export,
         evaluate=lambda module: task.evaluate(task.served(module)),
-        draw_samples=task.draw and (lambda module: task.draw(task.served(module))),
+        draw_samples=draw and (lambda module: draw(task.served(module))),
     )  # fmt: skip
-    if cfg.push_to_hub:
+    if cfg.push_to_hub and cfg.hub_model_id:
         publish.push_export(Path(cfg.output_dir, "export"), cfg.hub_model_id, private=cfg.hub_private)
 
 
@@ -133,7 +134,7 @@ class Results:
     baseline_name: str
     metrics: dict[str, float] = field(default_factory=dict)
     baseline: dict[str, float] = field(default_factory=dict)  # what of it a simpler way gives
-    per_class: dict[str, dict[str, float | None]] = field(default_factory=dict)  # {set: {class: number}}
+    per_class: dict[str, Mapping[str, float | None]] = field(default_factory=dict)  # {set: {class: number}}
     curves: dict[str, Any] = field(default_factory=dict)
     figures: dict[str, Image.Image] = field(default_factory=dict)
     hashes: list[str] = field(default_factory=list)  # of the data, one a set

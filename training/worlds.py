@@ -4,8 +4,8 @@
     python -m training.worlds hub_models/weights/captioning/emoji --dataset_name emoji --painted 0.5 --kind drawings
 
 Scripts that see pictures write it with every export; this is for weights of before. 2,000 training pictures are enough;
-a fifth of them is kept back for the threshold. The mixture is scikit-learn's, by expectation maximisation (Dempster, Laird
-and Rubin 1977). How often held-out pictures come home: docs/LOG.md.
+a fifth of them is kept back for the threshold. The mixture is scikit-learn's, by expectation maximisation (Dempster,
+Laird and Rubin 1977). How often held-out pictures come home: docs/LOG.md.
 """
 
 import argparse
@@ -55,7 +55,8 @@ def some_of(source: Source | PaintedSource | MaskSource, count: int = PICTURES) 
 def seen_of(source: Source, scenes: Scenes | None, painted: float) -> Iterator[Image.Image]:
     """Training pictures, of which a share in [0, 1] is painted scenes, where there are any."""
     count = round(painted * PICTURES) if scenes is not None else 0
-    yield from (scenes.scene(at).image for at in range(min(count, len(scenes or ()))))
+    if scenes is not None:
+        yield from (scenes.scene(at).image for at in range(min(count, len(scenes))))
     yield from some_of(source, PICTURES - count)
 
 

@@ -7,6 +7,7 @@ import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 import numpy as np
@@ -32,7 +33,7 @@ class Drawing:
     def __init__(self, steps: Iterator, stop, *, previews: int, seconds: float = DEADLINE_SECONDS):
         self.steps, self.stop, self.previews, self.seconds = steps, stop, previews, seconds
         self.started = time.monotonic()
-        self.step = None
+        self.step: Any = None
 
     def shown(self) -> Iterator:
         """`previews` of the steps, evenly spaced, and one a second: each costs a message to the page."""
@@ -99,5 +100,5 @@ def stoppable(page: Page, demo: gr.Blocks, flags: StopFlags, draw: gr.Button, st
     begun = wire(draw.click, begin, None, [draw, stop, line, *busy], **AT_ONCE)
     drawn = wire(begun.then, stream, inputs, outputs, **wires.quiet(page.stem))
     wire(drawn.failure, failed, None, [draw, stop, line], **AT_ONCE)  # then `then` isn't run, as on success
-    stop.click(wires.halting(demo, flags), None, None, **AT_ONCE)
+    wire(stop.click, wires.halting(demo, flags), **AT_ONCE)
     return wire(drawn.then, end, None, [draw, stop], **AT_ONCE)

@@ -11,7 +11,7 @@ import ipaddress
 import os
 import re
 import socket
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass
 
 from gradio.utils import get_space
@@ -98,7 +98,7 @@ def proxies(named: Iterable[str] = (), environ: Mapping[str, str] = os.environ) 
 
 
 @contextlib.contextmanager
-def unproxied() -> Iterator[None]:
+def unproxied() -> Generator[None]:
     """Within it, uvicorn is set up to believe no proxy: `HostCheck` does that, which has to know who really asked."""
     before = os.environ.get("FORWARDED_ALLOW_IPS")
     os.environ["FORWARDED_ALLOW_IPS"] = ""

@@ -4,7 +4,7 @@ import base64
 import html
 import io
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -31,7 +31,7 @@ class Decoding:
         self._turn, self._changed = threading.Lock(), threading.Condition()
 
     @contextmanager
-    def of(self, pixels: int) -> Iterator[None]:
+    def of(self, pixels: int) -> Generator[None]:
         """Room for a picture of that size. Raises PictureError where there is none in time."""
         if not self._turn.acquire(timeout=self._seconds):
             raise PictureError("Too many pictures are being read at the moment: try again in a minute.")

@@ -12,7 +12,8 @@ import secrets
 import threading
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from typing import Any
 
 import fastapi
 import gradio as gr
@@ -74,7 +75,7 @@ class Presence:
         self.lock = threading.Lock()
 
     @contextlib.contextmanager
-    def person(self, session: str, visitor: str) -> Iterator[None]:
+    def person(self, session: str, visitor: str) -> Generator[None]:
         self._count(session, visitor, 1)
         try:
             yield
@@ -92,7 +93,7 @@ class Presence:
                     del self.people[name]
 
     @contextlib.contextmanager
-    def counted(self, counter: Counter[str], name: str) -> Iterator[None]:
+    def counted(self, counter: Counter[str], name: str) -> Generator[None]:
         counter[name] += 1
         try:
             yield
@@ -102,7 +103,7 @@ class Presence:
                 del counter[name]
 
     @contextlib.contextmanager
-    def caller(self, visitor: str) -> Iterator[str]:
+    def caller(self, visitor: str) -> Generator[str]:
         name = f"{self.secret}-{secrets.token_hex(8)}"
         self.callers[name] = visitor
         try:
@@ -137,12 +138,12 @@ class Doorkeeper:
             await self.app(scope, receive, send)
 
     @contextlib.contextmanager
-    def _noted(self, scope: Scope, parts: list[str]) -> Iterator[Scope]:
+    def _noted(self, scope: Scope, parts: list[str]) -> Generator[Scope]:
         presence, get = self.presence, scope["method"] == "GET"
         if parts[0] == "mcp":
             with presence.caller(address(scope)) as name:
                 headers = [(key, value) for key, value in scope["headers"] if key != CALLER]
-                yield scope | {"headers": [*headers, (CALLER, name.encode())]}
+                yield {**scope, "headers": [*headers, (CALLER, name.encode())]}
         elif get and parts[0] == "heartbeat" and len(parts) == 2 and len(parts[1]) <= MAX_SESSION_NAME:
             with presence.person(parts[1], address(scope)):
                 yield scope
@@ -180,8 +181,15 @@ class Messages(OrderedDict):
                 self.event_ids.pop(name, None)
 
 
+Event = Any  # gradio's, on which the queue notes its visitor, whether it is cancelled, and when it was listened to
+
+
 class SharedQueue(queueing.Queue):
     """gradio's queue, with a share for each visitor, visitors taking turns, and nothing done that nobody waits for."""
+
+    max_size: int
+    event_ids_to_events: dict[str, Event]
+    pending_messages_per_session: Any  # `Messages`, in the place of gradio's own
 
     def __init__(self, presence: Presence, **options):
         super().__init__(**options)
@@ -189,17 +197,17 @@ class SharedQueue(queueing.Queue):
         self.pending_messages_per_session = Messages(presence, self.pending_event_ids_session)
         self._served: OrderedDict[str, None] = OrderedDict()  # visitors, the one served last at the end
 
-    def _held(self) -> Iterator[queueing.Event]:
+    def _held(self) -> Iterator[Event]:
         """All events that wait or run."""
         for waiting in self.event_queue_per_concurrency_id.values():
             yield from waiting.queue
         yield from self._running()
 
-    def _running(self) -> Iterator[queueing.Event]:
+    def _running(self) -> Iterator[Event]:
         for job in self.active_jobs:
             yield from job or ()
 
-    def _visitor(self, event: queueing.Event) -> str:
+    def _visitor(self, event: Event) -> str:
         if not hasattr(event, "visitor"):  # a caller by MCP is known as long as the call lasts
             event.visitor = self.presence.visitor(event.request)
         return event.visitor
@@ -256,7 +264,7 @@ class SharedQueue(queueing.Queue):
         if event := self.event_ids_to_events.get(event_id):
             event.cancelled = True
 
-    def is_awaited(self, event: queueing.Event) -> bool:
+    def is_awaited(self, event: Event) -> bool:
         """Whether anybody listens for the answer, or has just asked and may be about to."""
         if (name := self.presence.called_by(event.request)) is not None:
             return name in self.presence.callers

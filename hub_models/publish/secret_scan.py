@@ -107,13 +107,15 @@ ASSIGNED = re.compile(
 )
 # A name that goes on like this is about a password, and isn't one.
 ABOUT = re.compile(
-    r"(?i)[_-]?(?:len|length|type|name|field|col|column|file|path|policy|hint|min|max|count|size|label|regex|pattern|id)\w*$"
+    r"(?i)[_-]?(?:len|length|type|name|field|col|column|file|path|policy|hint|min|max|count|size|label|regex|pattern"
+    r"|id)\w*$"
 )
 STANDS_IN = re.compile(
     r"(?i)(?:none|null|nil|true|false|undefined|unset|required|optional|string|x{3,}|\*+|\.{3,}|…|\W*"
     r"|(?:your|my|the|some|a)[_ -](?:own[_ -])?(?:\w+[_ -])?(?:pass(?:word|phrase)?|secret|token|key)(?:[_ -]here)?"
     r"|password|passphrase|secret|token|changeme|redacted|hidden|example|placeholder"
-    r"|(?:os\.)?(?:environ|getenv|env)\b.*|(?:self|args|cfg|config|secrets|process|st)\.\w.*|[\w.]+\(.*|\w*_\*{3}|[\w-]*\.{3,}[\w-]*)"
+    r"|(?:os\.)?(?:environ|getenv|env)\b.*|(?:self|args|cfg|config|secrets|process|st)\.\w.*|[\w.]+\(.*|\w*_\*{3}"
+    r"|[\w-]*\.{3,}[\w-]*)"
 )
 
 

@@ -60,8 +60,8 @@ def task_of(cfg: CaptioningConfig) -> Task:
     served = begun(cfg, train)
     scenes = new_scenes = None
     if facts.painted_sets and cfg.scenes:
-        painted = {"dataset_name": cfg.dataset_name, "resolution_px": served.resolution_px,
-                   "max_objects": cfg.scene_objects}  # fmt: skip
+        painted: dict = {"dataset_name": cfg.dataset_name, "max_objects": cfg.scene_objects}
+        painted["resolution_px"] = served.resolution_px
         scenes = Scenes("train", length=cfg.train_scenes, ink=cfg.object_ink, colour=cfg.object_color, **painted)
         new_scenes = Scenes("new_scenes", length=cfg.validation_pictures, **painted)
     rewards = Rewards(Captions(train)) if cfg.drawn_captions else None
@@ -74,8 +74,9 @@ def task_of(cfg: CaptioningConfig) -> Task:
     if cfg.place_weight or cfg.pointing_weight:
         require_places(served)
     frozen = NEVER if cfg.unfreeze_step is None else cfg.unfreeze_step * cfg.gradient_accumulation_steps
-    trainee = Trainee(served.model, frozen, places=cfg.place_weight > 0,
-                      points=cfg.pointing_weight > 0, maps=cfg.cached_views > 0)  # fmt: skip
+    trainee = Trainee(
+        served.model, frozen, places=cfg.place_weight > 0, points=cfg.pointing_weight > 0, maps=cfg.cached_views > 0
+    )
     if cfg.pointing_weight:
         show_attention(served.model)
 

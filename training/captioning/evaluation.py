@@ -119,7 +119,7 @@ def worded(captions: Sequence[str], references: Sequence[Sequence[str]]) -> dict
     }
 
 
-def picture_scores(served: contract.Captioner, source: Source, rows: Sequence[int], num_beams: int = 1):
+def picture_scores(served: contract.Captioner, source: Source, rows: Sequence[int] | np.ndarray, num_beams: int = 1):
     """Scores of captions of single pictures, with `exact_name_accuracy` where they have names, and the captions."""
     said = Captions(source)
     captions = best(served, (source.picture(i) for i in rows), num_beams)
@@ -139,13 +139,13 @@ def scene_scores(served: contract.Captioner, scenes: Scenes, kinds: dict[str, in
     return layout_scores(captions, objects, kinds) | worded(captions, references), captions
 
 
-def hog_features(source: Source, indices: Sequence[int]) -> np.ndarray:
+def hog_features(source: Source, indices: Sequence[int] | np.ndarray) -> np.ndarray:
     """HOG and colour of pictures whole in a white square: (N, D)."""
     return metrics.hog_colour_features(np.stack([np.asarray(frame(source.picture(i), HOG_PX)) for i in indices]))
 
 
 @torch.no_grad()
-def backbone_features(served: contract.Captioner, source: Source, indices: Sequence[int]) -> np.ndarray:
+def backbone_features(served: contract.Captioner, source: Source, indices: Sequence[int] | np.ndarray) -> np.ndarray:
     """The last map of a backbone of timm, mean over its places, of length 1: (N, C)."""
     tower, rows = contract.encoder_of(served.model), []
     views = Views(source, tower, served.pixel_values, 1)

@@ -38,8 +38,8 @@ class Trainee(torch.nn.Module):
     ):
         super().__init__()
         self.captioner, self.frozen_passes, self.points, self.maps = model, frozen_passes, points, maps
-        passes = torch.zeros((), dtype=torch.int64)
-        self.register_buffer("passes", passes)  # in the checkpoint, so that a resume is exact
+        self.passes: torch.Tensor  # in the checkpoint, so that a resume is exact
+        self.register_buffer("passes", torch.zeros((), dtype=torch.int64))
         self.places = torch.nn.Linear(contract.encoder_of(model).config.hidden_size, 2) if places else None
 
     def train(self, mode: bool = True):
@@ -57,7 +57,7 @@ class Trainee(torch.nn.Module):
         if self.training:
             self.passes += 1
         if self.maps:
-            raw = hybrid.tower_from_maps(contract.encoder_of(self.captioner), pixels, frozen=frozen).last_hidden_state
+            raw = hybrid.tower_from_maps(contract.encoder_of(self.captioner), pixels, frozen=frozen)[0]
         else:
             with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
                 raw = contract.encode(self.captioner, pixels)
@@ -65,7 +65,7 @@ class Trainee(torch.nn.Module):
         # decay, leaves the tower as it is under either optimiser.
         raw = raw + 0.0 * sum(p.sum() for p in contract.encoder_of(self.captioner).parameters())
         states, found = contract.attended(self.captioner, raw), {}
-        if callable(ids):
+        if not isinstance(ids, torch.Tensor | Packed):
             ids = found["drawn"] = ids(states.detach())
         if isinstance(ids, Packed):
             return found | {"logits": packed_logits(contract.decoder_of(self.captioner), states, ids)}
@@ -134,12 +134,19 @@ def where_ids(tokenizer) -> list[int]:
     return [token for token in ids if token is not None and token != tokenizer.unk_token_id]
 
 
+def _grid(states: int) -> tuple[int, int]:
+    """Rows and columns of the patches among the states, which are a square: see `model.require_places`."""
+    grid = grid_of(states)
+    assert grid is not None
+    return grid
+
+
 def place_loss(told: torch.Tensor) -> torch.Tensor:
     """Mean squared error of column and row (B, S, 2) told of each of h · w patches, where -1 and 1 are the edges.
 
     0.67 for who always says the middle. Class tokens before the patches have no place.
     """
-    rows, columns = grid_of(told.shape[1])
+    rows, columns = _grid(told.shape[1])
     y, x = ((torch.arange(count, device=told.device) + 0.5) / count * 2 - 1 for count in (rows, columns))
     true = torch.stack([x.repeat(rows), y.repeat_interleave(columns)], -1)  # (h · w, 2)
     return 2 * F.mse_loss(told[:, -rows * columns :].float(), true.expand(len(told), -1, -1))
@@ -158,7 +165,7 @@ def pointing_loss(
     """
     if not spans:
         return attention[0].new_zeros(())
-    rows, columns = grid_of(attention[0].shape[-1])
+    rows, columns = _grid(attention[0].shape[-1])
     covered = F.adaptive_avg_pool2d(cells, (rows, columns)).flatten(2)  # (B, things, h · w)
     inside = (covered > 0) & (covered >= covered.amax(-1, keepdim=True) / 4)
     steps = [(picture, thing, at) for picture, thing, place in spans for at in range(place.start, place.stop)]

@@ -31,6 +31,7 @@ def create_captioner(cfg: CaptioningConfig, eye: clip.CLIP) -> contract.Captione
 def create_photo_captioner(cfg: CaptioningConfig, texts: Sequence[str]) -> contract.Captioner:
     """A captioner with a tower on a backbone of timm, a vocabulary of the texts, and a fresh decoder. It sees pictures
     squeezed into a square. Raises SystemExit where the backbone is of another kind."""
+    assert cfg.tower_name_or_path is not None
     folder = hybrid.tower_folder(cfg.tower_name_or_path)
     tokenizer = make_tokenizer(own_vocabulary(texts, cfg.vocabulary_size), cfg.max_length)
     vision = hybrid.hybrid_tower(folder, cfg.resolution, **cfg.tower_args)
@@ -42,24 +43,27 @@ def assembled(
 ) -> contract.Captioner:
     """A tower, a fresh decoder and what they need beside."""
     start, end = tokenizer.cls_token_id, tokenizer.sep_token_id
+    shape: dict = dict(cfg.decoder_args)
     config = BertConfig(
         vocab_size=len(tokenizer), max_position_embeddings=cfg.max_length, type_vocab_size=1, is_decoder=True,
         add_cross_attention=True, hidden_dropout_prob=cfg.dropout, attention_probs_dropout_prob=cfg.dropout,
         bos_token_id=tokenizer.bos_token_id if start is None else start, pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id if end is None else end, **cfg.decoder_args,
+        eos_token_id=tokenizer.eos_token_id if end is None else end, **shape,
     )  # fmt: skip
     model = VisionEncoderDecoderModel(encoder=vision, decoder=BertLMHeadModel(config))
     model.config.decoder_start_token_id, model.config.pad_token_id = config.bos_token_id, config.pad_token_id
     processor = ViTImageProcessor(
-        size={"height": cfg.resolution, "width": cfg.resolution}, resample=Image.Resampling.BICUBIC,
-        image_mean=list(mean), image_std=list(std),
-    )  # fmt: skip
+        size={"height": cfg.resolution, "width": cfg.resolution},
+        resample=Image.Resampling.BICUBIC,
+        image_mean=list(mean),
+        image_std=list(std),
+    )
     return contract.Captioner(model, tokenizer, processor, name="in training", framed=framed)
 
 
 def start_from(cfg: CaptioningConfig) -> contract.Captioner:
     """The captioner of a checkpoint, ready to train. Raises SystemExit where it doesn't go with the config."""
-    served = contract.load(cfg.pretrained_model_name_or_path, device="cpu")
+    served = contract.load(cfg.base, device="cpu")
     require_resolution(cfg, served.resolution_px)
     if cfg.cached_views and not isinstance(contract.decoder_of(served.model), BertLMHeadModel):
         raise SystemExit(

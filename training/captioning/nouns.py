@@ -32,9 +32,12 @@ def nouns_of(texts: Iterable[str]) -> set[str]:
     return {
         word
         for word, count in seen.items()
-        if count >= LEAST and word.isalpha() and word not in ARTICLES | GOES_ON and closed[word] >= count / 2
+        if count >= LEAST
+        and word.isalpha()
+        and word not in ARTICLES | GOES_ON
+        and closed[word] >= count / 2
         and begun[word] >= count * (0.3 if word.endswith(("ing", "ed")) else 0.1)
-    }  # fmt: skip
+    }
 
 
 def share_right(said: Sequence[str], references: Sequence[Sequence[str]], nouns: set[str]) -> float:

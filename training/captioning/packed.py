@@ -11,10 +11,9 @@ pieces of the vocabulary.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from transformers import BertLMHeadModel
 
 from hub_models import captioning as contract
 from training.data.views import texts_of
@@ -48,12 +47,18 @@ def pack(rows: Sequence[Sequence[int]], each: int, pad_id: int) -> Packed:
     return Packed(ids, positions, mask, wanted, owner)
 
 
-def packed_logits(decoder: BertLMHeadModel, states: torch.Tensor, packed: Packed) -> torch.Tensor:
-    """Scores of the token after each place that counts, (n, V), row by row, given the states (B, S, C)."""
+def packed_logits(decoder: Any, states: torch.Tensor, packed: Packed) -> torch.Tensor:
+    """Scores of the token after each place that counts, (n, V), row by row, given the states (B, S, C).
+
+    decoder: a BertLMHeadModel.
+    """
     out = decoder.bert(
-        input_ids=packed.ids, position_ids=packed.positions, attention_mask=packed.mask, encoder_hidden_states=states,
+        input_ids=packed.ids,
+        position_ids=packed.positions,
+        attention_mask=packed.mask,
+        encoder_hidden_states=states,
         use_cache=False,
-    )  # fmt: skip
+    )
     return decoder.cls(out.last_hidden_state[packed.wanted >= 0])
 
 

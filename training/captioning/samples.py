@@ -13,7 +13,7 @@ from PIL import Image
 from hub_models import captioning as contract
 from hub_models.pictures import WHITE
 from training.captioning.config import CaptioningConfig
-from training.data.art import inked, on_ground, recoloured
+from training.data.art import any_colour, inked, on_ground, recoloured
 from training.data.captions import MOST_SAID, Captions, largest, scene_caption, spoken
 from training.data.scenes import SOLID, Scene, SceneObject, Scenes
 from training.data.sources import Source
@@ -77,8 +77,9 @@ def placed(art: Image.Image, side_px: int, cfg: CaptioningConfig, rng: random.Ra
     art = art.convert("RGBA").resize((side, side), Image.Resampling.BICUBIC)
     if cfg.rotation_deg:
         art = art.rotate(rng.uniform(-cfg.rotation_deg, cfg.rotation_deg), Image.Resampling.BICUBIC)
-    colour = tuple(rng.randrange(256) for _ in range(3)) if rng.random() < cfg.ground_share else WHITE
+    colour = any_colour(rng) if rng.random() < cfg.ground_share else WHITE
     whole = Image.new("RGBA", (side_px, side_px))
     room = side_px - side
-    whole.paste(art, tuple(rng.randint(min(0, room), max(0, room)) for _ in range(2)))
+    left, top = (rng.randint(min(0, room), max(0, room)) for _ in range(2))
+    whole.paste(art, (left, top))
     return on_ground(whole, colour), np.asarray(whole.getchannel("A")) >= SOLID

@@ -6,17 +6,18 @@ Letters: D width, h × w patches.
 """
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from transformers import PreTrainedModel, SwinConfig, SwinModel, ViTConfig, ViTModel
 
-TOWERS = {"swin": (SwinConfig, SwinModel), "vit": (ViTConfig, ViTModel)}
+TOWERS: dict[str, tuple[Any, Any]] = {"swin": (SwinConfig, SwinModel), "vit": (ViTConfig, ViTModel)}
 POSITION_SCALE = 0.3  # deviation of the positions that a Swin tower gets, beside about 1 of its patches
 
 
 @torch.no_grad()
-def tower(trained: PreTrainedModel, side_px: int, deviation: float = POSITION_SCALE) -> SwinModel | ViTModel:
+def tower(trained: PreTrainedModel, side_px: int, deviation: float = POSITION_SCALE) -> PreTrainedModel:
     """The tower of a dual encoder for pictures of side_px, whatever it was trained at.
 
     A Swin tells places apart within its windows only, and a caption has to say what is on the left: it gets absolute
@@ -28,7 +29,7 @@ def tower(trained: PreTrainedModel, side_px: int, deviation: float = POSITION_SC
         raise SystemExit(f"--clip_name_or_path has a {kind} for pictures: a captioner needs one with a Swin or a ViT")
     configs, models = TOWERS[kind]
     fields = trained.config.to_dict() | {"image_size": side_px}
-    if kind == "swin":
+    if isinstance(trained.config, SwinConfig):
         fields |= {"use_absolute_embeddings": True, "window_size": largest_window(trained.config, side_px)}
     made = models(configs.from_dict(fields))
     weights, name = dict(trained.state_dict()), "embeddings.position_embeddings"

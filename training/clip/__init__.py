@@ -15,6 +15,7 @@ Letters: B samples, V views of each, N = B·V pictures, M texts, R side in pixel
 D width of the common space, K names, W processes, A uniform numbers per picture.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -61,7 +62,8 @@ def task_of(cfg: CLIPConfig) -> Task:
         hybrid.fix(tower, late=not cfg.late_stages)
     else:
         samples = CaptionedPictures(train, cfg)
-    trainee = Trainee(served.model, len(samples.names) if cfg.concept_weight else 0, maps=cfg.cached_views > 0)
+    names = samples.names if isinstance(samples, CaptionedPictures) and cfg.concept_weight else ()
+    trainee = Trainee(served.model, len(names), maps=cfg.cached_views > 0)
 
     groups = slower(trainee, served.model.text_model, cfg, lr_scale=cfg.text_lr_scale)  # it comes trained
 
@@ -69,9 +71,12 @@ def task_of(cfg: CLIPConfig) -> Task:
         return viewed_loss(model, batch, served) if cfg.cached_views else training_loss(model, batch, served, cfg)
 
     def evaluate(now):
-        shown = {name: (source, range(0, len(source), -(-len(source) // (cfg.validation_pictures or len(source)))))
-                 for name, source in sets.items()}  # fmt: skip
-        if cfg.leave_out_style:
+        shown: dict[str, tuple[Source, Sequence[int]]]
+        shown = {
+            name: (source, range(0, len(source), -(-len(source) // (cfg.validation_pictures or len(source)))))
+            for name, source in sets.items()
+        }
+        if isinstance(samples, CaptionedPictures) and cfg.leave_out_style:
             kept = set(samples.kept)
             shown["left_out"] = train, [i for i in range(len(train)) if i not in kept and samples.number[i] >= 0]
         return {f"{name}/recall@5": recalls(now, *some)["image_to_text/recall@5"] for name, some in shown.items()}
@@ -102,10 +107,11 @@ def save(folder: Path, served: contract.CLIP) -> None:
 
 def card_of(served: contract.CLIP, cfg: CLIPConfig, train: Source) -> Card:
     """What the card says of a model of this config."""
-    base, side, facts, config = cfg.pretrained_model_name_or_path, cfg.resolution, train.facts, served.model.config
-    minilm, photo = base is None and cfg.text == "minilm", config.vision_config.model_type == "dpt"
+    base, side, facts = cfg.pretrained_model_name_or_path, cfg.resolution, train.facts
+    vision, text = served.model.vision_model.config, served.model.text_model.config
+    minilm, photo = base is None and cfg.text == "minilm", vision.model_type == "dpt"
     data = facts.title + ", with captions made of names, keywords and styles" * bool(facts.ours)
-    kind = "backbone of timm with ViT layers" if photo else config.vision_config.model_type
+    kind = "backbone of timm with ViT layers" if photo else vision.model_type
     framed = "whole pictures on white; frame others like that first" if served.framed else "pictures squeezed into that"
     credits: list[str] = []
     if base:
@@ -118,8 +124,8 @@ def card_of(served: contract.CLIP, cfg: CLIPConfig, train: Source) -> Card:
         name=facts.ours or ("photo" if photo else STEM),
         title=f"CLIP, {side} px",
         summary=f"A dual encoder that puts pictures of {side} × {side} pixels and English texts into one space of "
-        f"{config.projection_dim} numbers: a {kind} and a {config.text_config.model_type} of "
-        f"{config.text_config.num_hidden_layers} layers, {served.max_length} tokens, {len(served.tokenizer):,} pieces"
+        f"{served.model.config.projection_dim} numbers: a {kind} and a {text.model_type} of "
+        f"{text.num_hidden_layers} layers, {served.max_length} tokens, {len(served.tokenizer):,} pieces"
         f"{', begun from the first layers of MiniLM' if minilm else ''}. Training data: {data}.",
         library_name="transformers",
         pipeline_tag="zero-shot-image-classification",

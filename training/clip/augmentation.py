@@ -27,8 +27,11 @@ def augment(pixels: torch.Tensor, chances: torch.Tensor, cfg: CLIPConfig) -> tor
 
     art = pixels.permute(0, 3, 1, 2).float() / 255  # (N, 4, P, P)
     art[:, :3] *= art[:, 3:]
-    art = F.grid_sample(art, F.affine_grid(_affine(between, cfg), [len(art), 4, *[cfg.resolution] * 2],
-                                           align_corners=False), align_corners=False)  # fmt: skip
+    art = F.grid_sample(
+        art,
+        F.affine_grid(_affine(between, cfg), [len(art), 4, *[cfg.resolution] * 2], align_corners=False),
+        align_corners=False,
+    )
     colour, alpha = art[:, :3], art[:, 3:]
     colour = _recolour(colour, alpha, between, next, u, cfg)
     other = torch.cat([between(0, 1) for _ in range(3)], 1)[..., None]  # (N, 3, 1, 1) some colour

@@ -55,8 +55,11 @@ class CLIPConfig(TrainConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.cached_views and (self.concept_weight or self.image_weight):
-            raise ValueError("--cached_views are of one picture each: set --concept_weight 0 and --image_weight 0")
+        if self.cached_views and (self.concept_weight or self.image_weight or self.leave_out_style):
+            raise ValueError(
+                "--cached_views are of one picture each, of all styles: set --concept_weight 0 and --image_weight 0, "
+                "and leave out --leave_out_style"
+            )
 
 
 EMOJI = CLIPConfig(

@@ -127,8 +127,9 @@ def distinct(source: Source, said: Captions, rows: np.ndarray, limit: int) -> np
 
 def zero_shot_logits(served: contract.CLIP, image: torch.Tensor, label_names: Sequence[str]) -> np.ndarray:
     """Similarity (N, K) of unit rows (N, D) to K labels, each the mean of three texts (Radford 2021, §3.1.4)."""
-    forms = [served.embed_texts([form.format(label) for label in label_names])
-             for form in ("{}", "a {}", "an emoji of a {}")]  # fmt: skip
+    forms = [
+        served.embed_texts([form.format(label) for label in label_names]) for form in ("{}", "a {}", "an emoji of a {}")
+    ]
     return (image @ F.normalize(torch.stack(forms).mean(0), dim=-1).T).numpy()
 
 

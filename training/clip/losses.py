@@ -8,7 +8,6 @@ import math
 
 import torch
 import torch.nn.functional as F
-from transformers import PreTrainedModel
 
 from hub_models import clip as contract
 from training import hybrid
@@ -25,7 +24,7 @@ class Trainee(torch.nn.Module):
     maps: whether it is shown maps of the first stages of its backbone of timm instead of pictures.
     """
 
-    def __init__(self, clip: PreTrainedModel, num_names: int, *, maps: bool = False):
+    def __init__(self, clip: contract.DualEncoder, num_names: int, *, maps: bool = False):
         super().__init__()
         self.clip, self.maps = clip, maps
         self.head = torch.nn.Linear(clip.visual_projection.in_features, num_names) if num_names else None
@@ -54,9 +53,12 @@ def training_loss(model, batch: dict, served: contract.CLIP, cfg: CLIPConfig) ->
     pixels, chances = batch["pixels"].flatten(0, 1), batch["chances"].flatten(0, 1)  # (N, P, P, 4), (N, A)
     maskless = bool(batch["chances"][0, 0, -1] < cfg.maskless)
     tokens = served.tokenizer(
-        list(batch["caption"]), padding="max_length" if maskless else True, truncation=True,
-        max_length=served.max_length, return_tensors="pt",
-    ).to(pixels.device)  # fmt: skip
+        list(batch["caption"]),
+        padding="max_length" if maskless else True,
+        truncation=True,
+        max_length=served.max_length,
+        return_tensors="pt",
+    ).to(pixels.device)
     with torch.autocast(pixels.device.type, enabled=False):
         seen = normalise(augment(pixels, chances, cfg), served)
     image, text, names, scale = model(seen, tokens["input_ids"], None if maskless else tokens["attention_mask"])
@@ -78,8 +80,9 @@ def training_loss(model, batch: dict, served: contract.CLIP, cfg: CLIPConfig) ->
 def viewed_loss(model, batch: dict, served: contract.CLIP) -> tuple[torch.Tensor, dict]:
     """The contrast between pictures and their captions of a batch of `training.data.views.ViewedPictures`."""
     texts = texts_of(batch["caption"])
-    tokens = served.tokenizer(texts, padding=True, truncation=True, max_length=served.max_length,
-                              return_tensors="pt").to(batch["pixels"].device)  # fmt: skip
+    tokens = served.tokenizer(
+        texts, padding=True, truncation=True, max_length=served.max_length, return_tensors="pt"
+    ).to(batch["pixels"].device)
     with torch.no_grad():
         served.model.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
     image, text, _, scale = model(batch["pixels"], tokens["input_ids"], tokens["attention_mask"])
@@ -92,8 +95,10 @@ def viewed_loss(model, batch: dict, served: contract.CLIP) -> tuple[torch.Tensor
 
 def normalise(pixels: torch.Tensor, served: contract.CLIP) -> torch.Tensor:
     """(x - mean) / std of the image processor, for pictures (N, 3, R, R) in [0, 1]."""
-    mean, std = (torch.tensor(list(values), device=pixels.device).view(3, 1, 1)
-                 for values in (served.image_processor.image_mean, served.image_processor.image_std))  # fmt: skip
+    mean, std = (
+        torch.tensor(list(values), device=pixels.device).view(3, 1, 1)
+        for values in (served.image_processor.image_mean, served.image_processor.image_std)
+    )
     return (pixels - mean) / std
 
 
@@ -129,8 +134,8 @@ class _Gather(torch.autograd.Function):
         return torch.cat(parts)
 
     @staticmethod
-    def backward(ctx, gradient: torch.Tensor) -> torch.Tensor:
-        gradient = gradient.contiguous()
+    def backward(ctx, *gradients: torch.Tensor) -> torch.Tensor:
+        gradient = gradients[0].contiguous()
         torch.distributed.all_reduce(gradient)
         return gradient[torch.distributed.get_rank() * ctx.count :][: ctx.count]
 

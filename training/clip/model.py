@@ -1,6 +1,7 @@
 """The dual encoder that a training begins with: a new one, or that of a checkpoint."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from PIL import Image
@@ -34,12 +35,12 @@ def create_clip(cfg: CLIPConfig, texts: Sequence[str]) -> contract.CLIP:
         folder = hybrid.tower_folder(cfg.tower_name_or_path)
         vision = hybrid.hybrid_tower(folder, cfg.resolution, **cfg.tower_args)
         return assembled(cfg, vision, text, pieces, *hybrid.statistics(folder), framed=False)
-    kind, settings = (SwinModel, SwinConfig) if cfg.vision == "swin" else (ViTModel, ViTConfig)
-    vision = kind(settings(image_size=cfg.resolution, **cfg.vision_args))
+    args: dict[str, Any] = {"image_size": cfg.resolution, **cfg.vision_args}
+    vision = SwinModel(SwinConfig(**args)) if cfg.vision == "swin" else ViTModel(ViTConfig(**args))
     if cfg.vision == "swin":
         # Grey is 0 to the model, and with the library's biases of 0 a grey patch is a token of zeros, at which a layer
         # norm has a gradient of 300 for 1: one grey square made the gradient of the whole model 10,000 times larger.
-        torch.nn.init.normal_(vision.embeddings.patch_embeddings.projection.bias, std=0.1)
+        torch.nn.init.normal_(vision.get_parameter("embeddings.patch_embeddings.projection.bias"), std=0.1)
     return assembled(cfg, vision, text, pieces, (0.5,) * 3, (0.5,) * 3)
 
 
@@ -57,7 +58,7 @@ def assembled(cfg: CLIPConfig, vision, text, pieces: Sequence[str], mean, std, *
 
 def start_from(cfg: CLIPConfig) -> contract.CLIP:
     """The dual encoder of a checkpoint, ready to train. Raises SystemExit where it takes another resolution."""
-    served = contract.load(cfg.pretrained_model_name_or_path, device="cpu")
+    served = contract.load(cfg.base, device="cpu")
     require_resolution(cfg, served.resolution_px)
     served.model.requires_grad_(True).train()
     return served

@@ -6,6 +6,11 @@ import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter
 
 
+def any_colour(rng=random) -> tuple[int, int, int]:
+    red, green, blue = (rng.randrange(256) for _ in range(3))
+    return red, green, blue
+
+
 def on_ground(picture: Image.Image, colour: tuple[int, int, int], margin: float = 0.0) -> Image.Image:
     """The picture as RGB, its transparent parts over `colour`, with that share of its sides as ground around it."""
     across, down = round(margin * picture.width), round(margin * picture.height)

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 from hub_models import store
@@ -60,7 +60,7 @@ def damage(folder: Path) -> str | None:
 
 
 @contextlib.contextmanager
-def _waiting(path: Path) -> Iterator[None]:
+def _waiting(path: Path) -> Generator[None]:
     """Hold a lock that other processes wait for."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -25,7 +25,7 @@ CLASSES = ("sky", "building", "pole", "road", "pavement", "tree", "sign", "fence
 VOID = len(CLASSES)  # in the mirror's masks
 IGNORE = 255  # in ours
 SPLITS = {"train": "train", "val": "validation", "test": "test"}  # the mirror's name: ours
-JPEG = {"quality": 95, "subsampling": 0}  # read four times as fast as the mirror's PNG
+JPEG: dict = {"quality": 95, "subsampling": 0}  # read four times as fast as the mirror's PNG
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import tyro
 from datasets import Dataset
@@ -28,7 +28,8 @@ from training.data.scenes import Scenes
 
 def named(text: str) -> tuple[tuple[str, str], ...]:
     """(name, style) of each picture in a table of NAME/STYLE."""
-    return tuple(tuple(picture.strip().split("/")) for picture in text.split(","))
+    parts = (picture.strip().partition("/") for picture in text.split(","))
+    return tuple((name, style) for name, _, style in parts)
 
 
 # All of the validation split, whose concepts are in no training picture.
@@ -65,7 +66,8 @@ PHOTOGRAPHS = (  # name, package, file in it, by, licence, source; as the packag
      "https://www.flickr.com/photos/danielbuechele/6061409035/"),
 )  # fmt: skip
 PHOTOGRAPH_PX = 640  # at most, of the longer side
-PARTS = ("classifier", "ddpm", "segmentation", "text_to_image", "captioning")
+Part = Literal["classifier", "ddpm", "segmentation", "text_to_image", "captioning"]
+PARTS: tuple[Part, ...] = get_args(Part)
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ class Config:
     data_dir: Path = Path("build/data/emoji")  # what training.data.emoji wrote
     output_dir: Path = Path("apps/examples")
     split: str = "validation"
-    parts: tuple[Literal[PARTS], ...] = PARTS
+    parts: tuple[Part, ...] = PARTS
 
 
 def main(cfg: Config) -> None:
@@ -104,22 +106,23 @@ def save_pictures(folder: Path, data_dir: Path, split: str, pictures: tuple[tupl
     files = sorted(str(file) for file in data_dir.glob(f"data/{split}-*.parquet"))
     if not files:
         raise SystemExit(f"{data_dir}/data has no {split} split: run `make data` first")
-    data = Dataset.from_parquet(files)
+    data = Dataset.from_parquet([*files])
     label_names = data.features["label"].names
-    wanted = {pair: None for pair in pictures if pair[1] in STYLES}
+    wanted = dict.fromkeys(pair for pair in pictures if pair[1] in STYLES)
+    places: dict[tuple[str, str], int] = {}
     plain = data.remove_columns("image")
     for i, row in enumerate(plain):
-        if not row["skin_tone"] and wanted.get((row["name"], row["style"]), 0) is None:
-            wanted[row["name"], row["style"]] = i
-    missing = [" / ".join(pair) for pair, i in wanted.items() if i is None]
+        if not row["skin_tone"] and (row["name"], row["style"]) in wanted:
+            places.setdefault((row["name"], row["style"]), i)
+    missing = [" / ".join(pair) for pair in wanted if pair not in places]
     if missing:
         raise SystemExit(f"not in the {split} split, choose others: {', '.join(missing)}")
 
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     rows = []
-    for number, ((name, style), i) in enumerate(wanted.items(), start=1):
-        row = data[i]
+    for number, (name, style) in enumerate(wanted, start=1):
+        row = data[places[name, style]]
         slug = "".join(c if c.isalnum() else "-" for c in name.lower().replace(": ", "-"))
         file = f"{number:02d}-{slug}-{style}.png"
         row["image"].save(folder / file, optimize=True)
@@ -140,8 +143,9 @@ def choose_captioned(cfg: Config) -> list[dict]:
         scene.image.save(folder / file, optimize=True)
         objects = [{"name": o.name} | origin(scenes, o) for o in scene.objects]
         said = scene_caption(scene.objects)
-        index.append({"file": file, "name": said, "credit": ART_CREDIT,
-                      "set": "new_scenes", "scene": number, "objects": objects})  # fmt: skip
+        index.append(
+            {"file": file, "name": said, "credit": ART_CREDIT, "set": "new_scenes", "scene": number, "objects": objects}
+        )
     return written(folder, index)
 
 
@@ -160,12 +164,13 @@ def written(folder: Path, index: list[dict]) -> list[dict]:
 
 def photographs(folder: Path) -> list[dict]:
     """Rows on the photographs, after writing them. Raises SystemExit where their packages are missing."""
-    places = {package: importlib.util.find_spec(package) for _, package, *_ in PHOTOGRAPHS}
-    if missing := [package for package, place in places.items() if place is None]:
+    specs = {package: importlib.util.find_spec(package) for _, package, *_ in PHOTOGRAPHS}
+    places = {package: Path(spec.origin).parent for package, spec in specs.items() if spec and spec.origin}
+    if missing := [package for package in specs if package not in places]:
         raise SystemExit(f"the photographs come with {', '.join(missing)}: pip install scikit-image scikit-learn")
     rows = []
     for name, package, file, by, license, source in PHOTOGRAPHS:
-        with Image.open(Path(places[package].origin).parent / file) as picture:
+        with Image.open(places[package] / file) as picture:
             picture = picture.convert("RGB")
         picture.thumbnail((PHOTOGRAPH_PX, PHOTOGRAPH_PX), Image.Resampling.LANCZOS)
         picture.save(folder / f"photo-{name}.jpg", quality=85, optimize=True)

@@ -91,11 +91,12 @@ SCENES = Facts(
 )  # fmt: skip
 OURS = {  # the samples have nothing of the unseen style
     "emoji": EMOJI,
-    "emoji-sample": dataclasses.replace(EMOJI, sample=True, evaluation_sets=EMOJI.evaluation_sets[:2],
-                                        painted_sets=EMOJI.painted_sets[:2]),
+    "emoji-sample": dataclasses.replace(
+        EMOJI, sample=True, evaluation_sets=EMOJI.evaluation_sets[:2], painted_sets=EMOJI.painted_sets[:2]
+    ),
     "scenes": SCENES,
     "scenes-sample": dataclasses.replace(SCENES, sample=True, evaluation_sets=SCENES.evaluation_sets[:2]),
-}  # fmt: skip
+}
 
 
 def facts_of(dataset_name: str) -> Facts:
@@ -118,7 +119,7 @@ def facts_of(dataset_name: str) -> Facts:
             raise DataError(f"{path}: {OWN}.{key} has to be a list of texts.")
     if not isinstance(own.get("show_pictures", True), bool):
         raise DataError(f"{path}: {OWN}.show_pictures has to be true or false.")
-    stated = {key: front.get(key) for key in ("license", "license_name", "license_link")}
+    stated: dict = {key: front.get(key) for key in ("license", "license_name", "license_link")}
     if isinstance(stated["license"], list) and all(isinstance(one, str) for one in stated["license"]):
         stated["license"] = AND.join(stated["license"]) or None
     for key, value in {"pretty_name": front.get("pretty_name"), f"{OWN}.kind": own.get("kind"), **stated}.items():

@@ -38,7 +38,7 @@ def some(names: Sequence[str]) -> str:
     return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """What the error says, on one line."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 

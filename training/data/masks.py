@@ -65,7 +65,7 @@ def open_masks(
     """
     if dataset_name in SCENES:
         length = scenes if limit is None else limit
-        options = {"length": length} if length is not None else {}
+        options: dict = {"length": length} if length is not None else {}
         options |= {"dataset_name": SCENES[dataset_name], "resolution_px": resolution_px, **(scene_options or {})}
         return PaintedSource(Scenes(split, **options), dataset_name)
     split_of = open_split(dataset_name, split, config_name=dataset_config_name, image_column=image_column, limit=limit)

@@ -40,10 +40,12 @@ class Recoloured:
     def __init__(self, selection, *, variants: int = 1, seed: int = 0, resolution_px: int = 128, keep: bool = True):
         self.source, self._of = selection.source, selection
         self.source.preload(resolution_px)
-        styles, groups = ([values[row] for row in selection.rows] for values in
-                          (self.source.column("style"), self.source.column("group")))  # fmt: skip
-        facts = {"data": selection.data_hash, "variants": variants, "seed": seed, "resolution": resolution_px,
-                 "version": VERSION, "kept_out": sorted(KEPT_OUT)}  # fmt: skip
+        styles, groups = (
+            [values[row] for row in selection.rows]
+            for values in (self.source.column("style"), self.source.column("group"))
+        )
+        facts = {"data": selection.data_hash, "variants": variants, "seed": seed, "resolution": resolution_px}
+        facts |= {"version": VERSION, "kept_out": sorted(KEPT_OUT)}
 
         def table() -> list[list]:
             allowed = [group not in NOT_OF for group in groups]
@@ -57,8 +59,10 @@ class Recoloured:
         self.words = [word for _, word, _ in self._rows]
         self.names = [selection.names[index] for index, *_ in self._rows]
         self.styles = [styles[index] for index, *_ in self._rows]
-        self.captions = [_said(coloured(name, word), style) for name, word, style in
-                         zip(self.names, self.words, self.styles, strict=True)]  # fmt: skip
+        self.captions = [
+            _said(coloured(name, word), style)
+            for name, word, style in zip(self.names, self.words, self.styles, strict=True)
+        ]
         self.prompts = [texts[-1] for texts in self.captions]
         content = json.dumps([facts, self._rows, self.captions])
         self.data_hash = hashlib.sha256(content.encode()).hexdigest()
@@ -69,7 +73,9 @@ class Recoloured:
     def picture(self, index: int) -> Image.Image:
         picked, word, turned = self._rows[index]
         picture = self._of.picture(picked)
-        return recolour(picture, word) if turned else picture
+        made = recolour(picture, word) if turned else picture
+        assert made is not None
+        return made
 
 
 def _said(name: str, style: str) -> list[str]:

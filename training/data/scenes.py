@@ -34,7 +34,8 @@ from training.data.emoji.tables import LABELS
 from training.data.sources import DataError, open_source
 
 CLASSES = ("background", *LABELS)  # what the emoji build gives; id 0 is the background, id k + 1 is label k
-LENGTHS = {"train": 1_000_000, "new_scenes": 1000, "validation": 1000, "unseen_style": 1000}  # scenes, by default
+Which = Literal["train", "new_scenes", "validation", "unseen_style"]  # set, which has so many scenes, by default:
+LENGTHS: dict[Which, int] = {"train": 1_000_000, "new_scenes": 1000, "validation": 1000, "unseen_style": 1000}
 SETS = tuple(LENGTHS)
 GROUNDS = {"plain": 0.3, "gradient": 0.25, "noise": 0.2, "art": 0.25}  # kind: probability
 SIDE = (0.2, 0.8)  # an object's longer side, as a share of the scene's
@@ -204,7 +205,7 @@ class Scenes:
         boxes = []
         for index in range(len(self.source)):
             alpha = self.source.picture(index).getchannel("A")
-            solid = alpha.getextrema()[1] >= SOLID
+            solid = np.asarray(alpha).max() >= SOLID
             boxes.append(alpha.point(lambda a: 255 * (a > 8)).getbbox() if solid else None)
         return boxes
 
@@ -229,7 +230,7 @@ class Scenes:
         return sorted(self._of_label)
 
 
-def _within(solid: np.ndarray, place: tuple[int, int], side: int) -> np.ndarray:
+def _within(solid: np.ndarray, place: tuple[int, ...], side: int) -> np.ndarray:
     """A drawing's pixels (h, w) on the scene (R, R), its left and top at `place`; what lies outside is cut."""
     left, top = place
     whole = np.zeros((side, side), bool)
@@ -256,10 +257,12 @@ def _colour(rng: random.Random) -> tuple[int, int, int]:
     if kind < 0.15:
         return (255, 255, 255)
     if kind < 0.2:
-        return (rng.randrange(32),) * 3
+        grey = rng.randrange(32)
+        return grey, grey, grey
     hue, saturation, value = rng.random(), rng.uniform(0.05, 0.85), rng.uniform(0.3, 1)
     channels = ((hue * 6 + shift) % 6 for shift in (5, 3, 1))
-    return tuple(round(255 * value * (1 - saturation * max(0, min(k, 4 - k, 1)))) for k in channels)
+    red, green, blue = (round(255 * value * (1 - saturation * max(0, min(k, 4 - k, 1)))) for k in channels)
+    return red, green, blue
 
 
 def _gradient(rng: random.Random, size: int = 32) -> np.ndarray:
@@ -277,7 +280,8 @@ def _noise(rng: random.Random, size: int = 64) -> np.ndarray:
     """Smooth noise in [0, 1], (size, size): three octaves."""
     field, cells = np.zeros((size, size), np.float32), rng.randint(3, 7)
     for octave in range(3):
-        grid = Image.frombytes("L", (cells << octave,) * 2, rng.randbytes((cells << octave) ** 2))
+        side = cells << octave
+        grid = Image.frombytes("L", (side, side), rng.randbytes(side**2))
         field += np.asarray(grid.resize((size, size), Image.Resampling.BICUBIC), np.float32) / 2**octave
     return (field - field.min()) / np.ptp(field)
 
@@ -292,7 +296,7 @@ class Config:
 
     materialise: int  # scenes per set
     output_dir: Path = Path("build/data/scenes")
-    set: tuple[Literal["train", "new_scenes", "validation", "unseen_style"], ...] = SETS  # which sets
+    set: tuple[Which, ...] = SETS  # which sets
     dataset_name: str = "emoji"  # what to paint with
     resolution: int = 128  # side of a scene, pixels
     seed: int = 0
@@ -361,7 +365,7 @@ def main(cfg: Config) -> None:
         print(f"{which}: {len(scenes):,} scenes in {cfg.output_dir / which}")
         painted.append(scenes)
     (cfg.output_dir / "README.md").write_text(card(painted), encoding="utf-8")
-    if cfg.push_to_hub:
+    if cfg.push_to_hub and cfg.hub_dataset_id:
         from training import publish
 
         publish.push_export(cfg.output_dir, cfg.hub_dataset_id, private=cfg.hub_private, repo_type="dataset")

@@ -93,7 +93,7 @@ class Source:
         self.licenses = licenses(self._data)
         content = hashlib.sha256(json.dumps([label_names, self._captions]).encode())
         content.update(b"".join(digests))
-        content.update(b"" if labels is None else self._labels.astype("<i8").tobytes())
+        content.update(b"" if self._labels is None else self._labels.astype("<i8").tobytes())
         self.data_hash = content.hexdigest()
 
     def __len__(self) -> int:

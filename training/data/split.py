@@ -142,8 +142,8 @@ def locate(dataset_name: str, split: str) -> tuple[Path | None, str]:
     if folder.exists():
         raise DataError(f"{dataset_name} is a file: give the folder that holds the pictures or parquet files.")
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", dataset_name) or dataset_name.startswith("."):
-        parent = folder.parent if folder.parent.is_dir() else None
-        beside = [p.name for p in parent.iterdir() if p.is_dir()] if parent else []
+        parent = folder.parent
+        beside = [p.name for p in parent.iterdir() if p.is_dir()] if parent.is_dir() else []
         guess = difflib.get_close_matches(folder.name, beside, 1)
         hint = f" Did you mean {parent / guess[0]}?" if guess else ""
         raise DataError(f"There is no folder {dataset_name}.{hint}")
@@ -166,7 +166,7 @@ def load_splits(datasets, folder: Path | None, where: str, config_name: str | No
     except DataError:
         raise
     except Exception as error:  # datasets raises a dozen kinds, ValueError and KeyError among them
-        cause = error
+        cause: BaseException = error
         while cause.__cause__ is not None:
             cause = cause.__cause__
         if "corresponds to no data" in str(cause):
@@ -241,13 +241,12 @@ def as_pictures(datasets, data, where: str, column: str):
 
 def row_names(data, column: str, folder: Path | None) -> list[str]:
     """What to call each row in messages: its file, relative to the folder, or its number."""
-    names = []
+    names, home = [], folder and folder.resolve()
     for index, picture in enumerate(data.select_columns([column]).with_format("arrow").iter(1000)):
         for row, path in enumerate(picture[column].combine_chunks().field("path").to_pylist()):
             number = index * 1000 + row
-            local = path and folder is not None and Path(path).is_absolute()
-            local = local and Path(path).is_relative_to(folder.resolve())
-            names.append(Path(path).relative_to(folder.resolve()).as_posix() if local else f"row {number}")
+            local = path and home is not None and Path(path).is_absolute() and Path(path).is_relative_to(home)
+            names.append(Path(path).relative_to(home).as_posix() if local else f"row {number}")
     return names
 
 

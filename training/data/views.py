@@ -18,7 +18,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from transformers import DPTModel
 
 from training import hybrid
 from training.data.art import recoloured
@@ -56,7 +55,7 @@ class Views:
     """
 
     def __init__(
-        self, source: Source, tower: DPTModel, pixel_values: Callable[[Sequence[Image.Image]], torch.Tensor], count: int
+        self, source: Source, tower: hybrid.Tower, pixel_values: Callable[[Sequence], torch.Tensor], count: int
     ):
         backbone = hybrid.backbone_of(tower)
         weights = early_sha256(backbone)
@@ -105,7 +104,8 @@ def write(folder: Path, source: Source, view: int, backbone: torch.nn.Module, pi
             array = np.lib.format.open_memmap(folder / "maps.npy", "w+", np.float16, shape)
             print(f"looking at {len(source)} pictures, view {view}: {array.nbytes / 2**20:.0f} MiB", flush=True)
         array[rows.start : rows.stop] = maps
-    array.flush()
+    if array is not None:
+        array.flush()
     backbone.train(training)
 
 
@@ -132,8 +132,10 @@ class ViewedPictures:
 def viewed(source: Source, captions: Captions, tower, pixel_values: Callable, cfg) -> ViewedPictures:
     """The samples of cfg.cached_views. Raises SystemExit where the tower is on no backbone of timm."""
     if not hybrid.is_hybrid(tower):
-        raise SystemExit(f"--cached_views need a tower on a backbone of timm, not a {tower.config.model_type}: "
-                         "set --tower_name_or_path, or --cached_views 0")  # fmt: skip
+        raise SystemExit(
+            f"--cached_views need a tower on a backbone of timm, not a {tower.config.model_type}: "
+            "set --tower_name_or_path, or --cached_views 0"
+        )
     return ViewedPictures(Views(source, tower, pixel_values, cfg.cached_views), captions, cfg.captions_each)
 
 

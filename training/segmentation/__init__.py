@@ -55,8 +55,8 @@ def task_of(cfg: SegmentationConfig) -> Task:
     def loss(model, batch):
         logits = contract.full_logits(model, batch["pixels"])
         with torch.autocast(logits.device.type, enabled=False):
-            return training_loss(logits, batch["mask"], dice_weight=cfg.dice_weight,
-                                 class_weight=None if weight is None else weight.to(logits.device))  # fmt: skip
+            weighed = None if weight is None else weight.to(logits.device)
+            return training_loss(logits, batch["mask"], dice_weight=cfg.dice_weight, class_weight=weighed)
 
     def finished(now):
         fit_to(now, held_out)
@@ -74,7 +74,7 @@ def task_of(cfg: SegmentationConfig) -> Task:
 
 def open_data(cfg: SegmentationConfig, split: str) -> MaskSource | PaintedSource:
     """Pictures and masks of a split; scenes to train on are as many and as varied as the config says."""
-    options = {}
+    options: dict = {}
     if split == "train":
         options = {"scenes": cfg.train_scenes, "scene_options": {"ink": cfg.object_ink, "colour": cfg.object_color}}
     return open_masks(

@@ -6,7 +6,7 @@ from typing import Literal
 
 from training.config import TrainConfig
 
-SIZES = {  # what a backbone is built of, unless model_args says otherwise
+SIZES: dict[str, dict] = {  # what a backbone is built of, unless model_args says otherwise
     "swin": {"embed_dim": 48, "depths": (2, 2, 6), "num_heads": (2, 4, 8), "window_size": 4, "patch_size": 4,
              "drop_path_rate": 0.1, "channels": 64, "pool_scales": (1, 2, 4)},
     "dpt": {"hidden_size": 192, "num_hidden_layers": 5, "num_attention_heads": 3, "intermediate_size": 768,

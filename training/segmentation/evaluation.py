@@ -38,8 +38,10 @@ def evaluate_checkpoint(name: str, dataset_name: str, *, scenes: int = SCENES_ME
         source = open_masks(dataset_name, split=split, limit=limit, resolution_px=served.resolution_px)
         names = [source.id2label[k] for k in range(len(source.id2label))]
         if names != served.label_names:
-            raise SystemExit(f"{name} answers with {some(served.label_names)}, but {dataset_name} has {some(names)}: "
-                             "name the data it was trained on with --dataset")  # fmt: skip
+            raise SystemExit(
+                f"{name} answers with {some(served.label_names)}, but {dataset_name} has {some(names)}: "
+                "name the data it was trained on with --dataset"
+            )
         confs, tables = zip(*tallies(served, source), strict=True)
         conf, table = sum(confs), sum(tables)
         measured = scores_of(conf, table, names) | (by_source(source.sources, confs) if source.sources else {})

@@ -25,7 +25,8 @@ from training.towers import swin_of
 
 def create_model(cfg: SegmentationConfig, label_names: list[str]) -> contract.Segmenter:
     """A fresh segmenter of the backbone a config names, with its image processor."""
-    args, classes, side = SIZES[cfg.backbone] | cfg.model_args, len(label_names), cfg.resolution
+    args: dict = SIZES[cfg.backbone] | cfg.model_args
+    classes, side = len(label_names), cfg.resolution
     if cfg.backbone == "unet":
         model = smp.Unet(encoder_weights=None, classes=classes, encoder_depth=len(args["decoder_channels"]), **args)
     elif cfg.backbone == "dpt":
@@ -45,21 +46,22 @@ def create_model(cfg: SegmentationConfig, label_names: list[str]) -> contract.Se
 def _swin(args: dict, classes: int, side_px: int, tower: Path | None) -> UperNetForSemanticSegmentation:
     """tower: folder of a model whose Swin the backbone begins as; None = a fresh one of `args`."""
     args, begun = dict(args), swin_of(tower) if tower else None
-    head = {"hidden_size": args.pop("channels"), "pool_scales": list(args.pop("pool_scales"))}
+    head: dict = {"hidden_size": args.pop("channels"), "pool_scales": list(args.pop("pool_scales"))}
     if begun is not None:
         args = begun.config.to_dict() | {"drop_path_rate": args["drop_path_rate"]}
     stages = [f"stage{number + 1}" for number in range(len(args["depths"]))]
     backbone = SwinConfig.from_dict(args | {"image_size": side_px, "out_features": stages, "out_indices": None})
-    model = UperNetForSemanticSegmentation(
-        UperNetConfig(backbone_config=backbone, use_auxiliary_head=False, num_labels=classes, **head)
-    )
+    head |= {"backbone_config": backbone, "num_labels": classes}
+    model = UperNetForSemanticSegmentation(UperNetConfig(use_auxiliary_head=False, **head))
     if begun is not None:
         try:
             model.backbone.swin.load_state_dict(begun.state_dict())
         except RuntimeError as error:
             said = str(error).splitlines()[-1].strip()
-            raise SystemExit(f"--tower_name_or_path {tower}: {said}; its positions are for {begun.config.image_size} px"
-                             ": set --resolution to that") from None  # fmt: skip
+            raise SystemExit(
+                f"--tower_name_or_path {tower}: {said}; its positions are for {begun.config.image_size} px"
+                ": set --resolution to that"
+            ) from None
         return model
     patches = next(layer for layer in model.backbone.modules() if isinstance(layer, torch.nn.Conv2d))
     torch.nn.init.normal_(patches.bias, std=0.1)
@@ -75,11 +77,11 @@ def _timm(args: dict, classes: int, folder: Path) -> UperNetForSemanticSegmentat
         raise SystemExit(
             f"--tower_name_or_path {folder}: {kind} has maps at strides {strides}; 4, 8, 16 and 32 are needed"
         )
-    config = TimmBackboneConfig(backbone=kind, out_indices=[strides.index(stride) for stride in (4, 8, 16, 32)])
-    head = {"hidden_size": args["channels"], "pool_scales": list(args["pool_scales"])}
-    model = UperNetForSemanticSegmentation(
-        UperNetConfig(backbone_config=config, use_auxiliary_head=False, num_labels=classes, **head)
-    )
+    places = [strides.index(stride) for stride in (4, 8, 16, 32)]
+    config = TimmBackboneConfig.from_dict({"backbone": kind, "out_indices": places})
+    head: dict = {"hidden_size": args["channels"], "pool_scales": list(args["pool_scales"])}
+    head |= {"backbone_config": config, "num_labels": classes}
+    model = UperNetForSemanticSegmentation(UperNetConfig(use_auxiliary_head=False, **head))
     missing = model.backbone._backbone.load_state_dict(tower.state_dict(), strict=False).missing_keys
     if missing:
         raise SystemExit(f"--tower_name_or_path {folder}: its weights lack {missing[0]} of {kind}")
@@ -88,15 +90,14 @@ def _timm(args: dict, classes: int, folder: Path) -> UperNetForSemanticSegmentat
 
 def _dpt(args: dict, classes: int, side_px: int) -> DPTForSemanticSegmentation:
     """Maps at 1/4, 1/8, 1/16 and 1/32 of the picture, as in Ranftl 2021, §3.1, from patches of any size."""
-    args = dict(args)
+    args = args | {"num_labels": classes, "use_auxiliary_head": False}
     factors = [args["patch_size"] / stride for stride in (4, 8, 16, 32)]
     factors = [int(factor) if factor >= 1 else factor for factor in factors]
-    model = DPTForSemanticSegmentation(
-        DPTConfig(image_size=side_px, reassemble_factors=factors, fusion_hidden_size=args.pop("channels"),
-                  use_auxiliary_head=False, num_labels=classes, **args)
-    )  # fmt: skip
+    width = args.pop("channels")
+    config = DPTConfig(image_size=side_px, reassemble_factors=factors, fusion_hidden_size=width, **args)
+    model = DPTForSemanticSegmentation(config)
     embeddings = model.dpt.embeddings
-    torch.nn.init.normal_(embeddings.patch_embeddings.projection.bias, std=0.1)
+    torch.nn.init.normal_(embeddings.get_parameter("patch_embeddings.projection.bias"), std=0.1)
     for positions in (embeddings.position_embeddings, embeddings.cls_token):  # zeros, by the library
         torch.nn.init.trunc_normal_(positions, std=0.02)
     return model
@@ -109,8 +110,9 @@ def is_timm(folder: Path) -> bool:
 
 def tower_folder(cfg: SegmentationConfig) -> Path:
     """Where --tower_name_or_path lies. Raises store.CheckpointError."""
-    stem = "classifier" if cfg.tower_name_or_path in store.bundled("classifier") else "clip"
-    return store.resolve(stem, cfg.tower_name_or_path)
+    name = cfg.tower_name_or_path
+    assert name is not None
+    return store.resolve("classifier" if name in store.bundled("classifier") else "clip", name)
 
 
 def start_from(cfg: SegmentationConfig, label_names: list[str]) -> contract.Segmenter:
@@ -118,7 +120,7 @@ def start_from(cfg: SegmentationConfig, label_names: list[str]) -> contract.Segm
 
     Raises SystemExit where it can't take the resolution.
     """
-    served = contract.load(cfg.pretrained_model_name_or_path, device="cpu")
+    served = contract.load(cfg.base, device="cpu")
     model = served.model.requires_grad_(True)
     if getattr(model, "auxiliary_head", None) is not None:  # its loss isn't used here
         model.auxiliary_head, model.config.use_auxiliary_head = None, False
@@ -143,7 +145,7 @@ def start_from(cfg: SegmentationConfig, label_names: list[str]) -> contract.Segm
     return contract.Segmenter(model, processor, label_names, name="in training", own=own)
 
 
-def replace_class_layer(model: torch.nn.Module, label_names: list[str]) -> None:
+def replace_class_layer(model: contract.Stock, label_names: list[str]) -> None:
     """Put a fresh layer of len(label_names) outputs in the place of a segmenter's last, and say so in its config."""
     layer = contract.class_layer(model)
     name = next(name for name, module in model.named_modules() if module is layer)
@@ -151,8 +153,8 @@ def replace_class_layer(model: torch.nn.Module, label_names: list[str]) -> None:
     if isinstance(layer, torch.nn.Linear):
         fresh = torch.nn.Linear(layer.in_features, len(label_names), has_bias)
     else:
-        fresh = torch.nn.Conv2d(layer.in_channels, len(label_names), layer.kernel_size, layer.stride, layer.padding,
-                                layer.dilation, bias=has_bias)  # fmt: skip
+        shape = layer.kernel_size, layer.stride, layer.padding, layer.dilation
+        fresh = torch.nn.Conv2d(layer.in_channels, len(label_names), *shape, bias=has_bias)
     parent, _, child = name.rpartition(".")
     setattr(model.get_submodule(parent), child, fresh)
     if isinstance(model.config, dict):
@@ -162,7 +164,7 @@ def replace_class_layer(model: torch.nn.Module, label_names: list[str]) -> None:
         model.config.label2id = {label: k for k, label in enumerate(label_names)}
 
 
-def slower_base(model: torch.nn.Module, cfg: SegmentationConfig) -> list[dict]:
+def slower_base(model: contract.Stock, cfg: SegmentationConfig) -> list[dict]:
     """The optimiser's groups; what isn't new learns slower by base_lr_scale: see there."""
     if cfg.tower_name_or_path:
         base = {id(p) for p in getattr(model.backbone, "swin", model.backbone).parameters()}  # norms after it are new
@@ -185,8 +187,10 @@ def describe_start(cfg: SegmentationConfig) -> str:
         folder = tower_folder(cfg)
         name = "/".join(folder.parts[-2:])
         part = "" if is_timm(folder) else "the Swin of "
-        return (f"its backbone began as {part}{name}, weights {store.weights_sha256(folder)[:12]}; "
-                "the rest is trained from scratch")  # fmt: skip
+        return (
+            f"its backbone began as {part}{name}, weights {store.weights_sha256(folder)[:12]}; "
+            "the rest is trained from scratch"
+        )
     return "trained from scratch"
 
 

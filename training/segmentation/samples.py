@@ -46,10 +46,10 @@ def cut(picture: Image.Image, mask: np.ndarray, long_px: int, side_px: int, rng:
     What is beyond the picture is filled with its edges, as when the model is served, and has no answer.
     """
     picture = contract.at_side(picture, max(1, long_px))
-    mask = Image.fromarray(mask.astype(np.uint8)).resize(picture.size, Image.Resampling.NEAREST)
+    resized = Image.fromarray(mask.astype(np.uint8)).resize(picture.size, Image.Resampling.NEAREST)
     pixels, (left, top, right, bottom) = contract.padded(picture, side_px)
     whole = np.full(pixels.shape[:2], IGNORE, np.int64)
-    whole[top:bottom, left:right] = mask
+    whole[top:bottom, left:right] = resized
     y, x = (rng.randint(0, length - side_px) for length in whole.shape)
     window = np.s_[y : y + side_px, x : x + side_px]
     return Image.fromarray(pixels[window]), whole[window]

@@ -45,9 +45,10 @@ __all__ = ["PRESETS", "evaluate_checkpoint", "main", "task_of"]
 
 def task_of(cfg: TextToImageConfig) -> Task:
     """The experiment of a config."""
-    chosen = {"groups": cfg.groups, "styles": cfg.styles, "own": cfg.caption_column is not None}
-    train, held_out = (select(opened(cfg, split, caption_column=cfg.caption_column), **chosen)
-                       for split in ("train", "validation"))  # fmt: skip
+    chosen: dict = {"groups": cfg.groups, "styles": cfg.styles, "own": cfg.caption_column is not None}
+    train, held_out = (
+        select(opened(cfg, split, caption_column=cfg.caption_column), **chosen) for split in ("train", "validation")
+    )
     torch.manual_seed(cfg.seed)
     model, vae = create_model(cfg, styles=list(STYLE_WORDS.values()) if train.source.facts.ours else [])
     cfg = dataclasses.replace(cfg, num_train_timesteps=model.num_train_timesteps)
@@ -59,8 +60,9 @@ def task_of(cfg: TextToImageConfig) -> Task:
     def loss(unet, batch):
         latents, states = conditions(batch, model, vae)
         gamma = cfg.snr_gamma if cfg.loss_weighting == "min_snr" else None
-        error = diffusion_loss(unet, scheduler, latents, batch["noise"], batch["timestep"], snr_gamma=gamma,
-                               encoder_hidden_states=states)  # fmt: skip
+        error = diffusion_loss(
+            unet, scheduler, latents, batch["noise"], batch["timestep"], snr_gamma=gamma, encoder_hidden_states=states
+        )
         return error.mean(), {}
 
     def served(module):

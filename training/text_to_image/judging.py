@@ -45,7 +45,7 @@ def painted(selection) -> list[Image.Image] | None:
     return list(found.values()) if len(found) == len(colour_prompts()) else None
 
 
-def colour_scores(pictures: Sequence[np.ndarray], captioner) -> dict[str, float]:
+def colour_scores(pictures: Sequence[np.ndarray] | np.ndarray, captioner) -> dict[str, float]:
     """Shares of the pictures uint8 (R, R, 3), in the order of `colour_prompts`, that are as asked for."""
     asked = colour_prompts()
     shown = [Image.fromarray(picture) for picture in pictures]

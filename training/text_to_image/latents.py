@@ -7,6 +7,7 @@ M texts, V views of a picture (2 with flips).
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,7 +35,8 @@ class LatentCaptions:
         self.shape = model.latent_shape
         selection.source.preload(cfg.resolution)
         self.views = 2 if cfg.random_flip else 1
-        self.latents = self.states = None
+        self.latents: Any = None
+        self.states: Any = None
         if not cfg.no_cache:
             self.latents = cached_latents(selection, vae, self.views, cfg.resolution)
             self.states, number = cached_states(sorted({c for texts in selection.captions for c in texts}), model)
@@ -110,8 +112,8 @@ def cached_latents(selection: Selection | Recoloured | Pairs, vae, views: int, r
         made.flush()
         print(f"latents of {len(selection)} pictures made once: {made.nbytes / 2**20:.0f} MiB", flush=True)
 
-    key = {"data": selection.data_hash, "weights": vae.weights_sha256, "views": views, "resolution": resolution_px,
-           "ground": list(vae.ground)}  # fmt: skip
+    key = {"data": selection.data_hash, "weights": vae.weights_sha256, "views": views, "resolution": resolution_px}
+    key["ground"] = list(vae.ground)
     return np.load(cached("latents", key, build) / "latents.npy", mmap_mode="r")
 
 
@@ -128,8 +130,8 @@ def cached_states(texts: list[str], model: contract.TextToImage) -> tuple[np.nda
         print(f"states of {len(texts)} captions made once: {made.nbytes / 2**20:.0f} MiB", flush=True)
 
     tokenizer = hashlib.sha256(json.dumps(sorted(model.pipe.tokenizer.get_vocab().items())).encode()).hexdigest()
-    key = {"texts": hashlib.sha256(json.dumps(texts).encode()).hexdigest(), "tokenizer": tokenizer,
-           "weights": tensors_sha256(model.pipe.text_encoder), "length": model.max_length}  # fmt: skip
+    said, weights = hashlib.sha256(json.dumps(texts).encode()).hexdigest(), tensors_sha256(model.pipe.text_encoder)
+    key = {"texts": said, "tokenizer": tokenizer, "weights": weights, "length": model.max_length}
     states = np.load(cached("states", key, build) / "states.npy", mmap_mode="r")
     return states, {text: row for row, text in enumerate(texts)}
 

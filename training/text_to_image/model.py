@@ -47,8 +47,10 @@ def create_model(
             )
         if clip.model.config.model_type != "vision-text-dual-encoder":
             kind = clip.model.config.model_type
-            raise SystemExit(f"{cfg.clip_name_or_path} is a {kind}, whose text tower is no model of its own: name a "
-                             "VisionTextDualEncoderModel, such as training.clip exports")  # fmt: skip
+            raise SystemExit(
+                f"{cfg.clip_name_or_path} is a {kind}, whose text tower is no model of its own: name a "
+                "VisionTextDualEncoderModel, such as training.clip exports"
+            )
         tower = clip.model.text_model
         pipe = StableDiffusionPipeline(
             vae=vae.vae, text_encoder=tower, tokenizer=clip.tokenizer, scheduler=create_scheduler(cfg),
@@ -56,15 +58,17 @@ def create_model(
             feature_extractor=None, requires_safety_checker=False,
         )  # fmt: skip
     if vae.vae.config.shift_factor:
-        raise SystemExit("this autoencoder has a shift_factor, which StableDiffusionPipeline ignores: fold it into the "
-                         "weights (hub_models.autoencoder.centred) and save it again")  # fmt: skip
+        raise SystemExit(
+            "this autoencoder has a shift_factor, which StableDiffusionPipeline ignores: fold it into the "
+            "weights (hub_models.autoencoder.centred) and save it again"
+        )
     pipe.text_encoder.eval().requires_grad_(False)
     if cfg.lora_rank:
         from peft import LoraConfig
 
         pipe.unet.add_adapter(LoraConfig(r=cfg.lora_rank, lora_alpha=cfg.lora_rank, target_modules=LORA_LAYERS))
-    vae.preview(torch.zeros(1, *vae.latent_shape))  # fits the linear map, where the folder has none
-    extra = {"guidance_scale": 3.0, "default_steps": 10, "default_sampler": "dpm++", "styles": list(styles)}
+    weight, bias = vae.linear_map()
+    extra: dict = {"guidance_scale": 3.0, "default_steps": 10, "default_sampler": "dpm++", "styles": list(styles)}
     if cfg.pretrained_model_name_or_path:
         extra = model.extra
     if cfg.guidance_scale is not None:
@@ -72,8 +76,8 @@ def create_model(
     extra |= {
         "resolution_px": cfg.resolution,
         "ground": list(vae.ground),
-        "latent_to_rgb": np.round(vae.latent_to_rgb.double().cpu().numpy(), 6).tolist(),
-        "latent_to_rgb_bias": np.round(vae.latent_to_rgb_bias.double().cpu().numpy(), 6).tolist(),
+        "latent_to_rgb": np.round(weight.double().cpu().numpy(), 6).tolist(),
+        "latent_to_rgb_bias": np.round(bias.double().cpu().numpy(), 6).tolist(),
     }
     if torch.cuda.is_available() and not cfg.cpu:
         pipe.to("cuda")
@@ -106,6 +110,7 @@ class Adapter(torch.nn.Module):
 
     def __init__(self, unet: UNet2DConditionModel):
         super().__init__()
+        self.unet: UNet2DConditionModel
         self.__dict__["unet"] = unet  # no submodule: its own weights belong to nobody here
         self.layers = torch.nn.ParameterList([p for p in unet.parameters() if p.requires_grad])
 
@@ -135,8 +140,8 @@ def save_lora(folder: Path, unet: UNet2DConditionModel, cfg: TextToImageConfig) 
 
     layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(unet))
     StableDiffusionPipeline.save_lora_weights(folder, unet_lora_layers=layers, weight_name=LORA_FILE)
-    about = {"base_model_name_or_path": base_of(cfg), "peft_type": "LORA", "r": cfg.lora_rank,
-             "target_modules": LORA_LAYERS}  # fmt: skip
+    about = {"base_model_name_or_path": base_of(cfg), "peft_type": "LORA", "r": cfg.lora_rank}
+    about["target_modules"] = LORA_LAYERS
     (folder / "config.json").write_text(json.dumps(about, indent=2) + "\n")
 
 

@@ -26,7 +26,7 @@ def main() -> None:
         plain = f"{split['without_skin_tone']:,} without skin tone"
         print(f"{name:14} {split['pictures']:6,} pictures, {plain}, {split['concepts']:,} concepts")
     print(f"written to {config.output_dir}")
-    if config.push_to_hub:
+    if config.push_to_hub and config.hub_dataset_id:
         publish.push_export(config.output_dir, config.hub_dataset_id, private=config.hub_private, repo_type="dataset")
 
 

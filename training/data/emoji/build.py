@@ -77,7 +77,8 @@ def fetch(package: Package, source_dir: Path | None, work_dir: Path) -> Path:
 def read_json(tarball: Path, *names: str) -> list:
     """The parsed JSON files of an npm tarball, in the order of names."""
     with tarfile.open(tarball) as tar:
-        return [json.load(tar.extractfile(f"package/{name}")) for name in names]
+        files = [tar.extractfile(f"package/{name}") for name in names]
+        return [json.load(file) for file in files if file]
 
 
 def read_emoji(tarball: Path) -> list[dict]:
