@@ -5,7 +5,7 @@ An order has `steps()`, and each of these `index` and `total`.
 
 import functools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ def columns(count: int) -> int:
 class Drawing:
     """A drawing under way: `shown` gives the steps that are worth a message to the page, `step` is the last done."""
 
-    def __init__(self, steps: Iterator, stop, *, previews: int, seconds: float = DEADLINE_SECONDS):
+    def __init__(self, steps: Generator, stop, *, previews: int, seconds: float = DEADLINE_SECONDS):
         self.steps, self.stop, self.previews, self.seconds = steps, stop, previews, seconds
         self.started = time.monotonic()
         self.step: Any = None

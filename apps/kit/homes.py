@@ -54,7 +54,7 @@ def note(text: str) -> str:
     return f'<p class="v-note" role="note">{html.escape(text)}</p>' if text else ""
 
 
-def _home(path: str, models: Models) -> Home:
+def _home(path: str | None, models: Models) -> Home:
     return of(pictures.read_picture(path), models)
 
 
@@ -101,7 +101,7 @@ def said(models: Models, box: gr.Image, model_name: gr.Radio, part: SimpleNamesp
         wire(event, say, [box, model_name], [part.said, part.switch], trigger_mode="always_last", **AT_ONCE)
 
 
-def _alike(models: Models, best: str, name: str) -> bool:
+def _alike(models: Models, best: str | None, name: str) -> bool:
     """Whether a model has seen the same kind of pictures as the best one, or doesn't say what it has seen."""
     world = models.chosen(name).world
     return world is None or world.kind == models[best].world.kind

@@ -4,7 +4,7 @@ import contextlib
 import functools
 import html
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 
 import gradio as gr
@@ -22,7 +22,7 @@ def blocks(title: str) -> gr.Blocks:
 
 
 @contextlib.contextmanager
-def opened(page: Page, models: Mapping) -> Iterator[tuple[gr.Blocks, dict]]:
+def opened(page: Page, models: Mapping) -> Generator[tuple[gr.Blocks, dict]]:
     """A page under its title, with a card for each model that is an error, and those of its models that are none."""
     ready = {name: model for name, model in models.items() if not isinstance(model, Exception)}
     with blocks(f"{page.title} · Vitrail") as demo:
@@ -37,7 +37,7 @@ def styled(value: str, *files: Path, **options) -> gr.HTML:
     """HTML with the style and the script in these .css and .js files, which hold for this part of the page alone."""
     text = {suffix: "".join(file.read_text(encoding="utf-8") for file in files if file.suffix == suffix)
             for suffix in (".css", ".js")}  # fmt: skip
-    script = {"js_on_load": text[".js"]} if text[".js"] else {}
+    script: dict = {"js_on_load": text[".js"]} if text[".js"] else {}
     return gr.HTML(value, css_template=text[".css"], **script, **options)
 
 
@@ -67,8 +67,8 @@ def examples(page: Page, demo: gr.Blocks, box: gr.Image, label: str, *, names=No
     if not (rows := page.examples):
         return
     with gr.Column(elem_classes="v-examples"):
-        files, said = [[str(page.folder / row["file"])] for row in rows], {"api_visibility": "private"}
-        gr.Examples(files, box, label=label, examples_per_page=len(rows), api_name=f"{page.stem}_example", **said)
+        files, name = [[str(page.folder / row["file"])] for row in rows], f"{page.stem}_example"
+        gr.Examples(files, box, label=label, examples_per_page=len(rows), api_name=name, api_visibility="private")
         credits = " · ".join(dict.fromkeys(row["credit"] for row in rows))
         gr.HTML(html.escape(credits), elem_classes="v-credits", padding=False)
     said = json.dumps(list(names or (row["name"] for row in rows)))

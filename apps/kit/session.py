@@ -5,7 +5,7 @@ import math
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 
 from apps.kit import visitors
 
@@ -82,7 +82,7 @@ class StopFlags:
         self._flags.pop(session, None)
 
     @contextlib.contextmanager
-    def armed(self, session: str | None) -> Iterator[Flag]:
+    def armed(self, session: str | None) -> Generator[Flag]:
         """A fresh flag for as long as a program's call lasts."""
         try:
             yield self.arm(session)
@@ -113,7 +113,7 @@ class Watch:
         return f"out of time ({self.seconds:g} s)" if late else None
 
 
-def until(steps: Iterator, stop: threading.Event, seconds: float) -> Iterator:
+def until(steps: Generator, stop: threading.Event, seconds: float) -> Iterator:
     """The steps of a drawing until they end, stop is set, time is out, or nobody waits: looked at after every step."""
     watch = Watch(stop, seconds)
     with contextlib.closing(steps):

@@ -3,13 +3,14 @@
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from types import FunctionType, MethodType
 
 import gradio as gr
 
 from apps.kit.session import StopFlags
 
-HIDDEN = {"show_progress": "hidden", "api_visibility": "private"}  # of events that are the page's own
-AT_ONCE = {"queue": False} | HIDDEN  # of those that run no model
+HIDDEN: dict = {"show_progress": "hidden", "api_visibility": "private"}  # of events that are the page's own
+AT_ONCE: dict = {"queue": False} | HIDDEN  # of those that run no model
 
 
 def turns(stem: str) -> dict:
@@ -44,7 +45,7 @@ def _by_place(handler: Callable, outputs: Sequence):
         if not outputs:
             return None
         said = said or {}
-        assert set(said) <= set(outputs), f"{handler.__name__} answers for what it was not wired to"
+        assert set(said) <= set(outputs), f"{handler} answers for what it was not wired to"
         values = [said.get(component, gr.skip()) for component in outputs]
         return values if len(outputs) > 1 else values[0]
 
@@ -69,7 +70,7 @@ def fitted(form, own: Mapping[str, Mapping]) -> dict:
     return {getattr(form, name): gr.update(**field) for name, field in own.items()}
 
 
-def endpoint(stem: str, function: Callable, inputs, outputs, **how) -> None:
+def endpoint(stem: str, function: FunctionType | MethodType, inputs, outputs, **how) -> None:
     """The function as an endpoint for programs under its own name, with its docstring and its parameters."""
     gr.Button(visible=False).click(function, inputs, outputs, api_name=function.__name__, **(how or turns(stem)))
 

@@ -147,7 +147,7 @@ def sentence(text: str) -> str:
 
 def card(data_dir: Path, made: int) -> str:
     """Who the whole is, in the front matter of its card. Raises DataError where a part doesn't say."""
-    parts = [facts_of(data_dir / name) for name in ("flickr8k", "photo-scenes", "clothing-10")]
+    parts = [facts_of(str(data_dir / name)) for name in ("flickr8k", "photo-scenes", "clothing-10")]
     if not all(part.credits for part in parts):
         raise DataError(
             f"a part of {data_dir} has no card: copy those of training/data/cards into the folders as README.md"
