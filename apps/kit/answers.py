@@ -63,4 +63,5 @@ def whole_files() -> None:
     """Have gradio's own components write their answers as `place` does."""
     processing_utils.save_bytes_to_cache = save_bytes
     processing_utils.save_pil_to_cache = save_picture
-    processing_utils.save_base64_to_cache = save_base64  # ty: ignore[invalid-assignment]  # its type is that one function
+    # its type is that of that one function
+    processing_utils.save_base64_to_cache = save_base64  # ty: ignore[invalid-assignment]
