@@ -18,7 +18,9 @@ from hub_models import segmentation as contract
 from hub_models import store
 from training import evaluate, metrics, segmentation
 from training.data.facts import put_card
+from training.data.masks import open_masks
 from training.data.sources import DataError
+from training.segmentation.model import create_model
 
 TINY = segmentation.PRESETS["tiny"]
 
@@ -341,3 +343,12 @@ def test_faulty_masks_stop_it_before_step_0(own_data, tmp_path):
     with pytest.raises(DataError, match="1.png"):
         segmentation.main(flags(data, "unused", tmp_path / "run", 1))
     assert not (tmp_path / "run").exists()
+
+
+def test_pipelines_show_pictures_at_the_size_that_was_asked_for():
+    cfg = dataclasses.replace(segmentation.PRESETS["tiny"], stock_size=(24, 48))
+    served = create_model(cfg, ["background", "face"])
+    pixels = served.processor(images=[Image.new("RGB", (80, 60))], return_tensors="pt")["pixel_values"]
+    assert pixels.shape[-2:] == (24, 48) and served.resolution_px == cfg.resolution
+    card = segmentation.card_of(served, cfg, open_masks("scenes-sample", split="train"), "new")
+    assert "squeezed into 48 × 24;" in card.usage

@@ -92,6 +92,7 @@ def card_of(served: contract.Segmenter, cfg: SegmentationConfig, train: MaskSour
     """What the card says of a model of this config; begun: see `describe_start`."""
     side, facts, classes = served.resolution_px, train.facts, len(served.label_names)
     kind, in_smp = TITLES.get(served.kind, served.kind), isinstance(served.model.config, dict)
+    squeezed = "{1} × {0}".format(*cfg.stock_size) if cfg.stock_size else "a square"
     return Card(
         name=f"{served.kind}-{facts.ours or Path(cfg.dataset_name).name}",
         title=f"{kind}, {side} px: {facts.title}",
@@ -102,7 +103,7 @@ def card_of(served: contract.Segmenter, cfg: SegmentationConfig, train: MaskSour
         pipeline_tag="image-segmentation",
         tags=["image-segmentation", "vision", "semantic-segmentation"],
         parameters=served.parameters,
-        usage=USAGE_OF_SMP if in_smp else USAGE,
+        usage=USAGE_OF_SMP if in_smp else USAGE.format(squeezed),
         limits=[
             f"It tells {classes} classes apart and gives every pixel one of them, also where there is none of them.",
             f"It sees squares of {side} px; larger pictures are shrunk to {served.max_side_px} px a side and seen in "
@@ -114,7 +115,7 @@ def card_of(served: contract.Segmenter, cfg: SegmentationConfig, train: MaskSour
 USAGE = """from transformers import pipeline
 
 segment = pipeline("image-segmentation", model="org/name", image_processor="org/name")
-for part in segment("picture.png"):  # squeezed into a square; hub_models/segmentation.py tiles instead
+for part in segment("picture.png"):  # squeezed into {}; hub_models/segmentation.py tiles instead
     print(part["label"], part["mask"].size)"""
 USAGE_OF_SMP = """import segmentation_models_pytorch as smp
 from transformers import AutoImageProcessor

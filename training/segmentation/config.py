@@ -29,6 +29,7 @@ class SegmentationConfig(TrainConfig):
     reduce_labels: bool = False  # 0 in the masks means no answer, and k is class k - 1 of id2label.json
     train_scenes: int = 200_000  # how many different scenes are painted, where data are scenes
     max_side_px: int | None = None  # pictures are seen with no longer side, here and when served; None = 2 × resolution
+    stock_size: tuple[int, int] | None = None  # height and width at which pipelines show pictures; None = resolution
     # Loss
     dice_weight: float = 0.5  # of the Dice loss, beside 1 for the cross-entropy
     balance: float = 0.0  # class weights of the cross-entropy: 0 = every pixel counts the same, 1 = every class does
@@ -67,7 +68,8 @@ PRESETS = {
     "dpt": dataclasses.replace(SCENES, backbone="dpt"),
     "unet": dataclasses.replace(SCENES, backbone="unet"),
     "street": dataclasses.replace(
-        SCENES, dataset_name="build/data/camvid", tower_name_or_path="photo", resolution=192, max_side_px=384,
+        SCENES, dataset_name="build/data/camvid", tower_name_or_path="photo", resolution=224, max_side_px=480,
+        stock_size=(384, 512),
         train_batch_size=16, base_lr_scale=0.3, scale=(0.7, 2.0), random_flip=True, balance=0.3, max_train_steps=2000,
         lr_warmup_steps=100, ema_decay=0.998, validation_pictures=101, object_ink=0.0, object_color=0.0,
         color_jitter=0.3,

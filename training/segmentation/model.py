@@ -36,9 +36,15 @@ def create_model(cfg: SegmentationConfig, label_names: list[str]) -> contract.Se
     else:
         model = _swin(args, classes, side, tower_folder(cfg) if cfg.tower_name_or_path else None)
     half = [0.5, 0.5, 0.5]
-    processor = SegformerImageProcessor(size={"height": side, "width": side}, image_mean=half, image_std=half)
+    processor = SegformerImageProcessor(size=stock_size(cfg), image_mean=half, image_std=half)
     own = {"resolution_px": side, "max_side_px": cfg.max_side_px or 2 * side}
     return contract.Segmenter(model, processor, label_names, name="in training", own=own)
+
+
+def stock_size(cfg: SegmentationConfig) -> dict[str, int]:
+    """The size that the image processor makes of a picture for whoever doesn't see it in tiles."""
+    height, width = cfg.stock_size or (cfg.resolution, cfg.resolution)
+    return {"height": height, "width": width}
 
 
 # Grey is 0 to these models, and with the library's biases of 0 a grey patch is a token of zeros, at which a layer norm
@@ -132,13 +138,13 @@ def start_from(cfg: SegmentationConfig, label_names: list[str]) -> contract.Segm
         )
         replace_class_layer(model, label_names)
     processor, side = served.processor, cfg.resolution
-    if side != served.resolution_px:
-        if served.kind == "dpt":
-            require_resolution(cfg, served.resolution_px)
+    if side != served.resolution_px and served.kind == "dpt":
+        require_resolution(cfg, served.resolution_px)
+    if side != served.resolution_px or cfg.stock_size:
         settings = {
             key: value for key, value in processor.to_dict().items() if key not in ("crop_size", "do_center_crop")
         }
-        processor = type(processor).from_dict(settings | {"size": {"height": side, "width": side}})
+        processor = type(processor).from_dict(settings | {"size": stock_size(cfg)})
     own = {"resolution_px": side, "max_side_px": cfg.max_side_px or 2 * side}
     if served.label_names == label_names:
         own["palette"] = served.palette.tolist()
