@@ -11,15 +11,24 @@ import re
 import shutil
 import socket
 import sys
+import tempfile
 
 import numpy as np
 import pytest
 import torch
 
+# Uploads are named by their content, and gradio deletes those of a server that ends: of every one with that folder.
+os.environ["GRADIO_TEMP_DIR"] = tempfile.mkdtemp(prefix="vitrail-tests-")
+pytest.register_assert_rewrite("children", "families", "hostile_pictures", "loopback_hub", "opening", "tiny_models")
+
 CHROMIUM_FLAGS = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--disable-background-networking"]
 HERE = re.compile(r"^(data|blob|about):|^(https?|wss?)://(127\.0\.0\.1|localhost)(:\d+)?(/|$)")
 NO_CHROMIUM = "no chromium: install it, or point CHROMIUM at one"
 LEFT: list[str] = []  # connections and look-ups of this process that were not for this machine
+
+
+def pytest_unconfigure():
+    shutil.rmtree(os.environ["GRADIO_TEMP_DIR"], ignore_errors=True)
 
 
 def _note_departures(event, args):
