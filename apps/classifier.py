@@ -260,12 +260,12 @@ def _answer_events(desk: Desk, shown: SimpleNamespace) -> None:
         return seen | {shown.map: None, shown.note: status("Draw the map to see it.")}
 
     asked, every = [shown.box, *shown.vit], [*shown.answers, *shown.rollout, shown.map, shown.note]
-    how = dict(page=PAGE, flags=desk.flags, answer=look, emptied=emptied, box=shown.box)
+    how = dict(flags=desk.flags, answer=look, emptied=emptied, box=shown.box)
     picture_page.answered(shown.box.change, lambda path: {}, inputs=asked, shown=every, **how)
-    endpoint(PAGE.stem, desk.classifier_predict, shown.box, shown.answers)
+    endpoint(wires.LOOK, desk.classifier_predict, shown.box, shown.answers)
     if shown.vit:
-        wire(shown.vit[0].change, rolled, asked, shown.rollout, **wires.quiet(PAGE.stem))
-        endpoint(PAGE.stem, desk.classifier_rollout, asked, shown.rollout)
+        wire(shown.vit[0].change, rolled, asked, shown.rollout, **wires.quiet(wires.LOOK))
+        endpoint(wires.LOOK, desk.classifier_rollout, asked, shown.rollout)
 
 
 def _occlusion_events(demo: gr.Blocks, desk: Desk, shown: SimpleNamespace) -> None:
@@ -274,8 +274,8 @@ def _occlusion_events(demo: gr.Blocks, desk: Desk, shown: SimpleNamespace) -> No
             yield {shown.map: overlay, shown.note: note}
 
     asked, seen = [shown.box, shown.model, shown.label], [shown.map, shown.note]
-    drawing_page.stoppable(PAGE, demo, desk.flags, shown.draw, shown.stop, shown.note, stream, asked, seen)
-    endpoint(PAGE.stem, desk.classifier_occlusion, asked, seen)
+    drawing_page.stoppable(demo, desk.flags, shown.draw, shown.stop, shown.note, stream, asked, seen)
+    endpoint(wires.DRAW, desk.classifier_occlusion, asked, seen)
 
 
 def main() -> None:

@@ -18,6 +18,9 @@ from gradio import processing_utils
 from PIL import Image
 from tiny_gallery import DDPM, T2I, answer, ask, models, running, settled, visitor
 
+from apps import gallery
+from apps.kit import wires
+
 SLOW_STEP_S = 0.05
 KEPT = 30
 
@@ -99,6 +102,23 @@ def test_one_visitor_has_a_share_and_others_are_served_in_turn(address, steps, h
         assert third.get(f"{address}/config").status_code == 200
 
 
+def test_a_look_does_not_wait_for_drawings(address, steps, hog):
+    hog()
+    wait_until(lambda: len(steps) > 0)
+    box = {"path": upload(address, png((40, 30))), "meta": {"_type": "gradio.FileData"}}
+    with visitor(2) as other:
+        event, _ = answer(other, address, "segmentation_predict", box, "tiny", 60, 0)
+    assert event == "complete" and len(steps) < 100, "while the first of eight drawings is under way"
+
+
+def test_models_run_one_at_a_time_in_two_lanes_of_all_pages_together(named):
+    fns = gallery.build(named).fns.values()
+    lanes = {fn.concurrency_id: fn.concurrency_limit for fn in fns if not fn.concurrency_id.isdigit()}
+    assert lanes == {wires.LOOK: 1, wires.DRAW: 1}
+    drawn = {fn.api_name for fn in fns if fn.concurrency_id == wires.DRAW and str(fn.api_name).count("_draw")}
+    assert drawn == {"ddpm_draw", "text_to_image_draw"}
+
+
 def test_no_call_goes_around_the_queue(address, steps):
     before = settled(lambda: len(steps))
     with visitor(2) as who:
@@ -124,8 +144,8 @@ def test_callers_by_mcp_have_shares_of_their_own(address, steps, hog):
             headers = {"Accept": "application/json, text/event-stream"}
             return who.post(f"{address}/gradio_api/mcp/", json=body, headers=headers).text
 
-    assert "'seeds': ['3']" in call(2)
     assert "a visitor's share" in call(1)
+    assert "'seeds': ['3']" in call(2)
 
 
 @pytest.mark.parametrize(
@@ -334,6 +354,11 @@ def test_answers_arrive_whole_while_the_same_is_asked_again(address, tmp_path):
         for each in readers:
             each.result()
     assert fetched[0] > 10 and not broken, f"{len(broken)} of {fetched[0]} downloads were broken"
+
+
+def png(size: tuple[int, int]) -> bytes:
+    Image.new("RGB", size, (200, 40, 40)).save(buffer := io.BytesIO(), "PNG")
+    return buffer.getvalue()
 
 
 def upload(address: str, data: bytes) -> str:

@@ -49,7 +49,7 @@ PAGE = Page(
     call="captioning_caption",
     also=("clip",),
 )
-QUIET, LATEST = wires.quiet(PAGE.stem), wires.latest(PAGE.stem)
+QUIET, LATEST = wires.quiet(wires.LOOK), wires.latest(wires.LOOK)
 RANKER = "clip="  # before the name of a dual encoder, among the names of models
 BEAM_COUNT, CAPTION_COUNT, TOP_P = 5, 3, 0.9
 PRESS_WORD = "Press a word of the caption to see where the model looked for it."
@@ -233,7 +233,7 @@ def _caption_events(demo: gr.Blocks, desk: Desk, asked: SimpleNamespace, shown: 
     wire(asked.decoding.change, fit_to_decoding, asked.decoding, by_decoding, **AT_ONCE)
     again = [asked.go.click, asked.prefix.submit, asked.decoding.input, asked.model_name.input]
     outputs = [shown.list, shown.status, shown.words, shown.map, shown.worth, shown.facts, shown.said, shown.chosen]
-    how = dict(page=PAGE, flags=desk.flags, answer=caption, emptied=failed, box=asked.box)
+    how = dict(flags=desk.flags, answer=caption, emptied=failed, box=asked.box)
     how |= dict(inputs=[asked.box, asked.model_name, asked.fresh, *asked.how])
     home = desk.models, asked.box, asked.model_name, shown.home
     triggers = [*homes.chosen(*home), again]
@@ -242,7 +242,7 @@ def _caption_events(demo: gr.Blocks, desk: Desk, asked: SimpleNamespace, shown: 
     homes.said(*home, [event.success for event in answered])
     shown.stop.click(wires.halting(demo, desk.flags), None, None, **AT_ONCE)
     result = gr.JSON(label="Result", visible=False)
-    endpoint(PAGE.stem, desk.captioning_caption, [asked.box, asked.model_name, *asked.how], result)
+    endpoint(wires.LOOK, desk.captioning_caption, [asked.box, asked.model_name, *asked.how], result)
 
 
 def _look_events(desk: Desk, asked: SimpleNamespace, shown: SimpleNamespace) -> None:
@@ -276,7 +276,7 @@ def _look_events(desk: Desk, asked: SimpleNamespace, shown: SimpleNamespace) -> 
     text, word = gr.Textbox(label="Text", visible=False), gr.Number(0, label="Word", visible=False)
     values.as_sent(text, word)
     inputs = [asked.box, asked.model_name, text, word, asked.opacity]
-    endpoint(PAGE.stem, desk.captioning_evidence, inputs, [file, result])
+    endpoint(wires.LOOK, desk.captioning_evidence, inputs, [file, result])
 
 
 def _rank_events(desk: Desk, box: gr.Image, rank: SimpleNamespace) -> None:
@@ -295,7 +295,7 @@ def _rank_events(desk: Desk, box: gr.Image, rank: SimpleNamespace) -> None:
     wire(done.failure, emptied, None, shown, **AT_ONCE)
     wire(box.change, emptied, None, shown, **AT_ONCE)
     result = gr.JSON(label="Ranking", visible=False)
-    endpoint(PAGE.stem, desk.captioning_rank, [box, rank.lines], result)
+    endpoint(wires.LOOK, desk.captioning_rank, [box, rank.lines], result)
 
 
 def main() -> None:

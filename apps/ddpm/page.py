@@ -10,7 +10,7 @@ import numpy as np
 from apps.ddpm import words
 from apps.ddpm.desk import ANY, MAX_GUIDANCE, MAX_PICTURES, SAMPLER_NAMES, Desk, Recorder, load_models, own_fields
 from apps.ddpm.paint import enlarge
-from apps.kit import answers, drawing_page, launch, parts, pictures, values
+from apps.kit import answers, drawing_page, launch, parts, pictures, values, wires
 from apps.kit.page import Page
 from apps.kit.wires import HIDDEN, endpoint, fitted, wire
 from hub_models.ddpm import DDPM
@@ -30,7 +30,6 @@ PAGE = Page(
 )
 PREVIEWS = 10  # of a drawing under way at most
 NO_PICTURE = "Upload a picture, or take one you drew."
-FORWARD = {"concurrency_id": "ddpm_forward", "concurrency_limit": 2}  # one evaluation: it doesn't wait for drawings
 LATEST = {"trigger_mode": "always_last"} | HIDDEN
 
 
@@ -125,15 +124,15 @@ def _draw_events(demo: gr.Blocks, desk: Desk, form: SimpleNamespace, shown: Simp
     around = demo, desk.flags, shown.draw, shown.stop, shown.line
     outputs = [shown.sheet, shown.line, form.seed, shown.film, shown.chosen, shown.frame]
     inputs, busy = [form.model_name, form.fresh, *form.order], [shown.png, shown.gif]
-    ended = drawing_page.stoppable(PAGE, *around, stream, inputs, outputs, busy=busy)
-    opened = drawing_page.opened(PAGE, demo, first, [output for output in outputs if output is not form.seed])
+    ended = drawing_page.stoppable(*around, stream, inputs, outputs, busy=busy)
+    opened = drawing_page.opened(demo, first, [output for output in outputs if output is not form.seed])
     gallery = gr.Gallery(label="Pictures", format="png", visible=False)
     receipt = gr.JSON(label="Receipt", visible=False)
     animation = gr.File(label="GIF", visible=False)
     label = gr.Textbox(ANY if ANY in form.own["label"]["choices"] else "", label="Class", visible=False)
-    endpoint(PAGE.stem, desk.ddpm_draw, [*form.order, form.model_name], [gallery, receipt])
+    endpoint(wires.DRAW, desk.ddpm_draw, [*form.order, form.model_name], [gallery, receipt])
     one = [label, form.seed, form.steps, form.guidance, form.sampler, form.model_name]
-    endpoint(PAGE.stem, desk.ddpm_film, one, [animation, receipt])
+    endpoint(wires.DRAW, desk.ddpm_film, one, [animation, receipt])
     return ended, opened
 
 
@@ -212,11 +211,11 @@ def _forward_part(desk: Desk, form: SimpleNamespace, drawn: gr.State) -> None:
 
     asked, shown = [small, form.t, seed, form.label, form.model_name], [pair, numbers]
     shrunk = wire(upload.change, shrink, upload, small, **HIDDEN)
-    wire(shrunk.success, show, asked, shown, **FORWARD, **HIDDEN)
+    wire(shrunk.success, show, asked, shown, **wires.quiet(wires.LOOK))
     wire(take.click, from_film, drawn, upload, **HIDDEN)
-    wire([form.t.change, seed.change, form.label.change], show, asked, shown, **FORWARD, **LATEST)
+    wire([form.t.change, seed.change, form.label.change], show, asked, shown, **wires.latest(wires.LOOK))
     outputs = [gr.Image(label=name, format="png", visible=False) for name in ("x_t", "x0")]
-    endpoint(PAGE.stem, desk.ddpm_forward, [upload, *asked[1:]], outputs, **FORWARD)
+    endpoint(wires.LOOK, desk.ddpm_forward, [upload, *asked[1:]], outputs)
 
 
 def main() -> None:

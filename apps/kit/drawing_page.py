@@ -13,7 +13,6 @@ import gradio as gr
 import numpy as np
 
 from apps.kit import parts, wires
-from apps.kit.page import Page
 from apps.kit.session import StopFlags, until
 from apps.kit.values import InputError
 from apps.kit.wires import AT_ONCE, wire
@@ -70,15 +69,15 @@ def whole(order, flags: StopFlags, session: str | None):
     return last
 
 
-def opened(page: Page, demo: gr.Blocks, first: Callable, outputs: Sequence):
+def opened(demo: gr.Blocks, first: Callable, outputs: Sequence):
     """The event that ends the drawing that the page opens with: first() gives {component: value}.
 
-    It is made when the first visitor comes, and shown to all.
+    It is made when the first visitor comes, and shown to all: none of them waits for other drawings.
     """
-    return wire(demo.load, functools.cache(first), None, outputs, **wires.quiet(page.stem))
+    return wire(demo.load, functools.cache(first), None, outputs, **wires.quiet(wires.LOOK))
 
 
-def stoppable(page: Page, demo: gr.Blocks, flags: StopFlags, draw: gr.Button, stop: gr.Button, line: gr.HTML,
+def stoppable(demo: gr.Blocks, flags: StopFlags, draw: gr.Button, stop: gr.Button, line: gr.HTML,
               stream: Callable, inputs: Sequence, outputs: Sequence, *, busy: Sequence = ()):  # fmt: skip
     """The event that ends a drawing: `draw` starts stream(request, *inputs), `stop` or a closed tab sets its flag.
 
@@ -98,7 +97,7 @@ def stoppable(page: Page, demo: gr.Blocks, flags: StopFlags, draw: gr.Button, st
         return end(request) | {line: parts.status("Not drawn: the message says why.")}
 
     begun = wire(draw.click, begin, None, [draw, stop, line, *busy], **AT_ONCE)
-    drawn = wire(begun.then, stream, inputs, outputs, **wires.quiet(page.stem))
+    drawn = wire(begun.then, stream, inputs, outputs, **wires.quiet(wires.DRAW))
     wire(drawn.failure, failed, None, [draw, stop, line], **AT_ONCE)  # then `then` isn't run, as on success
     wire(stop.click, wires.halting(demo, flags), **AT_ONCE)
     return wire(drawn.then, end, None, [draw, stop], **AT_ONCE)

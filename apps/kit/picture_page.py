@@ -35,7 +35,7 @@ def picture_box(page: Page, demo: gr.Blocks, examples: str, *, height: int, **sa
     return box
 
 
-def answered(triggers, fresh: Callable, *, page: Page, flags: StopFlags, answer: Callable, emptied: Callable,
+def answered(triggers, fresh: Callable, *, flags: StopFlags, answer: Callable, emptied: Callable,
              box: gr.Image, inputs: Sequence, shown: Sequence):  # fmt: skip
     """The event that ends an answer: what triggers it ends the one before, which nobody waits for any more.
 
@@ -47,7 +47,7 @@ def answered(triggers, fresh: Callable, *, page: Page, flags: StopFlags, answer:
         return fresh(path) if flags.renew(request.session_hash, stamp or 0) else {}
 
     begun = wire(triggers, begin, [box, gr.Number(visible=False)], shown, js=STAMP, trigger_mode="multiple", **AT_ONCE)
-    seen = wire(begun.then, _if_wanted(answer, flags), inputs, shown, **wires.latest(page.stem))
+    seen = wire(begun.then, _if_wanted(answer, flags), inputs, shown, **wires.latest(wires.LOOK))
     wire(seen.failure, emptied, inputs, shown, **AT_ONCE)
     return seen
 
@@ -75,10 +75,10 @@ def _if_wanted(answer: Callable, flags: StopFlags) -> Callable:
     return stream if inspect.isgeneratorfunction(answer) else call
 
 
-def saves(page: Page, button: gr.Button, make: Callable, inputs: Sequence) -> None:
+def saves(button: gr.Button, make: Callable, inputs: Sequence) -> None:
     """Has the button make a file, whose path make(*inputs) gives, and the browser save it."""
     file = gr.DownloadButton("File", visible=False)
-    made = button.click(make, inputs, file, **wires.quiet(page.stem))
+    made = button.click(make, inputs, file, **wires.quiet(wires.LOOK))
     made.success(None, file, js=SAVE.read_text(encoding="utf-8"))
 
 

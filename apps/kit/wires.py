@@ -1,4 +1,4 @@
-"""How events are wired: handlers return {component: value}, and what runs a model takes turns under the page's stem."""
+"""How events are wired: handlers return {component: value}, and what runs a model takes turns in one of two lanes."""
 
 import functools
 import inspect
@@ -9,23 +9,24 @@ import gradio as gr
 
 from apps.kit.session import StopFlags
 
+LOOK, DRAW = "look", "draw"  # the lanes of all pages together: short looks at a picture don't wait for drawings
 HIDDEN: dict = {"show_progress": "hidden", "api_visibility": "private"}  # of events that are the page's own
 AT_ONCE: dict = {"queue": False} | HIDDEN  # of those that run no model
 
 
-def turns(stem: str) -> dict:
-    """Of all that runs a model of the page, for people and for programs: one at a time, and on ZeroGPU on the GPU."""
-    return {"concurrency_id": stem, "concurrency_limit": 1}
+def turns(lane: str) -> dict:
+    """Of all that runs a model, for people and for programs: one at a time in a lane, and on ZeroGPU on the GPU."""
+    return {"concurrency_id": lane, "concurrency_limit": 1}
 
 
-def quiet(stem: str) -> dict:
-    """Of the page's own events that run a model."""
-    return turns(stem) | HIDDEN
+def quiet(lane: str) -> dict:
+    """Of a page's own events that run a model."""
+    return turns(lane) | HIDDEN
 
 
-def latest(stem: str) -> dict:
+def latest(lane: str) -> dict:
     """The same for sliders and fields: of those that come meanwhile the last alone is looked at."""
-    return {"trigger_mode": "always_last"} | quiet(stem)
+    return {"trigger_mode": "always_last"} | quiet(lane)
 
 
 def wire(trigger, handler: Callable, inputs=None, outputs=None, **how):
@@ -70,9 +71,9 @@ def fitted(form, own: Mapping[str, Mapping]) -> dict:
     return {getattr(form, name): gr.update(**field) for name, field in own.items()}
 
 
-def endpoint(stem: str, function: FunctionType | MethodType, inputs, outputs, **how) -> None:
+def endpoint(lane: str, function: FunctionType | MethodType, inputs, outputs, **how) -> None:
     """The function as an endpoint for programs under its own name, with its docstring and its parameters."""
-    gr.Button(visible=False).click(function, inputs, outputs, api_name=function.__name__, **(how or turns(stem)))
+    gr.Button(visible=False).click(function, inputs, outputs, api_name=function.__name__, **(how or turns(lane)))
 
 
 def halting(demo: gr.Blocks, flags: StopFlags) -> Callable:

@@ -27,7 +27,7 @@ PAGE = Page(
     gpu_seconds=10,  # its longest work, a picture in tiles through two models, measured at 0.4 s of one CPU thread
     call="segmentation_predict",
 )
-QUIET, LATEST = wires.quiet(PAGE.stem), wires.latest(PAGE.stem)
+QUIET, LATEST = wires.quiet(wires.LOOK), wires.latest(wires.LOOK)
 
 
 def build(models: dict[str, Segmenter | CheckpointError]) -> gr.Blocks:
@@ -160,7 +160,7 @@ def _answer_events(demo: gr.Blocks, desk: Desk, asked: SimpleNamespace, shown: S
         shown.facts,
         *shown.files,
     ]
-    how = dict(page=PAGE, flags=desk.flags, answer=segment, emptied=emptied, box=asked.box, inputs=asked.look)
+    how = dict(flags=desk.flags, answer=segment, emptied=emptied, box=asked.box, inputs=asked.look)
     home = desk.models, asked.box, asked.model_name, shown.home
     picked, switched = homes.chosen(*home)
     seen = picture_page.answered(picked, fresh_picture, shown=[*outputs, asked.x, asked.y], **how)
@@ -171,16 +171,16 @@ def _answer_events(demo: gr.Blocks, desk: Desk, asked: SimpleNamespace, shown: S
     homes.said(*home, [event.success for event in (seen, *again)])
     wires.halting(demo, desk.flags)
     for button, make in zip(shown.files, (desk.mask_file, desk.overlay_file, desk.json_file), strict=True):
-        picture_page.saves(PAGE, button, make, asked.colours)
+        picture_page.saves(button, make, asked.colours)
     mask, painted = gr.File(label="Mask", visible=False), gr.File(label="Overlay", visible=False)
     result = gr.JSON(label="Result", visible=False)
     endpoint(
-        PAGE.stem,
+        wires.LOOK,
         desk.segmentation_predict,
         [asked.box, asked.model_name, asked.opacity, asked.below],
         [mask, painted, result],
     )
-    endpoint(PAGE.stem, desk.segmentation_pixel, [asked.box, asked.model_name, asked.x, asked.y], result)
+    endpoint(wires.LOOK, desk.segmentation_pixel, [asked.box, asked.model_name, asked.x, asked.y], result)
     return seen
 
 
@@ -268,8 +268,8 @@ def _views_part(desk: Desk, asked: SimpleNamespace, seen) -> None:
     wire([left.input, right.input], compare, *both, **LATEST)
     wire(name.input, features, *one, **LATEST)
     said = gr.Textbox(label="Sentence", visible=False)
-    endpoint(PAGE.stem, desk.segmentation_compare, both[0], [slider, said])
-    endpoint(PAGE.stem, desk.segmentation_features, one[0], [colours, said])
+    endpoint(wires.LOOK, desk.segmentation_compare, both[0], [slider, said])
+    endpoint(wires.LOOK, desk.segmentation_features, one[0], [colours, said])
 
 
 def main() -> None:

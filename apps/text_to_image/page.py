@@ -150,12 +150,12 @@ def _draw_events(demo: gr.Blocks, desk: Desk, form: SimpleNamespace, around: tup
         return {form.picture: answers.cached_file(pngs[k], "start.png"), form.from_picture: gr.update(open=True)}
 
     inputs, outputs = [form.model_name, form.fresh, *form.order, form.style], [sheet, line, form.seed, drawn]
-    drawing_page.opened(PAGE, demo, first, [sheet, line, drawn])
-    drawing_page.stoppable(PAGE, demo, desk.drawing, draw, stop, line, stream, inputs, outputs)
+    drawing_page.opened(demo, first, [sheet, line, drawn])
+    drawing_page.stoppable(demo, desk.drawing, draw, stop, line, stream, inputs, outputs)
     wire(sheet.click, start_from, drawn, [form.picture, form.from_picture], **HIDDEN)
     gallery = gr.Gallery(label="Pictures", format="png", visible=False)
     receipts, said = gr.JSON(label="Receipts", visible=False), gr.JSON(label="Notices", visible=False)
-    endpoint(PAGE.stem, desk.text_to_image_draw, [*form.order, form.model_name], [gallery, receipts, said])
+    endpoint(wires.DRAW, desk.text_to_image_draw, [*form.order, form.model_name], [gallery, receipts, said])
 
 
 # ---- a PNG that was drawn, and its receipt ---------------------------------------------------------------------------
@@ -195,8 +195,8 @@ def _restore_part(demo: gr.Blocks, desk: Desk, form: SimpleNamespace) -> None:
     wire(png.change, restore, [png, form.model_name], [note, again, *dict.fromkeys(fields)], **AT_ONCE)
     _verify_events(demo, desk, form, (png, again, cancel, note))
     result, asked = gr.JSON(label="Result", visible=False), [png, form.picture, form.model_name]
-    endpoint(PAGE.stem, desk.text_to_image_settings, [png, form.model_name], result, queue=False)
-    endpoint(PAGE.stem, desk.text_to_image_verify, asked, result)
+    endpoint(wires.DRAW, desk.text_to_image_settings, [png, form.model_name], result, queue=False)
+    endpoint(wires.DRAW, desk.text_to_image_verify, asked, result)
 
 
 def _verify_events(demo: gr.Blocks, desk: Desk, form: SimpleNamespace, around: tuple) -> None:
@@ -222,7 +222,7 @@ def _verify_events(demo: gr.Blocks, desk: Desk, form: SimpleNamespace, around: t
         return {note: words.verdict_html(verdict, found)}
 
     begun = wire(again.click, begin, None, [note, again, cancel], **AT_ONCE)
-    verified = wire(begun.then, verify, [png, form.picture, form.model_name], note, **wires.quiet(PAGE.stem))
+    verified = wire(begun.then, verify, [png, form.picture, form.model_name], note, **wires.quiet(wires.DRAW))
     wire(verified.then, end, png, [again, cancel], **AT_ONCE)
     wire(verified.failure, failed, png, [again, cancel, note], **AT_ONCE)
     cancel.click(wires.halting(demo, desk.verifying), None, None, **AT_ONCE)
