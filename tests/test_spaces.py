@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import types
 from pathlib import Path
 
 import gradio as gr
@@ -22,6 +23,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from apps.kit import wires
 from hub_models import store
 from hub_models.publish import lint, packing
 from tests.loopback_hub import TOKEN, loopback_hub
@@ -78,7 +80,7 @@ def GPU(task=None, *, duration=60, size=None):
 
     def stream(*args, **kwargs):
         with open(os.environ["GPU_LOG"], "a") as log:
-            log.write(f"{task.__name__} {duration}\\n")
+            log.write(f"{task.__name__} {duration(*args, **kwargs) if callable(duration) else duration}\\n")
         arguments, results = context.SimpleQueue(), context.SimpleQueue()
         process = context.Process(target=work, args=(arguments, results), daemon=True)
         process.start()
@@ -419,7 +421,7 @@ def test_on_zero_gpu_models_run_in_decorated_handlers_alone(built, running):
     called = []
     gallery = running[build.GALLERY]
     drawn = boot.call(gallery, "text_to_image_draw", None, picture=None)[0][0]["image"]
-    called.append(("text_to_image_draw", build.page_of(build.GALLERY).gpu_seconds))
+    called.append("text_to_image_draw")
     special = {"text_to_image_verify": {"picture": gradio_client.handle_file(drawn), "start": None}}
     for stem in (build.GALLERY, PULLED):
         client = gradio_client.Client(running[stem], verbose=False, analytics_enabled=False)
@@ -427,10 +429,14 @@ def test_on_zero_gpu_models_run_in_decorated_handlers_alone(built, running):
             name = path[1:]
             if name not in WITHOUT_MODEL:
                 boot.call(running[stem], name, boot.example_picture(built[stem]), **special.get(name, {}))
-                called.append((name, build.page_of(stem).gpu_seconds))
-    seen = log.read_text().splitlines()[before:]
-    assert sorted(seen) == sorted(f"{name} {seconds}" for name, seconds in called)
-    assert len(called) >= 8
+                called.append(name)
+    seen = [line.split() for line in log.read_text().splitlines()[before:]]
+    assert sorted(name for name, _ in seen) == sorted(called) and len(called) >= 8
+    whole = build.page_of(build.GALLERY).gpu_seconds
+    asked = {name: int(seconds) for name, seconds in seen}
+    assert (
+        asked["segmentation_predict"] == space.SHORTEST <= asked["ddpm_draw"] < whole == asked["text_to_image_verify"]
+    )
 
 
 def test_errors_cross_from_the_gpu_as_sentences(running):
@@ -479,6 +485,30 @@ def test_event_data_loses_what_cannot_travel(monkeypatch):
     assert demo.fns[0].fn(gr.SelectData(picture, data)) == [3, 4]
     assert list(demo.fns[1].fn(gr.SelectData(picture, data))) == [[3, 4]]
     assert inspect.isgeneratorfunction(demo.fns[1].fn) and demo.fns[2].fn is free, "it runs no model"
+
+
+def test_an_order_asks_for_a_gpu_in_proportion_to_its_steps_and_pictures(monkeypatch):
+    asked = {}
+    package = types.SimpleNamespace(GPU=lambda duration: lambda task: asked.setdefault(task, duration) and task)
+    monkeypatch.setattr(space, "spaces", package)
+    monkeypatch.setattr(space, "ZERO_GPU", True)
+
+    def draw(request: gr.Request, label, count, steps): ...
+    def program(label, count, steps, request: gr.Request = None): ...
+    def verify(png): ...
+    def look(picture): ...
+
+    with gr.Blocks() as demo:
+        order = [gr.Textbox(), gr.Slider(1, 16, 8, label="Pictures"), gr.Slider(1, 250, 20, label="Steps")]
+        for task, inputs, lane in ((draw, order, wires.DRAW), (program, order, wires.DRAW),
+                                   (verify, [order[0]], wires.DRAW), (look, [order[0]], wires.LOOK)):  # fmt: skip
+            gr.Button().click(task, inputs, None, **wires.turns(lane))
+    space.on_gpu(demo, 60)
+    request = gr.Request()
+    assert asked[draw](request, "x", 16, 250) == asked[program]("x", 16, 250, request) == 60
+    assert asked[draw](request, "x", 8, 250) == 30
+    assert asked[draw](request, "x", 1, 20) == asked[look] == space.SHORTEST
+    assert asked[draw](request, "x", None, "many") == asked[verify] == 60
 
 
 def test_our_folder_is_not_taken_for_zero_gpus_package(monkeypatch):

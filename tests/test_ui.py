@@ -3,11 +3,13 @@
 import inspect
 import io
 import math
+import os
 import pickle
 import re
 import struct
 import sys
 import threading
+import time
 import warnings
 import zlib
 from dataclasses import dataclass
@@ -373,6 +375,31 @@ def test_a_drawing_shows_some_of_its_steps_and_says_how_it_ended():
 
 def iter_of(steps):
     yield from steps
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="ZeroGPU forks")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+@pytest.mark.parametrize("armed_first", [True, False], ids=["a process of its own", "one that waits from before"])
+def test_a_stop_is_heard_in_the_process_that_works_on_a_gpu(armed_first):
+    flags, told = session.StopFlags(), os.pipe()
+    flags.arm("visitor")
+    flags.set("visitor")  # what was stopped before is over
+    if armed_first:
+        flags.arm("visitor")
+    if (child := os.fork()) == 0:
+        os.read(told[0], 1)
+        flag = flags.get("visitor")
+        before, until = flag.is_set(), time.monotonic() + 20
+        while not flag.is_set() and time.monotonic() < until:
+            time.sleep(0.001)
+        os._exit(1 if before else 2 if flag.overtaken else 0 if flag.is_set() else 3)
+    flags.arm("visitor")
+    flags.arm("another")
+    os.write(told[1], b".")
+    time.sleep(0.2)
+    flags.set("another")
+    flags.set("visitor")
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def test_a_request_that_was_overtaken_ends_nothing():

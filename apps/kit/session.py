@@ -2,6 +2,8 @@
 
 import contextlib
 import math
+import mmap
+import os
 import threading
 import time
 from collections import OrderedDict
@@ -37,9 +39,40 @@ class Recent:
 
 
 class Flag(threading.Event):
-    """Set once the work under it is not wanted any more."""
+    """Set once the work under it is not wanted any more, by whatever process of this server said so."""
 
-    overtaken = False  # whether that is because its visitor has asked for something else
+    def __init__(self, place: int, board: "Board"):
+        super().__init__()
+        self._place, self._board = place, board
+        self._heard = board.stops[place]
+
+    def is_set(self) -> bool:
+        return super().is_set() or self._board.stops[self._place] != self._heard
+
+    @property
+    def overtaken(self) -> bool:
+        """Whether it is set because its visitor has asked for something else."""
+        return self._board.armed[self._place] != self._heard and self.is_set()
+
+    def as_armed(self) -> "Flag":
+        """The same flag, of a session that was armed before this process was told of its work."""
+        self._heard = self._board.armed[self._place]
+        return self
+
+
+class Board:
+    """Counts that forked processes share, a place for each session by its hash: ZeroGPU works in a process of its own.
+
+    stops: how often work was stopped; armed: which of these counts the latest work began with.
+    """
+
+    PLACES = 2**20  # sessions that share one hear each other's stops; memory is taken for those that are used
+
+    def __init__(self):
+        self._shared = mmap.mmap(-1, 8 * self.PLACES)
+        counts = memoryview(self._shared).cast("I")
+        self.stops, self.armed = counts[: self.PLACES], counts[self.PLACES :]
+        self.owner = os.getpid()
 
 
 class StopFlags:
@@ -49,13 +82,16 @@ class StopFlags:
     """
 
     def __init__(self):
+        self._board = Board()
         self._flags: OrderedDict[str | None, Flag] = OrderedDict()
         self._stamps: OrderedDict[str | None, float] = OrderedDict()
         self._lock = threading.Lock()
 
     def arm(self, session: str | None) -> Flag:
         """A fresh flag for the session's next drawing."""
-        return _kept(self._flags, session, Flag())
+        flag = self._flag(session)
+        self._board.armed[self._place(session)] = self._board.stops[self._place(session)]
+        return _kept(self._flags, session, flag)
 
     def renew(self, session: str | None, stamp: float) -> bool:
         """End what the session waits for, as it asks for something else; unless it has asked for more since then.
@@ -66,17 +102,21 @@ class StopFlags:
             if stamp < self._stamps.get(session, -math.inf):
                 return False
             _kept(self._stamps, session, stamp)
-            self.get(session).overtaken = True
+            self.get(session)
             self.set(session)
             self.arm(session)
             return True
 
     def get(self, session: str | None) -> Flag:
+        if os.getpid() != self._board.owner:  # here nobody arms or sets: what the server's own process knows counts
+            return self._flag(session).as_armed()
         return self._flags.get(session) or self.arm(session)
 
     def set(self, session: str | None) -> None:
         if flag := self._flags.get(session):
             flag.set()
+            place = self._place(session)
+            self._board.stops[place] = (self._board.stops[place] + 1) % 2**32
 
     def drop(self, session: str | None) -> None:
         self._flags.pop(session, None)
@@ -88,6 +128,12 @@ class StopFlags:
             yield self.arm(session)
         finally:
             self.drop(session)
+
+    def _flag(self, session: str | None) -> Flag:
+        return Flag(self._place(session), self._board)
+
+    def _place(self, session: str | None) -> int:
+        return hash(session) % Board.PLACES
 
 
 def _kept(of_sessions: OrderedDict, session: str | None, value):
