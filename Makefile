@@ -13,7 +13,7 @@ help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "  TORCH_BACKEND=cpu make setup   spares the CUDA libraries"
 
-setup: $(SETUP)  ## .venv with every version of requirements.lock (needs Python 3.11 or newer)
+setup: $(SETUP)  ## .venv with every version of requirements.lock, its hashes checked (needs Python 3.11 or newer)
 
 # A name on the PATH is no interpreter yet (version managers leave stubs), so each candidate has to run.
 $(SETUP): requirements.lock
@@ -38,7 +38,8 @@ $(SETUP): requirements.lock
 	  fi; \
 	fi; \
 	echo "installing requirements.lock into .venv with $$($$uv --version)"; \
-	$$uv pip install --quiet --python $(PY) -r requirements.lock $(if $(TORCH_BACKEND),--torch-backend $(TORCH_BACKEND))
+	$$uv pip install --quiet --python $(PY) -r requirements.lock \
+	  $(if $(TORCH_BACKEND),--no-verify-hashes --torch-backend $(TORCH_BACKEND))
 	@touch $@
 
 demo: setup  ## the gallery of all demos on http://127.0.0.1:7860 (PORT=, ARGS=--mcp)
@@ -78,9 +79,9 @@ spaces: setup  ## build every Space and start each in a clean process; after a c
 api: setup  ## docs/api.md, from the running apps
 	$(OFFLINE) $(PY) spaces/api.py
 
-lock:  ## compile requirements.lock from pyproject.toml again
-	uv pip compile --universal --python-version 3.11 --all-extras --no-emit-index-url --no-annotate --no-header \
-	  pyproject.toml -o requirements.lock
+lock: setup  ## compile requirements.lock from pyproject.toml again; its hashes are those of the default index
+	@uv=$$(command -v uv || echo .venv/bin/uv); $$uv pip compile --quiet --universal --python-version 3.11 --all-extras \
+	  --no-emit-index-url --no-annotate --no-header --generate-hashes pyproject.toml -o requirements.lock
 
 clean:  ## remove what make made: .venv, build, caches (runs/ stays)
 	rm -rf .venv build .pytest_cache .ruff_cache

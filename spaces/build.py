@@ -122,7 +122,7 @@ def requirements() -> str:
     """
     wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
     locked: dict[str, list[str]] = {}
-    for line in (ROOT / "requirements.lock").read_text().splitlines():
+    for line in lock_lines():
         locked.setdefault(_normal(Requirement(line).name), []).append(line)
     lines = []
     for requirement in map(Requirement, wanted):
@@ -130,6 +130,12 @@ def requirements() -> str:
             raise BuildError(f"{requirement.name} is not in requirements.lock: make lock")
         lines += locked[_normal(requirement.name)]
     return "\n".join(lines) + "\n"
+
+
+def lock_lines() -> list[str]:
+    """The requirements of requirements.lock, one a line and without their hashes."""
+    joined = (ROOT / "requirements.lock").read_text().replace("\\\n", " ")
+    return [line.partition(" --hash=")[0].strip() for line in joined.splitlines()]
 
 
 def locked_version(name: str) -> str:

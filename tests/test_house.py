@@ -233,7 +233,7 @@ def test_rules_see_a_call_that_would_ask(source):
 
 
 def test_rules_of_the_lock():
-    """requirements.lock has every direct dependency, at a version that pyproject.toml allows, and no address."""
+    """requirements.lock has every direct dependency at a version that pyproject.toml allows, hashes and no address."""
     from packaging.requirements import Requirement
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -241,8 +241,12 @@ def test_rules_of_the_lock():
     text = (ROOT / "requirements.lock").read_text()
     assert "://" not in text
     locked: dict[str, list[str]] = {}
-    for line in text.splitlines():
+    for line in text.replace("\\\n", " ").splitlines():
+        line, *hashes = line.split(" --hash=sha256:")
         requirement = Requirement(line)
+        assert hashes and all(re.fullmatch(r"[0-9a-f]{64} *", each) for each in hashes), (
+            f"{line} has no hash: make lock"
+        )
         locked.setdefault(requirement.name.lower().replace("_", "-"), []).append(str(requirement.specifier)[2:])
     for requirement in map(Requirement, wanted):
         versions = locked.get(requirement.name.lower().replace("_", "-"))
@@ -250,6 +254,15 @@ def test_rules_of_the_lock():
         assert all(requirement.specifier.contains(v) for v in versions), (
             f"{requirement} is locked at {versions}: make lock"
         )
+
+
+@pytest.mark.parametrize("backend", ["", "cpu"])
+def test_rules_of_the_setup(backend):
+    """What is installed has the lock's hashes; PyTorch without CUDA comes from an index of its own, with others."""
+    command = ["make", "-n", "-B", "setup", *([f"TORCH_BACKEND={backend}"] if backend else [])]
+    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert "-r requirements.lock" in said
+    assert ("--no-verify-hashes --torch-backend cpu" in said) == bool(backend) == ("--torch-backend" in said)
 
 
 def test_the_tables_name_the_same_families():
