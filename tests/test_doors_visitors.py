@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import contextlib
 import importlib
 import importlib.util
 import io
@@ -100,6 +101,38 @@ def test_one_visitor_has_a_share_and_others_are_served_in_turn(address, steps, h
     assert waited < 4 * 100 * SLOW_STEP_S, "after the draw that runs, not after all eight of the other's"
     with visitor(3) as third:
         assert third.get(f"{address}/config").status_code == 200
+
+
+def test_a_full_queue_answers_at_once(address, steps):
+    visitors = kit("visitors")
+    whole, seconds, events = list((T2I | {"steps": 100}).values()), [], []
+    with contextlib.ExitStack() as stack:
+        crowd = [stack.enter_context(visitor(20 + k)) for k in range(2 + visitors.WAITING // visitors.SHARE)]
+        for who in crowd:
+            for _ in range(visitors.SHARE):
+                began = time.monotonic()
+                reply = ask(who, address, "text_to_image_draw", *whole)
+                if reply.status_code == 200:
+                    events.append(reply.json()["event_id"])
+                else:
+                    seconds.append(time.monotonic() - began)
+                    assert reply.status_code == 503 and "Others are waiting already" in reply.json()["detail"]
+        for event in events:
+            crowd[0].post(f"{address}/gradio_api/cancel", json={"session_hash": "", "fn_index": 0, "event_id": event})
+    assert len(events) == visitors.WAITING + 1 and min(seconds) < 0.1
+    settled(lambda: len(steps))
+
+
+def test_memory_that_ends_is_said_and_the_next_is_served(address, named):
+    def ends(*_):
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:125] DefaultCPUAllocator: can't allocate memory: ...")
+
+    with visitor(3) as who:
+        hook = named["text_to_image"]["tiny"].pipe.unet.register_forward_pre_hook(ends)
+        event, said = answer(who, address, "text_to_image_draw", *T2I.values())
+        hook.remove()
+        assert event == "error" and "not enough memory" in said["error"]
+        assert answer(who, address, "text_to_image_draw", *T2I.values())[0] == "complete"
 
 
 def test_a_look_does_not_wait_for_drawings(address, steps, hog):

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import gradio as gr
+import torch
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -10,6 +11,7 @@ from hub_models import texts
 
 MAX_REQUEST = 1 << 20  # bytes of JSON: the longest text, with each character written as an escape of twelve, fits
 MAX_MCP_REQUEST = 28 << 20  # MCP's calls bring pictures along, of 20 MB in base64
+NO_MEMORY = "There is not enough memory for this here. Ask for fewer pictures at a time, or give a smaller one."
 MAX_MARKS = 200_000  # commas and brackets of JSON: each makes an object, and a million of them take a second
 
 
@@ -49,7 +51,10 @@ class SizeGate:
 
 
 def checked(process_api: Callable) -> Callable:
-    """`Blocks.process_api`, which every call comes to, by queue, directly or MCP. Raises gr.Error beyond a limit."""
+    """`Blocks.process_api`, which every call comes to, by queue, directly or MCP.
+
+    Raises gr.Error beyond a limit, and where memory ends.
+    """
 
     async def process(*, block_fn, inputs, iterator=None, event_data=None, **options):
         if iterator is None:
@@ -58,6 +63,17 @@ def checked(process_api: Callable) -> Callable:
                 texts.check_value(getattr(event_data, "_data", None))
             except texts.TooLong as error:
                 raise gr.Error(str(error), title="Input", print_exception=False) from None
-        return await process_api(block_fn=block_fn, inputs=inputs, iterator=iterator, event_data=event_data, **options)
+        told = {"block_fn": block_fn, "inputs": inputs, "iterator": iterator, "event_data": event_data}
+        try:
+            return await process_api(**told, **options)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise gr.Error(NO_MEMORY, title="Memory", print_exception=False) from None
 
     return process
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory was wanted that a GPU or this machine does not have; PyTorch says the latter in words alone."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
