@@ -6,7 +6,9 @@ import contextlib
 import importlib
 import importlib.util
 import io
+import os
 import re
+import socket
 import threading
 import time
 from collections.abc import Sequence
@@ -199,6 +201,49 @@ def test_no_header_makes_another_visitor_of_one(address, steps, hog):
     pytest.importorskip("apps.kit.hosts", reason="which proxies are believed is decided there")
     replies = hog(headers=[{"X-Forwarded-For": f"203.0.113.{k}", "X-Real-IP": f"203.0.113.{k}"} for k in range(12)])
     assert [reply.status_code for reply in replies].count(429) == 12 - kit("visitors").SHARE
+
+
+# ---- what is sent, and what lies there ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["an upload", "a call"])
+def test_a_request_that_comes_too_slowly_is_given_up(address, monkeypatch, kind):
+    monkeypatch.setattr(kit("sizes"), "PATIENCE_SECONDS", 0.3)
+    host, port = address.removeprefix("http://").split(":")
+    what = {
+        "an upload": (
+            "upload",
+            "multipart/form-data; boundary=x",
+            b'--x\r\nContent-Disposition: form-data; name="files"; ',
+        ),
+        "a call": ("call/ddpm_draw", "application/json", b'{"data": ['),
+    }
+    path, content_type, part = what[kind]
+    head = f"POST /gradio_api/{path} HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Length: 900\r\n"
+    with socket.create_connection((host, int(port)), timeout=20) as line:
+        line.sendall(head.encode() + f"Content-Type: {content_type}\r\n\r\n".encode() + part)
+        said = b""
+        while more := line.recv(4096):
+            said += more
+    assert said.startswith(b"HTTP/1.1 408") and b"too slowly" in said
+
+
+def test_what_lies_among_the_uploads_is_tidied(tmp_path):
+    tidy, now = kit("tidy").tidy, 1_000_000.0
+
+    def lay(name: str, age_s: float, size: int = 10):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(bytes(size))
+        os.utime(path, (now - age_s, now - age_s))
+        return path
+
+    broken_off, under_way = lay("tmpabc123", 1000), lay("tmpdef456", 100)
+    old, new, kept = lay("hash1/a.png", 5000), lay("hash2/a.png", 50), lay("hash3/tmp.png", 4000)
+    assert tidy(tmp_path, now) == [broken_off] and not broken_off.exists() and under_way.exists()
+    assert tidy(tmp_path, now, most=30) == [old] and not old.parent.exists() and kept.exists()
+    assert tidy(tmp_path, now, most=0) == [kept, under_way, new] and list(tmp_path.iterdir()) == []
+    assert tidy(tmp_path / "not there", now) == []
 
 
 # ---- nobody waits ----------------------------------------------------------------------------------------------------

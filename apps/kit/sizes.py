@@ -1,5 +1,7 @@
-"""How much one request may hold: looked at before anything else in the app reads it."""
+"""How much one request may hold, and how long it may take: looked at before anything else in the app reads it."""
 
+import asyncio
+import time
 from collections.abc import Callable
 
 import gradio as gr
@@ -9,21 +11,41 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hub_models import texts
 
+PATIENCE_SECONDS = 30  # for the next part of a request
+LONGEST_SECONDS = 600  # for the whole of it: 20 MB at 35 kB a second
 MAX_REQUEST = 1 << 20  # bytes of JSON: the longest text, with each character written as an escape of twelve, fits
 MAX_MCP_REQUEST = 28 << 20  # MCP's calls bring pictures along, of 20 MB in base64
 NO_MEMORY = "There is not enough memory for this here. Ask for fewer pictures at a time, or give a smaller one."
 MAX_MARKS = 200_000  # commas and brackets of JSON: each makes an object, and a million of them take a second
 
 
+class TooSlow(Exception):
+    """Of a request whose next part does not come, or whose last one is too long in coming."""
+
+
 class SizeGate:
-    """ASGI: answers 413 to JSON that is too long or too dense; files that are uploaded have a limit of gradio's own."""
+    """ASGI: answers 413 to JSON that is too long or too dense, and 408 to what is sent too slowly.
+
+    Files that are uploaded have a limit of gradio's own.
+    """
 
     def __init__(self, app: ASGIApp):
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] in ("GET", "HEAD", "OPTIONS"):
+            return await self.app(scope, receive, send)
+        try:
+            await self._sized(scope, _in_time(receive), send)
+        except TooSlow:  # before the whole request was there nobody has answered it
+            said = (
+                "The request came too slowly, so it was given up. Try again with a better connection or a smaller file."
+            )
+            await JSONResponse({"detail": said, "error": said}, 408, {"Connection": "close"})(scope, receive, send)
+
+    async def _sized(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope.get("path", "").partition("/gradio_api")[2].rstrip("/")
-        if scope["type"] != "http" or scope["method"] in ("GET", "HEAD", "OPTIONS") or path == "/upload":
+        if path == "/upload":
             return await self.app(scope, receive, send)
         most = MAX_MCP_REQUEST if path == "/mcp" or path.startswith("/mcp/") else MAX_REQUEST
         parts, length, marks, more = [], 0, 0, True
@@ -48,6 +70,24 @@ class SizeGate:
             return await receive()
 
         await self.app(scope, again, send)
+
+
+def _in_time(receive: Receive) -> Receive:
+    """The same messages. Raises TooSlow where one of the request's body is late."""
+    ends, more = time.monotonic() + LONGEST_SECONDS, True
+
+    async def timely() -> Message:
+        nonlocal more
+        if not more:
+            return await receive()
+        try:
+            message = await asyncio.wait_for(receive(), min(PATIENCE_SECONDS, ends - time.monotonic()))
+        except TimeoutError:
+            raise TooSlow from None
+        more = message["type"] == "http.request" and message.get("more_body", False)
+        return message
+
+    return timely
 
 
 def checked(process_api: Callable) -> Callable:

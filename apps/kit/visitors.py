@@ -8,6 +8,7 @@ of its own.
 import asyncio
 import contextlib
 import ipaddress
+import itertools
 import secrets
 import threading
 import time
@@ -21,12 +22,12 @@ from gradio import queueing
 from gradio.context import LocalContext
 from gradio.server_messages import ProcessCompletedMessage
 from gradio.state_holder import StateHolder
-from gradio.utils import error_payload
+from gradio.utils import error_payload, get_upload_folder
 from starlette.middleware import Middleware
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from apps.kit import sizes
+from apps.kit import sizes, tidy
 
 WAITING = 32  # events in the queue, of all visitors together
 SHARE = 8  # of them, and of those that run, one visitor's
@@ -274,9 +275,11 @@ class SharedQueue(queueing.Queue):
         return time.monotonic() - getattr(event, "listened", event.enqueue_time) < GRACE_SECONDS
 
     async def watch(self) -> None:
-        """Looks every second for what nobody waits for any more."""
-        while True:
+        """Looks every second for what nobody waits for any more, and now and then after the folder of uploads."""
+        for second in itertools.count(1):
             await asyncio.sleep(1)
+            if second % tidy.EVERY_SECONDS == 0:
+                await asyncio.to_thread(tidy.tidy, get_upload_folder(), time.time())
             for event in [event for event in self._held() if event.alive and not self.is_awaited(event)]:
                 output = error_payload(gr.Error(NOBODY, print_exception=False), False)
                 self.send_message(event, ProcessCompletedMessage(output=output, success=False))
