@@ -1,6 +1,6 @@
-"""Write the result tables of README.md and docs/RESULTS.md from the results.json beside each shipped checkpoint.
+"""Write the tables of README.md, docs/RESULTS.md and training/recipes.md from what lies beside each shipped model.
 
-    python -m training.results           # writes both (make results)
+    python -m training.results           # writes all (make results)
     python -m training.results --check   # writes nothing; exit status 1 if one of them is stale
 
 A number stands in those files because it was measured, or it doesn't stand there.
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from hub_models import store
 from hub_models.publish import card, tables
-from training import publish
+from training import publish, recipes
 
 ROOT = Path(__file__).parent.parent
 START, END = "<!-- results:start -->", "<!-- results:end -->"
@@ -122,8 +122,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="training.results", description=__doc__.split("\n")[0])
     parser.add_argument("--check", action="store_true", help="write nothing, fail if a file is stale")
     args = parser.parse_args(argv)
-    readme, page = ROOT / "README.md", ROOT / "docs" / "RESULTS.md"
-    wanted = {readme: with_block(readme.read_text(), readme_block()), page: results_page()}
+    readme, made = ROOT / "README.md", ROOT / "training" / "recipes.md"
+    wanted = {
+        readme: with_block(readme.read_text(), readme_block()),
+        ROOT / "docs" / "RESULTS.md": results_page(),
+        made: recipes.page(shipped(), headlines),
+    }
     stale = [path for path, text in wanted.items() if not path.is_file() or path.read_text() != text]
     for path in stale:
         if not args.check:
