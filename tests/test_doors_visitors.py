@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import importlib.util
 import io
+import json
 import os
 import re
 import socket
@@ -135,6 +136,18 @@ def test_memory_that_ends_is_said_and_the_next_is_served(address, named):
         hook.remove()
         assert event == "error" and "not enough memory" in said["error"]
         assert answer(who, address, "text_to_image_draw", *T2I.values())[0] == "complete"
+
+
+def test_what_an_exception_says_stays_in_the_log(address, named):
+    def breaks(*_):
+        raise KeyError("hf_" + "secret" * 6, "/home/somebody/weights")
+
+    with visitor(3) as who:
+        hook = named["text_to_image"]["tiny"].pipe.unet.register_forward_pre_hook(breaks)
+        event, said = answer(who, address, "text_to_image_draw", *T2I.values())
+        hook.remove()
+        seen = json.dumps(said) + who.get(f"{address}/config").text + who.get(f"{address}/gradio_api/info").text
+    assert event == "error" and "hf_" not in seen and "somebody" not in seen and "KeyError" not in seen
 
 
 def test_a_look_does_not_wait_for_drawings(address, steps, hog):

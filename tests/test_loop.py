@@ -4,6 +4,7 @@ Where a process is meant, it is a real one, killed by a real signal.
 """
 
 import dataclasses
+import itertools
 import json
 import math
 import os
@@ -507,6 +508,13 @@ def test_the_measured_step_before_step_1_leaves_no_trace(tmp_path, monkeypatch, 
     train(tmp_path / "run")
     assert lines_of(tmp_path / "run") == lines_of(reference)
     assert sha256_of(tmp_path / "run/export/model.safetensors") == sha256_of(reference / "export/model.safetensors")
+
+
+def test_a_clock_that_jumps_back_changes_nothing(tmp_path, monkeypatch, reference):
+    days = itertools.count(1)
+    monkeypatch.setattr(time, "time", lambda: 2e9 - 86400 * next(days))
+    train(tmp_path / "run")
+    assert lines_of(tmp_path / "run") == lines_of(reference)
 
 
 def test_before_step_1_it_says_what_will_be(tmp_path, capfd):
