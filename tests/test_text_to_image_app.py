@@ -369,6 +369,11 @@ def test_what_is_cut_is_said(model):
     assert f"<del>{cut}</del>" in shown and "The prompt is cut" in shown
 
 
+def test_an_empty_prompt_is_said_to_be_none(model):
+    [notice] = desk.check_order(model, **(GOOD | {"prompt": " \u200b"})).notices()
+    assert "unconditional" in notice
+
+
 def test_styles_are_added_and_taken_off_again(model):
     for prompt in ("a red apple", "", "apple, noto style"):
         for style in desk.style_choices(model):
