@@ -1,5 +1,8 @@
 """LoRA under the names of other programs, in the page, and pipelines as others keep them: one file, fp16 alone."""
 
+import json
+import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from hub_models import autoencoder, clip, ddpm, store
 from hub_models import text_to_image as contract
+from hub_models.text_to_image import single
 from training import text_to_image as script
 
 
@@ -117,12 +121,57 @@ def test_a_folder_whose_weights_are_an_fp16_variant_opens(stem, tmp_path):
     assert all(p.dtype == torch.float32 for part in parts for p in part.parameters())
 
 
+RESNET = {"norm1": "in_layers.0", "conv1": "in_layers.2", "norm2": "out_layers.0", "conv2": "out_layers.3",
+          "time_emb_proj": "emb_layers.1", "conv_shortcut": "skip_connection"}  # fmt: skip
+ENDS = {"time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2": "time_embed.2",
+        "conv_in": "input_blocks.0.0", "conv_norm_out": "out.0", "conv_out": "out.2"}  # fmt: skip
+
+
+def ldm_unet(key: str, layers: int) -> str:
+    """The name of a U-Net's tensor in the first Stable Diffusion's own file."""
+    for ours, theirs in ENDS.items():
+        if key.startswith(ours + "."):
+            return f"model.diffusion_model.{theirs}{key.removeprefix(ours)}"
+    way, block, kind, number, rest = re.fullmatch(r"(down|up|mid)_blocks?\.?(\d+)?\.(\w+?)\.(\d+)\.(.*)", key).groups()
+    n, at = int(number), {"resnets": "0", "attentions": "1"}.get(kind)
+    name, _, end = rest.partition(".")
+    inner = f"{RESNET[name]}.{end}" if kind == "resnets" else rest
+    if way == "mid":
+        return f"model.diffusion_model.middle_block.{1 if kind == 'attentions' else 2 * n}.{inner}"
+    if kind == "downsamplers":
+        return f"model.diffusion_model.input_blocks.{(int(block) + 1) * (layers + 1)}.0.op.{end}"
+    if kind == "upsamplers":
+        attended = any(f"up_blocks.{block}.attentions" in other for other in KEYS)
+        return f"model.diffusion_model.output_blocks.{(int(block) + 1) * (layers + 1) - 1}.{1 + attended}.{rest}"
+    place = 1 + int(block) * (layers + 1) + n if way == "down" else int(block) * (layers + 1) + n
+    return f"model.diffusion_model.{'in' if way == 'down' else 'out'}put_blocks.{place}.{at}.{inner}"
+
+
+KEYS: list[str] = []  # of the U-Net that is renamed
+
+
+def ldm_vae(key: str, blocks: int) -> str:
+    """The same of its autoencoder."""
+    key = re.sub(r"mid_block\.resnets\.(\d)", lambda m: f"mid.block_{int(m[1]) + 1}", key)
+    for ours, theirs in {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}.items():
+        key = key.replace(f"mid_block.attentions.0.{ours}.", f"mid.attn_1.{theirs}.")
+    key = re.sub(r"down_blocks\.(\d)\.resnets\.", r"down.\1.block.", key)
+    key = re.sub(r"down_blocks\.(\d)\.downsamplers\.0", r"down.\1.downsample", key)
+    key = re.sub(r"up_blocks\.(\d)\.resnets\.", lambda m: f"up.{blocks - 1 - int(m[1])}.block.", key)
+    key = re.sub(r"up_blocks\.(\d)\.upsamplers\.0", lambda m: f"up.{blocks - 1 - int(m[1])}.upsample", key)
+    return "first_stage_model." + key.replace("conv_norm_out", "norm_out").replace("conv_shortcut", "nin_shortcut")
+
+
 def one_file(folder: Path, path: Path) -> Path:
-    """The pipeline in one file, as a web interface keeps it; U-Net and autoencoder under diffusers' own names."""
-    tensors = {}
-    for part, prefix in (("unet", ""), ("vae", ""), ("text_encoder", "cond_stage_model.transformer.")):
-        for file in (folder / part).glob("*.safetensors"):
-            tensors |= {prefix + key: value for key, value in load_file(file).items()}
+    """The pipeline in one file, under the names of the first Stable Diffusion, as web interfaces keep it."""
+    unet, vae, text = (
+        load_file(next((folder / part).glob("*.safetensors"))) for part in ("unet", "vae", "text_encoder")
+    )
+    layers, blocks = (json.loads((folder / part / "config.json").read_text()) for part in ("unet", "vae"))
+    KEYS[:] = list(unet)
+    tensors = {ldm_unet(key, layers["layers_per_block"]): value for key, value in unet.items()}
+    tensors |= {ldm_vae(key, len(blocks["block_out_channels"])): value for key, value in vae.items()}
+    tensors |= {f"cond_stage_model.transformer.text_model.{key}": value for key, value in text.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(tensors, path)
     return path
@@ -146,3 +195,19 @@ def test_a_single_file_that_cannot_be_converted_here_says_how_to_convert_it(base
     pickled.write_bytes(b"\x80\x02")
     with pytest.raises(store.CheckpointError, match=r"no \.safetensors file"):
         contract.load(str(pickled), "cpu")
+
+
+def test_a_single_file_opens_where_the_configs_of_its_kind_are_in_the_cache(base, home, tmp_path, monkeypatch):
+    """diffusers tells the kind by the tensors, and takes configs of that kind from the cache: here of the tiny one."""
+    snapshot = tmp_path / "cached"
+    shutil.copytree(base, snapshot, ignore=shutil.ignore_patterns("*.safetensors"))
+    import diffusers.loaders.single_file as loader
+
+    monkeypatch.setattr(loader, "_download_diffusers_model_config_from_hub", lambda *_, **__: str(snapshot))
+    file = one_file(base, tmp_path / "models" / "dream.safetensors")
+    model, stock = contract.load(str(file), "cpu"), contract.load(str(base), "cpu")
+    np.testing.assert_allclose(drawn(model), drawn(stock), atol=1e-5)
+    [folder] = (home / "vitrail").iterdir()
+    assert folder.name.startswith("dream-")
+    monkeypatch.setattr(single.StableDiffusionPipeline, "from_single_file", lambda *_, **__: pytest.fail("made again"))
+    assert contract.load(str(file), "cpu").weights_sha256 == model.weights_sha256
