@@ -23,6 +23,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # as a script, it has its own folder there alone
+from hub_models import terminal
+
+if __name__ == "__main__":
+    terminal.opening("spaces/build.py")
 
 import yaml
 from huggingface_hub import HfApi, SpaceHardware, hf_hub_download
