@@ -51,7 +51,7 @@ def as_folder(file: Path) -> Path:
         convert = f"StableDiffusionPipeline.from_single_file('{file}').save_pretrained('{file.stem}')"
         raise CheckpointError(
             f"{file} is a single-file checkpoint that diffusers can't make into a pipeline folder here "
-            f'({store.one_line(error)}): where the Hub can be reached run python -c "from diffusers import '
+            f'({store.one_line(error)[:120]}): where the Hub can be reached run python -c "from diffusers import '
             f'StableDiffusionPipeline; {convert}", and name that folder'
         ) from error
     return folder
