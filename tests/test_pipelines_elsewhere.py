@@ -67,6 +67,8 @@ def test_a_lora_opens_in_stock_diffusers_and_in_the_page_and_both_draw_alike(bas
 
 
 def test_both_namings_hold_the_same_lora(loras):
+    said = [(loras[name] / "README.md").read_text().count("--lora_format kohya, which") for name in loras]
+    assert said == [1, 0], "how to convert it"
     ours, theirs = (load_file(loras[name] / contract.folder.adapters.FILE) for name in ("diffusers", "kohya"))
     theirs = {key: value for key, value in theirs.items() if not key.endswith("alpha")}
     assert len(ours) == len(theirs)

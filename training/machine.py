@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import filelock
-import psutil
 
 try:
     import fcntl
@@ -45,6 +44,8 @@ def locked(path: Path, *, wait: bool) -> Generator[None]:
 def peak_memory() -> int:
     """The most bytes that this process had in memory so far."""
     if resource is None:
+        import psutil  # on Linux it needs resource itself
+
         used = psutil.Process().memory_info()
         return getattr(used, "peak_wset", used.rss)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
