@@ -187,6 +187,15 @@ def read_receipt(text: Mapping[str, str]) -> dict:
         raise ReceiptError("the picture's receipt is broken: it is no object")
     if not is_whole(schema := receipt.get("schema", 1), 1, SCHEMA):
         raise ReceiptError(f"the picture's receipt has the schema {repr(schema)[:20]}, known here are 1 to {SCHEMA}")
+    return check_letters(receipt)
+
+
+def check_letters(receipt: dict) -> dict:
+    """The receipt. Raises ReceiptError where a text in it holds half a letter (a lone surrogate), which no JSON can."""
+    try:
+        json.dumps(receipt, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise ReceiptError("the picture's receipt is broken: it holds half a letter (a lone surrogate)") from None
     return receipt
 
 

@@ -29,8 +29,9 @@ def open_model(folder: Path, kind: Any, config: PreTrainedConfig, purpose: str) 
     """
     with _as_checkpoint_error(folder, config.model_type), building.as_large_as_its_weights(folder):
         model, report = kind.from_pretrained(
-            folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True, trust_remote_code=False
-        )
+            folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True, trust_remote_code=False,
+            variant=store.variant_of(folder),
+        )  # fmt: skip
     if missing := sorted(report["missing_keys"]):
         raise CheckpointError(
             f"{folder}: the weights lack {missing[0]} and {len(missing) - 1} more: they are not those of a trained "
@@ -48,7 +49,8 @@ def open_diffusers(folder: Path, kind: Any, purpose: str) -> Any:
         with building.as_large_as_its_weights(folder):
             with torch.device("meta"):
                 kind.from_config(read_object(folder / "config.json"))
-            options = {"use_safetensors": True, "low_cpu_mem_usage": False, "output_loading_info": True}
+            options: dict = {"use_safetensors": True, "low_cpu_mem_usage": False, "output_loading_info": True}
+            options["variant"] = store.variant_of(folder)
             model, report = kind.from_pretrained(folder, trust_remote_code=False, **options)
     except CheckpointError:
         raise

@@ -41,6 +41,8 @@ FLOATS = {
 # Files that libraries open: a key twice, or NaN, in one of these means one thing here and another there.
 OPENED = re.compile(r"(config|index|manifest|tokenizer|vocab|added_tokens|special_tokens_map)[^/]*\.json$")
 
+STOCK_NAMES = ("model", "diffusion_pytorch_model")  # what libraries call a file of weights
+
 # Stems whose bundled checkpoints are a folder inside those of another stem.
 PARTS = {"autoencoder": ("text_to_image", "vae")}
 
@@ -176,7 +178,7 @@ def _verify(folder: Path, manifest_required: bool) -> None:
     _check_parts(folder)
     _check_manifest(folder, required=manifest_required)
     for path in weights:
-        _check_weights(path)
+        check_weights(path)
 
 
 def _plain_files(folder: Path) -> Iterator[Path]:
@@ -276,7 +278,8 @@ def _check_manifest(folder: Path, *, required: bool) -> None:
             )
 
 
-def _check_weights(path: Path) -> None:
+def check_weights(path: Path) -> None:
+    """Raise if a tensor of the file holds NaN or Inf, or the file is no sound safetensors file."""
     for name, dtype, _, raw in read_tensors(path):
         if dtype in FLOATS:
             integer, exponent = FLOATS[dtype]
@@ -299,6 +302,14 @@ def read_tensors(path: Path) -> Iterator[tuple[str, str, list[int], np.ndarray]]
     for name, entry in header.items():
         start, stop = entry["data_offsets"]
         yield name, entry["dtype"], entry["shape"], data[start:stop]
+
+
+def variant_of(folder: Path) -> str | None:
+    """The variant in which alone a model folder has its weights, "fp16" of model.fp16.safetensors; None mostly."""
+    names = [path.name.removesuffix(".safetensors").split(".") for path in folder.glob("*.safetensors")]
+    variants = {parts[1].partition("-")[0] for parts in names if len(parts) == 2 and parts[0] in STOCK_NAMES}
+    plain = any(parts[0].partition("-")[0] in STOCK_NAMES for parts in names if len(parts) == 1)
+    return None if plain or len(variants) != 1 else variants.pop()
 
 
 def file_sha256(path: str | Path) -> str:

@@ -3,7 +3,7 @@
     python spaces/build.py ddpm                                     # into build/spaces/ddpm
     python spaces/build.py gallery --output build/spaces/gallery    # one Space with all pages
     python spaces/build.py classifier --model org/repo@revision     # weights pulled at start instead of bundled
-    python spaces/build.py ddpm --model runs/mine/export            # weights of your own, bundled
+    python spaces/build.py ddpm --model runs/my-ddpm/export            # weights of your own, bundled
     python spaces/build.py gallery --push --repo_id org/name [--hardware zero-a10g] [--private]
 
 Written by hand is spaces/<stem>/README.md alone: front matter and text. What the page says of itself (its title, what
@@ -23,6 +23,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # as a script, it has its own folder there alone
+from hub_models import terminal
+
+if __name__ == "__main__":
+    terminal.opening("spaces/build.py")
 
 import yaml
 from huggingface_hub import HfApi, SpaceHardware, hf_hub_download
@@ -31,6 +35,7 @@ from packaging.requirements import Requirement
 
 from apps.kit.page import Page
 from hub_models import store
+from hub_models.client import haste
 from hub_models.publish import lint, packing, upload
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -203,6 +208,11 @@ def _choose(weights: Weights, stem: str, name: str) -> str:
             )
         return _bundle(weights, stem, folder, variant)
     repo, _, revision = name.partition("@")
+    with haste():
+        return _pulled(weights, repo, revision)
+
+
+def _pulled(weights: Weights, repo: str, revision: str) -> str:
     info = HfApi().model_info(repo, revision=revision or None)
     files = sorted(file.rfilename for file in info.siblings or [] if Path(file.rfilename).suffix in store.READ)
     try:
@@ -416,13 +426,15 @@ REFUSALS = {
 }
 
 
-def push(folder: Path, repo_id: str, *, hardware: str | None = None, private: bool = False, harmless=()) -> str:
+def push(
+    folder: Path, repo_id: str, *, hardware: str | None = None, private: bool = False, harmless=(), again: str = ""
+) -> str:
     """Create the Space where it is not there yet, upload a built folder in one commit, and return its address.
 
-    Raises packing.PushError, which says what a refusal (401, 402, 403) means; no token is in it.
+    again: the command that repeats it. Raises packing.PushError, which says what a refusal (401, 402, 403) means; no
+    token is in it.
     """
-    again = f"python spaces/build.py {folder.name} --push --repo_id {repo_id}" + " --private" * private
-    again += "".join(f" --harmless {shlex.quote(place)}" for place in harmless)
+    again = again or f"python spaces/build.py {folder.name} --push --repo_id {repo_id}" + " --private" * private
     wanted = {"space_hardware": hardware} if hardware else {}
     try:
         return upload.push(
@@ -458,7 +470,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         megabytes = sum(path.stat().st_size for path in files) / 1e6
         print(f"built {folder}: {len(files)} files, {megabytes:.1f} MB")
         if args.push:
-            options = {"hardware": args.hardware, "private": args.private, "harmless": args.harmless}
+            words = sys.argv[1:] if argv is None else argv
+            again = f"python spaces/build.py {shlex.join(words)}"
+            options = {"hardware": args.hardware, "private": args.private, "harmless": args.harmless, "again": again}
             print("pushed to", push(folder, args.repo_id, **options))
     except (BuildError, store.CheckpointError) as error:
         print(error, file=sys.stderr)

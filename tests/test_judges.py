@@ -190,6 +190,31 @@ def test_a_ddpm_of_other_classes_is_measured_but_for_its_labels(tiny, own_data, 
     assert any("judges know the classes of emoji alone" in line for line in results.left_out)
 
 
+def test_figures_that_no_judge_can_give_are_left_out_before_anything_is_drawn(tiny, own_data, tmp_path, monkeypatch):
+    folder = tiny_models.ddpm_folder(tmp_path / "model", label_names=["blue", "red"])
+    results = ddpm.evaluate_checkpoint(str(folder), own_data(True))
+    assert not any("kid" in name for name in results.metrics) and "judges" not in results.more
+    assert any("KID" in line and "--judge" in line for line in results.left_out)
+    monkeypatch.setattr(ddpm, "draw", lambda *_, **__: pytest.fail("drawn before it was looked at"))
+    other = tiny_models.ddpm_folder(tmp_path / "other", label_names=["blue", "green"])
+    with pytest.raises(SystemExit, match=r"draws blue, green, but .* has blue, red: name the data .*--dataset"):
+        ddpm.evaluate_checkpoint(str(other), str(tmp_path / "mine"))
+
+
+def test_a_judge_of_the_same_classes_says_whether_labels_are_obeyed(tiny, own_data, tmp_path):
+    folder = tiny_models.ddpm_folder(tmp_path / "model", label_names=["blue", "red"])
+    judge = tiny_models.classifier(tmp_path / "judge", ["red", "blue", "other"])
+    results = ddpm.evaluate_checkpoint(str(folder), own_data(True), judge=str(judge))
+    assert 0 <= results.metrics["label_accuracy"] <= 1 and "label_accuracy" in results.baseline
+    assert "named_label_accuracy" not in results.metrics, "nobody captions these"
+    assert results.per_class["label_accuracy"].keys() == {"blue", "red"}
+    assert list(results.more["judges"]) == ["classifier"]
+    assert any("it takes 10 pictures, 6 are held out" in line for line in results.left_out)
+    stranger = tiny_models.classifier(tmp_path / "stranger", ["red", "mug"])
+    with pytest.raises(SystemExit, match="--judge .* does not know 'blue'"):
+        ddpm.evaluate_checkpoint(str(folder), str(tmp_path / "mine"), judge=str(stranger))
+
+
 @pytest.mark.parametrize("labelled", [False, True])
 def test_an_unconditional_ddpm_is_measured_with_labels_and_without(tiny, own_data, tmp_path, labelled):
     data = own_data(labelled)

@@ -773,6 +773,9 @@ def test_flags_override_the_preset():
     [
         (["--learning_rat", "0.1"], "--learning_rate"),  # neither taken as a prefix nor ignored
         (["--no_such_flag"], "no_such_flag"),
+        (["--train_data_dir", "x"], "here it is --dataset_name"),  # habits from the examples of diffusers
+        (["--num-train-epochs=2"], "here it is --max_train_steps"),
+        (["--mixed_precision", "fp16"], "'bf16')"),
         (["--preset", "huge"], "tiny, wide"),
         (["--preset"], "tiny, wide"),
         (["--max_train_steps", "many"], "max_train_steps"),
@@ -805,6 +808,13 @@ def test_a_dry_run_prints_the_config_and_stops(capsys):
     printed = json.loads(capsys.readouterr().out)
     assert printed["max_train_steps"] == 99
     assert printed["widths"] == [16, 8]
+
+
+def test_the_screen_gets_what_differs_from_the_preset_alone(capsys):
+    parse(TOYS, ["--preset", "wide", "--seed", "7", "--learning_rate", "0.5"])
+    assert capsys.readouterr().out == "preset wide: seed 7, learning_rate 0.5\n"
+    parse(TOYS, ["--preset", "wide"])
+    assert capsys.readouterr().out == "preset wide\n"
 
 
 def test_defaults_are_as_a_checkpoint_gives_them_back():

@@ -1,0 +1,3 @@
+from hub_models import terminal
+
+terminal.opening()

@@ -2,7 +2,7 @@
 
     python -m training.autoencoder --output_dir runs/autoencoder --mixed_precision bf16
     python -m training.autoencoder --preset finetune --pretrained_model_name_or_path stabilityai/sd-vae-ft-mse \
-        --dataset_name my_pictures --resolution 256 --crop_px 128 --output_dir runs/mine   # or any pipeline with a vae/
+        --dataset_name my_pictures --resolution 256 --crop_px 128 --output_dir runs/my-vae  # or any pipeline's vae/
 
 Cost and scores of the shipped weights stand in their card (hub_models/weights/text_to_image/emoji/vae/README.md).
 
@@ -276,19 +276,19 @@ def card_of(model: contract.Autoencoder, cfg: AutoencoderConfig, train: Source) 
     )
 
 
-def evaluate_checkpoint(name: str, dataset_name: str, *, batch_size: int = 8) -> Results:
+def evaluate_checkpoint(name: str, dataset_name: str, *, columns: dict | None = None, batch_size: int = 8) -> Results:
     """Mean per-picture PSNR (dB) and SSIM of a saved autoencoder per evaluation set, of whole pictures on white.
 
     name: bundled variant, folder or Hub id. The baseline is linear: a principal component analysis of the patches under
     each latent cell, fitted on the training pictures, with as many components as the latents have channels.
     """
-    model, facts = contract.load(name), facts_of(dataset_name)
+    model, facts, columns = contract.load(name), facts_of(dataset_name), columns or {}
     side, patch_px = model.resolution_px, model.reduction
-    known = white_pictures(open_source(dataset_name, split="train"), side)
+    known = white_pictures(open_source(dataset_name, split="train", **columns), side)
     mean, basis = metrics.fit_patch_pca(known, patch_px, model.latent_shape[0])
     results = Results("linear PCA, same latent shape")
     for split in facts.evaluation_sets:
-        source = open_source(dataset_name, split=split)
+        source = open_source(dataset_name, split=split, **columns)
         pictures = white_pictures(source, side)
         ours = reconstruct(model, pictures, batch_size)
         linear = metrics.patch_pca_reconstruction(pictures, patch_px, mean, basis)

@@ -6,19 +6,21 @@ older ones are deleted after that. Whatever moment the process dies at, the newe
 a complete checkpoint. Nothing in it is pickled.
 """
 
-import fcntl
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+
+from training import machine
 
 MANIFEST = "manifest.json"
 NAME = re.compile(r"checkpoint-(\d+)")
@@ -48,19 +50,16 @@ class Checkpoint:
 def locked(run_dir: Path):
     """Hold the run folder for this process, or raise RunError if another one holds it.
 
-    The lock belongs to this process alone and vanishes with it, however it ends: data loading processes, which outlive
-    a killed parent by seconds, don't inherit a lock of this kind (lockf; they would one of flock).
+    The lock vanishes with the process, however it ends: see `machine.locked`.
     """
-    try:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        handle = open(run_dir / "lock", "w")
-    except OSError as error:
-        raise RunError(f"{run_dir} can't be written: {error.strerror}; choose another --output_dir") from None
-    with handle:
+    with ExitStack() as stack:
         try:
-            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+            run_dir.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(machine.locked(run_dir / "lock", wait=False))
+        except machine.HeldElsewhere:
             raise RunError(f"another run is writing to {run_dir}: stop it or choose another --output_dir") from None
+        except OSError as error:
+            raise RunError(f"{run_dir} can't be written: {error.strerror}; choose another --output_dir") from None
         yield
 
 
@@ -92,7 +91,8 @@ def save(run_dir: Path, step: int, tensors: dict[str, dict[str, torch.Tensor]], 
     free_bytes = shutil.disk_usage(run_dir).free
     if free_bytes < 2 * size_bytes:
         raise RunError(
-            f"{run_dir} has {free_bytes / 2**20:.0f} MiB free, a checkpoint needs {2 * size_bytes / 2**20:.0f} MiB: "
+            f"{run_dir} has {math.floor(free_bytes / 2**20 * 10) / 10:,} MiB free, a checkpoint needs "
+            f"{math.ceil(2 * size_bytes / 2**20 * 10) / 10:,} MiB: "
             "free some room and resume with --resume_from_checkpoint latest; older checkpoints are untouched"
         )
     temporary = run_dir / f"checkpoint-{step}.tmp"
@@ -107,14 +107,14 @@ def save(run_dir: Path, step: int, tensors: dict[str, dict[str, torch.Tensor]], 
         files = {}
         for path in sorted(temporary.iterdir()):
             os.chmod(path, 0o644)
-            _sync(path)
+            machine.flush(path)
             files[path.name] = {"sha256": sha256_of(path), "size": path.stat().st_size}
         write_atomically(temporary / MANIFEST, json.dumps({"step": step, "files": files}, indent=1))
-        _sync(temporary)
+        machine.flush(temporary)
         if final.exists():
             shutil.rmtree(final)
         os.rename(temporary, final)
-        _sync(run_dir)
+        machine.flush(run_dir)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
         reason = getattr(error, "strerror", None) or error  # a SafetensorError has its reason in its text
@@ -186,14 +186,6 @@ def find(run_dir: Path, which: str, *, say=print) -> Checkpoint | None:
 def _open(path: Path) -> Checkpoint:
     manifest = json.loads((path / MANIFEST).read_text())
     return Checkpoint(path=path, step=manifest["step"], state=json.loads((path / "state.json").read_text()))
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 # --- AdamW's state as tensors, so that it can live in a safetensors file -------------------------------------------

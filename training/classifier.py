@@ -3,8 +3,9 @@
     python -m training.classifier --preset swin --output_dir runs/swin     # Swin, window 4, 64 px, from scratch
     python -m training.classifier --preset vit --output_dir runs/vit       # ViT, patch 8, 64 px, from scratch
     python -m training.classifier --preset tower --output_dir runs/tower   # Swin that begins as that of clip/emoji
-    python -m training.classifier --preset finetune --dataset_name my_pictures --resolution 224 --output_dir runs/mine \
-        --pretrained_model_name_or_path timm/vit_small_patch16_224.augreg_in21k_ft_in1k     # somebody's class folders
+    python -m training.classifier --preset finetune --dataset_name my_pictures --output_dir runs/my-classifier \
+        --pretrained_model_name_or_path timm/vit_small_patch16_224.augreg_in21k_ft_in1k --resolution 224
+                                                                               # somebody's class folders
 
 Cost and scores of the shipped weights stand in their cards (hub_models/weights/classifier/).
 
@@ -321,7 +322,7 @@ def card_of(served: contract.Classifier, cfg: ClassifierConfig, train: Source) -
     )
 
 
-def evaluate_checkpoint(name: str, dataset_name: str, *, batch_size: int = 128) -> Results:
+def evaluate_checkpoint(name: str, dataset_name: str, *, columns: dict | None = None, batch_size: int = 128) -> Results:
     """Top-1 and top-5 of a saved classifier per evaluation set, per-class accuracy, confusion, a baseline.
 
     name: bundled variant, folder or Hub id. Of an unseen style training concepts only. The baseline is the nearest
@@ -329,8 +330,8 @@ def evaluate_checkpoint(name: str, dataset_name: str, *, batch_size: int = 128) 
     features are measured: the share of pictures whose nearest neighbour among the training pictures, by cosine, is of
     their class.
     """
-    model = contract.load(name)
-    train = open_source(dataset_name, split="train")
+    model, columns = contract.load(name), columns or {}
+    train = open_source(dataset_name, split="train", **columns)
     same = train.label_names == model.label_names
     measured = "top1" if same else "nearest_feature_accuracy"
     if not same:
@@ -339,7 +340,7 @@ def evaluate_checkpoint(name: str, dataset_name: str, *, batch_size: int = 128) 
     reference = metrics.hog_colour_features(framed(train, range(len(train))))
     results, matrices = Results("HOG + colour nearest neighbour"), {}
     for split in facts_of(dataset_name).evaluation_sets:
-        source = open_source(dataset_name, split=split)
+        source = open_source(dataset_name, split=split, **columns)
         keep = known_concepts(source, split)
         labels = source.labels[keep]
         if same:

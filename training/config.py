@@ -56,7 +56,7 @@ class TrainConfig:
     force_resume: bool = False  # resume although configuration or data changed
     validation_steps: int = 500  # evaluate and draw samples every so many steps
     logging_steps: int = 10  # one line in metrics.jsonl every so many steps
-    report_to: str | None = None  # a tracker of accelerate: tensorboard, wandb, …
+    report_to: str | None = None  # a tracker of accelerate: tensorboard, wandb, …; "all" that are installed, or "none"
     dry_run: bool = False  # print the resolved configuration and stop
 
     # Hub
@@ -70,6 +70,11 @@ class TrainConfig:
         """The model to start from, of a config that names one."""
         assert self.pretrained_model_name_or_path is not None
         return self.pretrained_model_name_or_path
+
+    @property
+    def tracker(self) -> str | None:
+        """What is reported to, None for nothing."""
+        return None if self.report_to in (None, "", "none", "None") else self.report_to
 
     def __post_init__(self):
         """Refuse values no run can use. Raises ValueError that names the flag and its range."""
@@ -99,11 +104,46 @@ OPERATIONAL = frozenset(
     "cpu train_batch_size gradient_accumulation_steps".split()
 )
 
+# How flags are called elsewhere, in the examples of diffusers and transformers above all: what says the same here.
+HABITS: dict[str, str] = {
+    name: here
+    for here, names in {
+        "--dataset_name": "train_data_dir instance_data_dir data_dir train_dir dataset data train_file",
+        "--max_train_steps (steps, not epochs)": "num_train_epochs epochs num_epochs max_epochs max_steps",
+        "--train_batch_size": "batch_size per_device_train_batch_size per_gpu_train_batch_size",
+        "--pretrained_model_name_or_path": "model_name_or_path model pretrained_model base_model",
+        "--learning_rate": "lr",
+        "--lora_rank": "rank lora_r network_dim",
+        "--mixed_precision bf16": "fp16 bf16",
+        "--validation_steps": "validation_epochs eval_steps",
+        "--checkpointing_steps": "save_steps checkpointing_epochs",
+        "--validation_prompts": "validation_prompt",
+        "--resume_from_checkpoint": "resume",
+        "--output_dir": "output save_dir out_dir logging_dir",
+        "--ema_decay (averaging is always on)": "use_ema",
+        "--lr_warmup_steps": "warmup_steps",
+        "--resolution": "image_size img_size size",
+        "--optimizer": "optim use_8bit_adam",
+        "a line of metadata.jsonl for each picture": "instance_prompt class_prompt class_data_dir",
+    }.items()
+    for name in names.split()
+}
 C = TypeVar("C", bound=TrainConfig)
 
 
+def of_habit(argv: Sequence[str], fields: set[str]) -> str | None:
+    """A sentence on the first flag that is called otherwise here; None where there is none."""
+    for word in argv:
+        name = word.partition("=")[0].removeprefix("--").replace("-", "_")
+        if word.startswith("--") and name in HABITS and name not in fields:
+            return f"--{name} is no flag of this script; here it is {HABITS[name]}. --help has them all"
+    return None
+
+
 def parse(presets: Mapping[str, C], argv: Sequence[str] | None = None, *, description: str = "") -> C:
-    """The config that `argv` (default: the process's own) asks for; prints it, and stops there on `--dry_run`.
+    """The config that `argv` (default: the process's own) asks for; prints what of it differs from the preset.
+
+    On `--dry_run` it prints all of it, as JSON, and stops there; a run writes it into config.json.
 
     Raises SystemExit(2) with the valid choices on an unknown preset, flag or value.
     """
@@ -118,16 +158,27 @@ def parse(presets: Mapping[str, C], argv: Sequence[str] | None = None, *, descri
         print(f"--preset {name!r} is unknown; choose one of: {', '.join(presets)}", file=sys.stderr)
         raise SystemExit(2)
     default = presets[name]
+    if said := of_habit(argv, {field.name for field in dataclasses.fields(default)}):
+        print(f"error: {said}", file=sys.stderr)
+        raise SystemExit(2)
     text = f"{description}\n\n--preset one of: {', '.join(presets)} (this help shows the defaults of {name!r})"
     try:
         cfg = tyro.cli(type(default), default=default, args=argv, description=text, use_underscores=True)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
-    print(json.dumps(dataclasses.asdict(cfg), indent=2), flush=True)
     if cfg.dry_run:
+        print(json.dumps(dataclasses.asdict(cfg), indent=2), flush=True)
         raise SystemExit(0)
+    print(f"preset {name}{differences(default, cfg)}", flush=True)
     return cfg
+
+
+def differences(before: TrainConfig, cfg: TrainConfig) -> str:
+    """The fields in which a config differs from another, as ": name value, name value"; "" for none."""
+    own = {f.name: getattr(cfg, f.name) for f in dataclasses.fields(cfg)}
+    changed = [f"{key} {value}" for key, value in own.items() if value != getattr(before, key)]
+    return f": {', '.join(changed)}" if changed else ""
 
 
 def identity(cfg: TrainConfig, *, world_size: int = 1) -> dict:

@@ -2,8 +2,8 @@
 
     python -m training.ddpm --output_dir runs/ddpm                        # 32 px, 12 classes
     python -m training.ddpm --preset emoji-64 --output_dir runs/ddpm-64
-    python -m training.ddpm --preset unconditional --dataset_name my_pictures --output_dir runs/mine
-    python -m training.ddpm --preset finetune --dataset_name my_pictures --output_dir runs/tuned  # from the shipped one
+    python -m training.ddpm --preset unconditional --dataset_name my_pictures --output_dir runs/my-own
+    python -m training.ddpm --preset finetune --dataset_name my_pictures --output_dir runs/my-ddpm  # from ours
 
 Cost and scores of the shipped weights stand in their card (hub_models/weights/ddpm/emoji-32/README.md).
 
@@ -33,7 +33,7 @@ from training.data.sources import Source, open_source
 from training.diffusion import diffusion_loss, held_out_loss, nearest_train_distance
 from training.optim import Player
 from training.order import draw_seed
-from training.task import Card, Results, Task, by_label, opened, run
+from training.task import Card, Results, Task, by_label, opened, run, some
 
 STEM = "ddpm"
 
@@ -246,21 +246,29 @@ def card_of(served: contract.DDPM, cfg: DDPMConfig, train: Source) -> Card:
     )
 
 
-def evaluate_checkpoint(name: str, dataset_name: str, *, batch_size: int = 64) -> Results:
+def evaluate_checkpoint(
+    name: str, dataset_name: str, *, columns: dict | None = None, judge: str | None = None, batch_size: int = 64
+) -> Results:
     """KID, held-out loss and distance to training pictures of a saved model, and whether its labels are obeyed.
 
     kid_x1000: see `training.judges`, between pictures drawn with the label mix of validation and held-out pairs, and
     those pictures. label_accuracy, named_label_accuracy: see `obeyed`. held_out_loss: see `training.diffusion`.
     nearest_train_distance: median root mean square distance in [0, 1] pixels to the nearest training picture, beside
     that of real held-out pictures; far below that would be copying.
+    columns: of `open_source`. judge: a classifier of the same data, in the place of ours, which know emoji alone; what
+    no judge knows is left out.
     """
-    model, judge = contract.load(name), judges.load()
+    model, columns = contract.load(name), columns or {}
     conditional = bool(model.label_names)
-    train = open_source(dataset_name, split="train")
+    train = open_source(dataset_name, split="train", **columns)
     wanted = [split for split in facts_of(dataset_name).evaluation_sets if split != "unseen_style"]
-    real_parts = [open_source(dataset_name, split=split) for split in wanted]
+    real_parts = [open_source(dataset_name, split=split, **columns) for split in wanted]
     if conditional and train.label_names != model.label_names:
-        raise SystemExit(f"{name} draws {model.label_names}, but {dataset_name} has {train.label_names}")
+        raise SystemExit(
+            f"{name} draws {some(model.label_names)}, but {dataset_name} has {some(train.label_names or ['no labels'])}"
+            ": name the data it was trained on with --dataset, and their column with --label_column"
+        )
+    jury = judges.of_own(judge, model.label_names) if judge else judges.load()
     real = np.concatenate([contract.to_uint8(picture_tensor(part, model.resolution_px)) for part in real_parts])
     labels = [int(v) for part in real_parts for v in part.labels] if conditional else [None] * len(real)
     known = contract.to_uint8(picture_tensor(train, model.resolution_px))
@@ -269,25 +277,27 @@ def evaluate_checkpoint(name: str, dataset_name: str, *, batch_size: int = 64) -
     drawn = shown = draw(model, [labels[row] for row in order], 1, batch_size=batch_size)
     fixed, read = strata(real_parts[0], model.resolution_px, conditional)
     results = Results("real pictures", hashes=[part.data_hash for part in real_parts])
-    judge.note_kid(results, drawn, real, known)
+    if jury.know(train.facts, model.label_names):
+        jury.note_kid(results, drawn, real, known)
+        results.more["judges"] = jury.said
+        if conditional:
+            shown = obeyed(results, model, jury, train, real, labels, batch_size)
+    else:
+        what = "Whether labels are obeyed and how far drawn pictures are from real ones (KID)" if conditional else "KID"
+        results.left_out.append(f"{what} is left out: the judges know the classes of emoji alone; --judge names yours.")
     results.metrics |= {
         "held_out_loss": held_out_loss(model.unet, model.scheduler, fixed, **read),
         "nearest_train_distance": nearest_train_distance(drawn, known),
         "pictures": len(drawn),
     }
     results.baseline["nearest_train_distance"] = nearest_train_distance(real, known)
-    results.more["judges"] = judge.said
-    if train.facts.ours and conditional:
-        shown = obeyed(results, model, judge, train, real, labels, batch_size)
-    elif conditional:
-        results.left_out.append("Whether labels are obeyed isn't said: the judges know the classes of emoji alone.")
     results.figures["samples"] = figures.sheet(shown[: 12 * max(8, len(model.label_names))], 12, zoom=2)
     return results
 
 
-def obeyed(results: Results, model: contract.DDPM, judge: judges.Judges, train: Source, real: np.ndarray,
+def obeyed(results: Results, model: contract.DDPM, jury: judges.Judges, train: Source, real: np.ndarray,
            real_labels: Sequence, batch_size: int) -> np.ndarray:  # fmt: skip
-    """Note whether both judges see the labels that were asked for; a dozen pictures of each come back, (N, R, R, 3).
+    """Note whether the judges see the labels that were asked for; a dozen pictures of each come back, (N, R, R, 3).
 
     label_accuracy: the share of drawn pictures that the classifier takes for the label asked for.
     named_label_accuracy: the share in which the captioner names a thing of that label first. The baseline is the same
@@ -296,18 +306,19 @@ def obeyed(results: Results, model: contract.DDPM, judge: judges.Judges, train: 
     names = model.label_names
     rows = np.repeat(np.arange(len(names)), 25)
     pictures = draw(model, rows.tolist(), 2, batch_size=batch_size)
-    of = {core(name): names[label] for name, label in zip(train.column("name"), train.labels, strict=True)}
     for kept, images, labels in ((results.metrics, pictures, rows), (results.baseline, real, real_labels)):
-        asked = np.array([names[label] for label in labels])
-        said, named = np.array(judge.classes(images)), np.array(judge.classes_by_name(images, of))
-        kept |= {
-            "label_accuracy": float((said == asked).mean()),
-            "named_label_accuracy": float((named == asked).mean()),
-        }
-        if kept is results.metrics:
-            ids = np.array([names.index(one) for one in said])
-            confusion = metrics.confusion_matrix(ids, rows, len(names))
-    results.per_class["label_accuracy"] = by_label(names, metrics.per_class_accuracy(confusion))
+        asked, said = np.array([names[label] for label in labels]), np.array(jury.classes(images))
+        kept["label_accuracy"] = float((said == asked).mean())
+        if jury.captioner:
+            of = {core(name): names[label] for name, label in zip(train.column("name"), train.labels, strict=True)}
+            named = np.array(jury.classes_by_name(images, of))
+            kept["named_label_accuracy"] = float((named == asked).mean())
+        if kept is results.metrics:  # what is taken for a class that wasn't asked for counts for none
+            ids = np.array([names.index(one) if one in names else -1 for one in said])
+            seen = ids >= 0
+            confusion = metrics.confusion_matrix(ids[seen], rows[seen], len(names))
+            right = [float((ids[rows == row] == row).mean()) for row in range(len(names))]
+    results.per_class["label_accuracy"] = by_label(names, right)
     results.curves["confusion"] = confusion.tolist()
     return np.concatenate([pictures[rows == row][:12] for row in range(len(names))])  # a row a class
 

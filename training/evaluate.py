@@ -5,6 +5,7 @@ weights it is about, and the model card is written again from it.
 """
 
 import argparse
+import functools
 import importlib
 import json
 import time
@@ -12,9 +13,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hub_models import store
+from hub_models.documents import read_object
+from hub_models.publish import paths
 from training import publish
 
 STEMS = ("autoencoder", "captioning", "classifier", "clip", "ddpm", "segmentation", "text_to_image")
+COLUMNS = ("dataset_config_name", "image_column", "label_column", "caption_column", "reduce_labels")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -22,35 +26,75 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("stem", choices=STEMS)
     parser.add_argument("--model", required=True, help="a bundled variant, a folder, or org/repo[@revision]")
     parser.add_argument("--dataset", help="as --dataset_name of the training scripts (default: what it was trained on)")
+    for name in COLUMNS[:-1]:
+        parser.add_argument(f"--{name}", help="as in the training scripts (default: as in its training on these data)")
+    parser.add_argument("--judge", metavar="MODEL", help="ddpm: a classifier of the same data that looks at the drawn")
     parser.add_argument("--output", type=Path, help="where to write results.json (default: build/results/)")
     parser.add_argument("--record", action="store_true", help="also write it into the checkpoint's folder and card")
     args = parser.parse_args(argv)
+    for name, has_it in (("judge", args.stem == "ddpm"), ("caption_column", args.stem != "segmentation")):
+        if getattr(args, name) and not has_it:
+            parser.error(f"--{name} is nothing that {args.stem} is measured by")
 
     began = time.perf_counter()
     script = importlib.import_module(f"training.{args.stem}")
-    folder = store.resolve(args.stem, args.model)
+    contract = importlib.import_module(f"hub_models.{args.stem}")
+    folder = getattr(contract, "resolve", functools.partial(store.resolve, args.stem))(args.model)
     dataset = args.dataset or trained_on(folder)
-    measured = script.evaluate_checkpoint(args.model, dataset)
+    options = {"columns": columns_of(folder, dataset, vars(args))} | ({"judge": args.judge} if args.judge else {})
+    measured = script.evaluate_checkpoint(args.model, dataset, **options)
     seconds = round(time.perf_counter() - began, 1)
-    results = {"stem": args.stem, "model": Path(args.model).name, "dataset": dataset, "seconds": seconds}
+    results = {"stem": args.stem, "model": paths.called(args.model), "dataset": dataset, "seconds": seconds}
     results |= measured.as_json()
     print(table(results))
-    output = args.output or Path("build/results") / f"{args.stem}-{Path(args.model).name}.json"
+    output = args.output or Path("build/results") / f"{args.stem}-{label(folder, args)}.json"
     output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps(results, indent=1) + "\n")
+    output.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     for name, picture in measured.figures.items():
         picture.save(output.with_name(f"{output.stem}-{name}.png"), optimize=True)
     print(f"written to {output}")
     if args.record:
-        (folder / publish.RESULTS).write_text(json.dumps(results, indent=1) + "\n")
+        kept = json.dumps(paths.without_places(results), indent=1) + "\n"
+        (folder / publish.RESULTS).write_text(kept, encoding="utf-8")
         publish.write_card(folder, measured.figures)
         print(f"recorded in {folder}")
 
 
+def config_of(folder: Path) -> dict:
+    """The config of the run that made a checkpoint; of an export that lies in its run folder as it was given there.
+
+    Elsewhere that of its run.json, without this machine's places; {} where there is none.
+    """
+    beside = folder.parent / "config.json"
+    if folder.name == "export" and beside.is_file():
+        return read_object(beside)
+    config = read_object(folder / publish.RUN).get("config") if (folder / publish.RUN).is_file() else None
+    return config if isinstance(config, dict) else {}
+
+
 def trained_on(folder: Path) -> str:
-    """The --dataset_name of the run that made a checkpoint; "emoji" where its run.json is not there."""
-    path = folder / publish.RUN
-    return json.loads(path.read_text())["config"]["dataset_name"] if path.is_file() else "emoji"
+    """The --dataset_name of the run that made a checkpoint. Raises SystemExit where nothing says it."""
+    name = config_of(folder).get("dataset_name")
+    if not isinstance(name, str):
+        raise SystemExit(f"{folder} does not say what it was trained on: name a data set with --dataset")
+    return name
+
+
+def columns_of(folder: Path, dataset: str, given: dict) -> dict:
+    """The options by which the data are opened: those given, else as the run that made the checkpoint opened them."""
+    config = config_of(folder)
+    if config.get("dataset_name") not in (dataset, paths.called(dataset)):
+        config = {}
+    found = {name: given.get(name) or config.get(name) for name in COLUMNS}
+    return {name: value for name, value in found.items() if value}
+
+
+def label(folder: Path, args: argparse.Namespace) -> str:
+    """What the results of a checkpoint on some data are filed under: no two of them under one name."""
+    name = paths.called(args.model)
+    if folder not in store.bundled(args.stem).values():
+        name += f"-{store.weights_sha256(folder)[:8]}"
+    return name + (f"-on-{paths.called(args.dataset)}" if args.dataset else "")
 
 
 def table(results: dict) -> str:

@@ -75,13 +75,13 @@ class Journal:
             checkpoint.write_atomically(self.log, "".join(line + "\n" for line in kept))
             self.run_dir.joinpath("config.json").write_text(json.dumps(dataclasses.asdict(self.cfg), indent=2) + "\n")
         self.logged_step, self.logged_seconds = progress.step, progress.seconds
-        if self.cfg.report_to:
+        if self.cfg.tracker:
             fields = dataclasses.asdict(self.cfg)  # TensorBoard takes no tuples
             plain = {k: v if isinstance(v, int | float | str) else str(v) for k, v in fields.items()}
             self.accelerator.init_trackers("vitrail", plain)
 
     def end(self) -> None:
-        if self.cfg.report_to:
+        if self.cfg.tracker:
             self.accelerator.end_training()
 
     def bar(self, progress: Progress) -> tqdm:
@@ -95,7 +95,7 @@ class Journal:
             return
         with open(self.log, "a") as file:
             file.write(json.dumps({"step": step} | numbers) + "\n")
-        if self.cfg.report_to:
+        if self.cfg.tracker:
             self.accelerator.log(numbers, step=step)
         if show:
             self.say(f"step {step}: " + ", ".join(f"{key} {value:.4g}" for key, value in numbers.items()))

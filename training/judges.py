@@ -18,6 +18,7 @@ from PIL import Image
 from hub_models import captioning, classifier, store
 from training import metrics
 from training.data.captions import core
+from training.data.facts import Facts
 from training.data.split import ROOT
 from training.task import Results
 
@@ -25,6 +26,7 @@ COMMIT = "06bd8df608f7564d783cb46b1f2315b23af0d3b4"
 FOLDER = ROOT / "build" / "judges"
 Pictures = Sequence[np.ndarray] | np.ndarray  # uint8 (R, R, 3) each
 BEAMS = 5
+FEWEST = 10  # pictures of either kind that a distance between kinds is measured on
 # {stem: (variant, {file: its sha256 at COMMIT, and where it differs with the world of today, which no answer reads})}
 KEPT: dict[str, tuple[str, dict[str, tuple[str, ...]]]] = {
     "captioning": (
@@ -56,16 +58,24 @@ KEPT: dict[str, tuple[str, dict[str, tuple[str, ...]]]] = {
 
 @dataclass(frozen=True)
 class Judges:
-    """Both, loaded. Pictures are uint8 (R, R, 3) each, at any R: a judge resizes them itself."""
+    """Both, loaded. Pictures are uint8 (R, R, 3) each, at any R: a judge resizes them itself.
 
-    captioner: captioning.Captioner
+    own: the classifier is one of the data that are drawn, which isn't ours, and there is no captioner of them.
+    """
+
+    captioner: captioning.Captioner | None
     classifier: classifier.Classifier
+    own: bool = False
 
     @property
     def said(self) -> dict[str, str]:
         """Who they are, for results.json: {stem: its weights' hash}."""
-        return {stem: getattr(self, field).weights_sha256[:12]
-                for stem, field in (("captioning", "captioner"), ("classifier", "classifier"))}  # fmt: skip
+        those = {"captioning": self.captioner, "classifier": self.classifier}
+        return {stem: judge.weights_sha256[:12] for stem, judge in those.items() if judge}
+
+    def know(self, facts: Facts, label_names: Sequence[str] = ()) -> bool:
+        """Whether these pictures, and classes of them, are what they were trained on: else their word means nothing."""
+        return (self.own or bool(facts.ours)) and set(label_names) <= set(self.classifier.label_names)
 
     def scores(self, pictures: Pictures, names: Sequence[str], classes: Sequence[str]) -> dict[str, float]:
         """Shares of pictures that are taken for what was asked for.
@@ -73,6 +83,7 @@ class Judges:
         named_first: the greedy caption says the name. named_top5: one of five beams does. classed: the classifier's
         first class is that of the name.
         """
+        assert self.captioner is not None
         shown = [Image.fromarray(picture) for picture in pictures]
         first = self.captioner.caption_all(shown)
         five = self.captioner.caption_all(shown, num_beams=BEAMS, num_return_sequences=BEAMS)
@@ -91,6 +102,7 @@ class Judges:
 
     def classes_by_name(self, pictures: Pictures, of: Mapping[str, str]) -> list[str | None]:
         """The class of what the captioner names first in each picture; of: {`core` of a name: its class}."""
+        assert self.captioner is not None
         said = self.captioner.caption_all([Image.fromarray(picture) for picture in pictures])
         return [of.get(core(best[0].text.split(",")[0])) for best in said]
 
@@ -98,8 +110,11 @@ class Judges:
         """Note the kernel inception distance × 1000 of drawn to real pictures in the classifier's features.
 
         Beside it the ends of its 95 % interval, and as the baseline that of as many training pictures to real ones. An
-        interval that holds 0 swallows the number: then a sentence says so instead.
+        interval that holds 0 swallows the number: then a sentence says so instead, as of fewer than FEWEST pictures.
         """
+        if (fewest := min(len(drawn), len(real))) < FEWEST:
+            results.left_out.append(f"KID × 1000 is left out: it takes {FEWEST} pictures, {fewest} are held out.")
+            return
         some = known[np.random.default_rng(0).permutation(len(known))[: len(real)]]
         rows, of_real, of_known = (metrics.in_batches(self.classifier.features, part) for part in (drawn, real, some))
         value, low, high = (1000 * number for number in metrics.kernel_inception_distance(rows, of_real))
@@ -125,6 +140,17 @@ def load(device=None) -> Judges:
     """Both judges, by the contracts' own loaders. Raises store.CheckpointError where they can't be had."""
     return Judges(captioning.load(str(folder_of("captioning")), device),
                   classifier.load(str(folder_of("classifier")), device))  # fmt: skip
+
+
+def of_own(name: str, label_names: Sequence[str], device=None) -> Judges:
+    """Somebody's own classifier as the judge of their data. Raises SystemExit where it doesn't know these classes."""
+    own = classifier.load(name, device)
+    if lacking := sorted(set(label_names) - set(own.label_names)):
+        raise SystemExit(
+            f"--judge {name} does not know {', '.join(map(repr, lacking[:5]))}: train a classifier on the same data, "
+            "or leave --judge off"
+        )
+    return Judges(None, own, own=True)
 
 
 def folder_of(stem: str) -> Path:

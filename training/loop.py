@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import math
-import resource
 import shutil
 import signal
 import threading
@@ -14,8 +13,10 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.tracking import get_available_trackers
+from accelerate.utils import LoggerType
 
-from training import checkpoint
+from training import checkpoint, machine
 from training.checkpoint import Checkpoint, RunError
 from training.config import TrainConfig, defaults_of, identity
 from training.journal import Journal, Progress, hardware_of
@@ -99,14 +100,27 @@ def fit(
 
 def start_accelerator(players: Sequence[Player], cfg: TrainConfig, run_dir: Path | str) -> Accelerator:
     """The accelerator of a run, and the models told how to attend on it. Raises RunError where it has no bf16."""
+    check_tracker(cfg.tracker)
     accelerator = Accelerator(
-        mixed_precision=cfg.mixed_precision, cpu=cfg.cpu, log_with=cfg.report_to, project_dir=str(run_dir)
+        mixed_precision=cfg.mixed_precision, cpu=cfg.cpu, log_with=cfg.tracker, project_dir=str(run_dir)
     )
     check_precision(cfg.mixed_precision, accelerator.device)
     if accelerator.device.type == "cpu":
         for player in players:
             plain_attention(player.module)
     return accelerator
+
+
+def check_tracker(name: str | None) -> None:
+    """Refuse a tracker that accelerate doesn't know, or whose package isn't here. Raises RunError with the choices."""
+    here = sorted(str(one) for one in get_available_trackers())
+    if name in (None, "all", *here):
+        return
+    known = sorted(str(one) for one in LoggerType if one != LoggerType.ALL)
+    if name in known:
+        others = " or ".join([*here, "none"])
+        raise RunError(f"--report_to {name}: its package is not installed; pip install {name}, or take {others}")
+    raise RunError(f"--report_to {name} is no tracker: choose one of {', '.join(known)}, all, none")
 
 
 def check_precision(mixed_precision: str, device: torch.device) -> None:
@@ -192,11 +206,7 @@ def measure_a_step(team: Sequence[Learner], order: Order, journal: Journal) -> N
     seconds = (time.perf_counter() - began) * order.cfg.gradient_accumulation_steps
     _restore(buffers)
     ends = time.strftime("%Y-%m-%d %H:%M", time.localtime(time.time() + seconds * order.cfg.max_train_steps))
-    peak = (
-        torch.cuda.max_memory_allocated()
-        if order.device.type == "cuda"
-        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    )
+    peak = torch.cuda.max_memory_allocated() if order.device.type == "cuda" else machine.peak_memory()
     parameters = sum(p.numel() for learner in team for p in learner.bare.parameters())
     journal.say(
         f"{parameters / 1e6:.2f}M parameters, {len(order.samples)} samples, {order.whole} per step on "

@@ -25,7 +25,8 @@ from huggingface_hub import HfApi, constants, get_token, try_to_load_from_cache
 from PIL import Image
 
 from hub_models import store
-from hub_models.publish import card, halves, licences, lint, packing, upload
+from hub_models.client import haste
+from hub_models.publish import card, halves, licences, lint, packing, paths, upload
 from training import figures
 from training.data.facts import front_matter
 
@@ -35,12 +36,13 @@ CARD, RUN, RESULTS = "README.md", "run.json", "results.json"
 def write_export(folder: Path, save: Callable[[Path], None], run: dict) -> list[str]:
     """Fill `folder` by `save` and complete it; returns the names of the files a push would take.
 
-    save(folder) writes the stock files in fp32. The folder appears complete or not at all.
+    save(folder) writes the stock files in fp32. The folder appears complete or not at all, and names no place on this
+    machine.
     What a push at the end would stop at is looked at before the first step: licences that exclude each other, no token.
     Raises CheckpointError when the result doesn't verify, ValueError when the card would be refused by the Hub,
     SystemExit where the push that was asked for can't come about.
     """
-    run = with_stages(licensed(run))
+    run = paths.without_places(with_stages(licensed(run)))
     if run.get("config", {}).get("push_to_hub") and run.get("steps") == 0:
         check_push(run)
     temporary = folder.with_name(folder.name + ".tmp")
@@ -48,6 +50,7 @@ def write_export(folder: Path, save: Callable[[Path], None], run: dict) -> list[
     temporary.mkdir(parents=True)
     save(temporary)
     halves.to_half(temporary)
+    paths.forget_places(temporary)
     (temporary / RUN).write_text(json.dumps(run, indent=1, sort_keys=True) + "\n")
     write_card(temporary)
     store.verify(temporary, manifest_required=True)
@@ -79,22 +82,36 @@ def write_card(folder: Path, pictures: dict[str, Image.Image] | None = None, *, 
 
 
 def with_stages(run: dict) -> dict:
-    """The run with "earlier", what made the folder it began from: command, hours, steps, images_seen of each stage.
+    """The run with what made the model that it began from: a bundled variant, or a folder that is an export.
 
-    A stage is a run of the same script on the same data; weights of somebody else's, or on other data, are only named.
+    "earlier": command, hours, steps, images_seen of each stage. A stage is a run of the same script on the same data.
+    "lineage": what else it began from, a line each, the newest first; "base_attributions": whose work that has seen.
     """
-    base = Path(str(run.get("base_model") or "")).expanduser() / RUN
-    if run.get("base_model") and packing.own_file(base):
-        before = json.loads(base.read_text())
-        same_data = all(
-            before.get("config", {}).get(key) == run.get("config", {}).get(key)
-            for key in ("dataset_name", "resolution")
-        )
-        if same_data and before.get("stem") == run.get("stem"):
-            kept = ("command", "hours", "steps", "images_seen", "changed_on_resume")
-            stage = {key: before[key] for key in kept if before.get(key)}
-            return run | {"earlier": [*before.get("earlier", []), stage]}
-    return run
+    folder = base_folder(run["stem"], run["base_model"]) if run.get("base_model") else None
+    if folder is None or not packing.own_file(folder / RUN):
+        return run
+    before = json.loads((folder / RUN).read_text(encoding="utf-8"))
+    mine, theirs = (
+        [paths.without_places(each.get("config", {}).get(key)) for key in ("dataset_name", "resolution")]
+        for each in (run, before)
+    )
+    if mine == theirs and before.get("stem") == run["stem"]:
+        kept = ("command", "hours", "steps", "images_seen", "changed_on_resume")
+        stage = {key: before[key] for key in kept if before.get(key)}
+        run = run | {"earlier": [*before.get("earlier", []), stage]}
+    of = "Vitrail's " if folder.is_relative_to(store.WEIGHTS) else ""
+    weights = store.weights_sha256(folder)[:12]
+    line = f"{of}`{run['stem']}/{paths.called(folder)}`, {before.get('title', 'untitled')}, weights {weights}"
+    credits = [*before.get("attributions", []), *before.get("base_attributions", [])]
+    return run | {
+        "lineage": [line, *before.get("lineage", [])],
+        "base_attributions": [text for text in credits if text not in run.get("attributions", [])],
+    }
+
+
+def base_folder(stem: str, base: str) -> Path:
+    """The folder of a model that a run began from, if it is here: of a bundled variant, or one that was named."""
+    return store.bundled(stem).get(base, Path(base).expanduser())
 
 
 # ---- licences --------------------------------------------------------------------------------------------------------
@@ -112,13 +129,14 @@ def licensed(run: dict) -> dict:
 def base_license(stem: str, base: str) -> str | None:
     """The licence that a base model's card states: of a bundled variant, a folder, or org/repo; None without one."""
     repo, _, revision = base.partition("@")
-    folder = store.bundled(stem).get(base, Path(base).expanduser())
+    folder = base_folder(stem, base)
     if folder.is_dir():
         home = next((f for f in (folder, folder.parent) if packing.own_file(f / CARD)), None)
         text = (home / CARD).read_text(encoding="utf-8") if home else ""
     elif not constants.is_offline_mode():
         try:
-            facts = HfApi().model_info(repo, revision=revision or None, timeout=10).card_data
+            with haste():
+                facts = HfApi().model_info(repo, revision=revision or None, timeout=10).card_data
         except Exception:  # the card is not worth a training; a licence that isn't known stops the push
             return None
         return _only(facts.get("license") if facts else None)
@@ -166,7 +184,10 @@ def check_push(run: dict) -> None:
 
 
 def command_line(stem: str, argv: Sequence[str] | None = None) -> str:
-    """The command of this run as one would type it again, without what only concerns this machine or this start."""
+    """The command of this run as a shell takes it again, without what only concerns this machine or this start.
+
+    A folder that is elsewhere on this machine is named by its last part.
+    """
     words, kept, skip = list(sys.argv[1:] if argv is None else argv), [], False
     for word in words:
         if skip:
@@ -175,7 +196,8 @@ def command_line(stem: str, argv: Sequence[str] | None = None) -> str:
             skip = "=" not in word
         elif word not in ("--force_resume", "--push_to_hub", "--hub_private"):
             kept.append(word)
-    return " ".join(["python -m", f"training.{stem}", *kept, f"--output_dir runs/{stem}"])
+    words = [shlex.quote(paths.portable(word)) for word in kept]
+    return " ".join(["python -m", f"training.{stem}", *words, f"--output_dir runs/{stem}"])
 
 
 # ---- to the Hub ------------------------------------------------------------------------------------------------------

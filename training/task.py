@@ -159,6 +159,11 @@ class Results:
         } | self.more
 
 
+def some(names: Sequence[str], most: int = 5) -> str:
+    """The first of some names, for a sentence."""
+    return ", ".join(names[:most]) + (", …" if len(names) > most else "")
+
+
 def by_label(label_names: Sequence[str], values: Iterable[float]) -> dict[str, float | None]:
     """{label: its number}, None where there is none."""
     return {label: None if value != value else float(value) for label, value in zip(label_names, values, strict=True)}

@@ -123,7 +123,7 @@ def _caption_part(desk: Desk, asked: SimpleNamespace, shown: SimpleNamespace) ->
         _look_card(desk, asked, shown)
     asked.how = [asked.decoding, asked.beams, asked.count, asked.length, asked.temperature, asked.top_p]
     asked.how += [asked.prefix, asked.seed]  # the inputs of check_order after the picture
-    values.as_sent(asked.model_name, *asked.how, asked.opacity, asked.view)
+    values.as_sent(asked.view)
     shown.said, shown.chosen, shown.word = gr.State(None, time_to_live=3600), gr.State(0), gr.State(None)
 
 
@@ -177,7 +177,6 @@ def _rank_card(rankers: Mapping, eyes: Mapping, rank: SimpleNamespace) -> None:
         return
     said = {"info": f"Up to {MAX_LINES} lines of {MAX_LINE} characters.", "elem_id": "captioning-lines"}
     rank.lines = gr.Textbox(LINES, label="One a line", lines=5, max_lines=14, **said)
-    values.as_sent(rank.lines)
     rank.go = gr.Button("Rank them", variant="primary", elem_id="captioning-rank")
     rank.list = _buttons(words.ranking_html(None), "list.css", "captioning-ranking")
     rank.status = gr.HTML(status(""), padding=False, elem_id="captioning-rank-status")
@@ -274,7 +273,6 @@ def _look_events(desk: Desk, asked: SimpleNamespace, shown: SimpleNamespace) -> 
     wire([asked.view.input, asked.opacity.change], repaint, [*look, shown.word], shown.map, **LATEST)
     file, result = gr.File(label="Map", visible=False), gr.JSON(label="Result", visible=False)
     text, word = gr.Textbox(label="Text", visible=False), gr.Number(0, label="Word", visible=False)
-    values.as_sent(text, word)
     inputs = [asked.box, asked.model_name, text, word, asked.opacity]
     endpoint(wires.LOOK, desk.captioning_evidence, inputs, [file, result])
 

@@ -97,6 +97,31 @@ def proxies(named: Iterable[str] = (), environ: Mapping[str, str] = os.environ) 
     return [*said, *(SPACE_PROXIES if get_space() else ())]
 
 
+def root_path(said: str | None, environ: Mapping[str, str] = os.environ) -> str | None:
+    """The path, or the whole address, under which a proxy serves the app: "/vitrail", without a slash at its end.
+
+    Raises:
+        SystemExit: what is neither.
+    """
+    text = (said or environ.get("GRADIO_ROOT_PATH", "")).strip()
+    path = re.sub(r"^https?://[^/]+", "", text)
+    if not re.fullmatch(r"[A-Za-z0-9_.~%/-]*", path) or ".." in path:
+        raise SystemExit(f"--root_path {text}: write the path that the proxy serves it under, as /vitrail")
+    if not path.strip("/"):
+        return text.rstrip("/") or None
+    return f"{text.removesuffix(path)}/{path.strip('/')}"
+
+
+def address_behind(root: str | None, served: Names, proxies: Iterable[str]) -> str | None:
+    """The address that others open, where a proxy stands in front, as far as it is told; None where none does."""
+    if root and "://" in root:
+        return f"{root}/"
+    if not root and not list(proxies):
+        return None
+    name = next((each for each in sorted(served.allowed) if not each.startswith("*")), "<its name>")
+    return f"http(s)://{name}{root or ''}/"
+
+
 @contextlib.contextmanager
 def unproxied() -> Generator[None]:
     """Within it, uvicorn is set up to believe no proxy: `HostCheck` does that, which has to know who really asked."""

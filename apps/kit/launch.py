@@ -67,21 +67,29 @@ def load_each(load: Callable, names: Sequence[str]) -> dict:
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """--port, --host, --mcp, --allowed_hosts and --proxy, for the command line of a page."""
+    """--port, --host, --root_path, --mcp, --allowed_hosts and --proxy, for the command line of a page."""
     parser.add_argument("--port", type=int, default=7860)
     parser.add_argument("--host", help="the address to listen on; 127.0.0.1 by default, 0.0.0.0 lets others in")
+    said = "the path under which a reverse proxy serves it, as /vitrail (or GRADIO_ROOT_PATH)"
+    parser.add_argument("--root_path", metavar="PATH", help=said)
     said = "serve the endpoints as MCP tools as well, at /gradio_api/mcp/ (needs the package mcp)"
     parser.add_argument("--mcp", action="store_true", help=said)
     hosts.add_flags(parser)
 
 
-def run(page: Page, load_models: Callable, build: Callable) -> None:
-    """The command line of one page: --model, and what every page has; then the page, until ctrl-c."""
+def run(page: Page, load_models: Callable, build: Callable, **own: str) -> None:
+    """The command line of one page: --model, and what every page has; then the page, until ctrl-c.
+
+    own: {flag: help} of its own, which load_models gets where it is given.
+    """
     parser = argparse.ArgumentParser(prog=f"python -m apps.{page.stem}", description=page.sentence)
     parser.add_argument("--model", action="append", help="a bundled variant, a folder or org/repo; may be repeated")
+    for flag, said in own.items():
+        parser.add_argument(f"--{flag}", metavar="NAME", help=said)
     add_flags(parser)
     given = vars(parser.parse_args())
-    models = load_models(given.pop("model") or list(page.models))
+    options = {flag: value for flag in own if (value := given.pop(flag))}
+    models = load_models(given.pop("model") or list(page.models), **options)
     launch(build(models), models=models, **given)
 
 
@@ -110,6 +118,7 @@ def launch(
     host: str | None = None,
     models: dict | None = None,
     block: bool = True,
+    root_path: str | None = None,
     mcp: bool = False,
     allowed_hosts: Sequence[str] = (),
     proxy: Sequence[str] = (),
@@ -121,6 +130,8 @@ def launch(
     exceptions stay in the server's log.
     mcp: the public endpoints are MCP tools too, by gradio's own server. Raises SystemExit where its package is missing.
     allowed_hosts, proxy: as apps.kit.hosts has them. Files: as apps.kit.uploads has it.
+    root_path: where a proxy that strips it serves the app, "/vitrail", or the whole address there. SystemExit for a
+    port in use, a folder of uploads that can't be written, a root_path that is none.
     """
     if mcp and importlib.util.find_spec("mcp") is None:
         raise SystemExit("--mcp needs the package mcp: pip install 'mcp>=1.21,<2'")
@@ -128,6 +139,8 @@ def launch(
     host = host or os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1")
     if port is not None:
         _check_port(host, port)
+    uploads.check_folder()
+    root_path = hosts.root_path(root_path)
     served, proxies = hosts.names(host, allowed_hosts), hosts.proxies(proxy)
     uploads.guard(demo)
     answers.whole_files()
@@ -159,6 +172,7 @@ def launch(
             ssr_mode=False,
             pwa=False,
             mcp_server=mcp,
+            root_path=root_path,
             max_file_size=MAX_UPLOAD,
             footer_links=["api", "settings"],
             app_kwargs={"lifespan": doors, **app_kwargs},
@@ -172,6 +186,8 @@ def launch(
     if served.literals or served.allowed:
         print(f"Served  as {served}; --allowed_hosts adds names")
     print(f"Open    {address}", flush=True)
+    if behind := hosts.address_behind(root_path, served, proxies):
+        print(f"Behind  the proxy: {behind}", flush=True)
     if block:
         demo.block_thread()
     return address

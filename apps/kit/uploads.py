@@ -7,6 +7,7 @@ sentence: it does not say whether there is such a file. A path outside of the tw
 
 import os
 import stat
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -29,6 +30,19 @@ class PictureError(gr.Error):
 
     def __init__(self, message: str):
         super().__init__(message, title="Picture", print_exception=False)
+
+
+def check_folder() -> None:
+    """Return if gradio's folder of uploads can be written. Raises SystemExit, which says how to name another one."""
+    folder = get_upload_folder()
+    try:
+        os.makedirs(folder, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise SystemExit(
+            f"Uploads can't be kept in {folder} ({error.strerror}): set GRADIO_TEMP_DIR to one that can be written."
+        ) from None
 
 
 def own_file(path) -> str | None:
@@ -119,6 +133,9 @@ def guard(demo: gr.Blocks) -> None:
 
     async def look_first(block_fn, inputs, state, explicit_call=False):
         checked = list(inputs)
+        if len(checked) != len(block_fn.inputs):  # gradio's own error has no sentence for the caller
+            takes = f"{block_fn.api_name} takes {len(block_fn.inputs)} values, {len(checked)} came"
+            raise gr.Error(f"{takes}: docs/api.md and the page's own API view list them.", print_exception=False)
         for at, (block, value) in enumerate(zip(block_fn.inputs, checked, strict=False)):
             if isinstance(block, gr.Image):
                 checked[at] = accepted(value)

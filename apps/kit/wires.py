@@ -7,6 +7,7 @@ from types import FunctionType, MethodType
 
 import gradio as gr
 
+from apps.kit import values
 from apps.kit.session import StopFlags
 
 LOOK, DRAW = "look", "draw"  # the lanes of all pages together: short looks at a picture don't wait for drawings
@@ -72,7 +73,12 @@ def fitted(form, own: Mapping[str, Mapping]) -> dict:
 
 
 def endpoint(lane: str, function: FunctionType | MethodType, inputs, outputs, **how) -> None:
-    """The function as an endpoint for programs under its own name, with its docstring and its parameters."""
+    """The function as an endpoint for programs under its own name, with its docstring and its parameters.
+
+    What programs send in the place of fields reaches it as it is, for `values` to judge in a sentence.
+    """
+    listed = inputs if isinstance(inputs, list) else [inputs]
+    values.as_sent(*(one for one in listed if not isinstance(one, gr.Image | gr.State)))
     gr.Button(visible=False).click(function, inputs, outputs, api_name=function.__name__, **(how or turns(lane)))
 
 

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import gradio as gr
 
-from apps.kit import homes, launch, parts, picture_page, pictures, values, wires
+from apps.kit import homes, launch, parts, picture_page, pictures, wires
 from apps.kit.page import Page
 from apps.kit.parts import WAITING, status
 from apps.kit.wires import endpoint, wire
@@ -65,7 +65,6 @@ def _main_part(demo: gr.Blocks, desk: Desk) -> tuple[SimpleNamespace, SimpleName
     asked.hidden = gr.State([BACKGROUND])
     asked.colours = [asked.box, asked.model_name, asked.opacity, asked.below, asked.hidden]
     asked.look = [*asked.colours, asked.x, asked.y]  # the fields of a Look
-    values.as_sent(asked.model_name, asked.opacity, asked.below, asked.x, asked.y)
     return asked, shown
 
 

@@ -1,5 +1,6 @@
 """What the page computes, for people and for programs: orders checked and drawn, receipts read and verified."""
 
+import functools
 import html
 import json
 import threading
@@ -23,9 +24,9 @@ SAMPLER_NAMES = {"DPM-Solver++": "dpm++", "DDIM": "ddim", "UniPC": "unipc", "DDP
 ANY_STYLE = "any style"
 
 
-def load_models(names: list[str]) -> dict[str, TextToImage | store.CheckpointError]:
-    """Each named model, or the error in its place."""
-    return launch.load_each(text_to_image.load, names)
+def load_models(names: list[str], lora: str | None = None) -> dict[str, TextToImage | store.CheckpointError]:
+    """Each named model, with a LoRA merged into it if one is named, or the error in its place."""
+    return launch.load_each(functools.partial(text_to_image.load, lora=lora), names)
 
 
 # ---- what to draw, checked -------------------------------------------------------------------------------------------

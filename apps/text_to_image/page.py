@@ -233,4 +233,5 @@ def _refused(title: str, error: Exception) -> str:
 
 
 def main() -> None:
-    launch.run(PAGE, load_models, build)
+    said = "a LoRA for each --model: a .safetensors file, or the export folder of a training with --lora_rank"
+    launch.run(PAGE, load_models, build, lora=said)

@@ -22,7 +22,8 @@ def write_card(run: dict[str, Any], results: dict | None) -> str:
 
     run: stem, name, title, summary, library_name, pipeline_tag, tags, license, base_license, license_settled, datasets,
     base_model, command, hardware, hours, steps, images_seen, seed, config, parameters, attributions, usage, limits,
-    pictures, repo_id, earlier (the stages before this one); any may be absent. A licence that can't be resolved is left
+    pictures, repo_id, earlier (the stages before this one), lineage (what it began from), base_attributions; any may be
+    absent. A licence that can't be resolved is left
     out, and the card says why.
     results: the results.json, or None before the evaluation. Raises ValueError where
     Twemoji art would lose its licence.
@@ -74,7 +75,7 @@ def _front_matter(run: dict, results: dict | None) -> dict:
     datasets = [d for d in run.get("datasets") or [] if "/" in str(d) and not is_local(d)]
     base = run.get("base_model")
     base = base.partition("@")[0] if base else None
-    base = base if base and not is_local(base) else None
+    base = base if base and "/" in base and not is_local(base) else None  # a name without a slash is a bundled one
     tags = list(run.get("tags") or [])
     relation = "adapter" if "lora" in tags else "finetune"
     tags += ["template:sd-lora"] if relation == "adapter" else []
@@ -151,6 +152,8 @@ def _training(run: dict) -> list[str]:
         rows[f"before that (stage {number})"] = "; ".join([_effort(stage), *(stage.get("changed_on_resume") or [])])
     if earlier:
         rows["in all"] = _effort(in_all(run))
+    elif run.get("lineage"):
+        rows["fine-tuned from"] = "; that from ".join(run["lineage"])
     elif run.get("base_model"):
         rows["fine-tuned from"] = (
             f"`{Path(run['base_model']).name if is_local(run['base_model']) else run['base_model']}`"
@@ -182,6 +185,8 @@ def _licences(run: dict, attributions: list[str], doubt: str | None) -> list[str
     parts = [f"These weights: `{run['license']}`{named}." if run.get("license") else licence]
     if run.get("base_license"):
         parts.append(f"The model that they began from: `{run['base_license']}`.")
+    if before := run.get("base_attributions"):
+        parts += ["It had seen the work of, with thanks:", "\n".join(f"- {text}" for text in before)]
     if attributions:
         parts += ["Trained on the work of, with thanks:", "\n".join(f"- {text}" for text in attributions)]
     return parts

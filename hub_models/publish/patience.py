@@ -14,13 +14,14 @@ from typing import Any
 import httpx2
 from huggingface_hub.utils import _http
 
-from hub_models.client import through
+from hub_models.client import LONGEST_WAIT_SECONDS, asked_to_wait, through
 from hub_models.store import one_line
 
 ATTEMPTS = 5  # of one call, the first included
 WAITS_SECONDS = (1, 2, 4, 8)  # between them, unless the Hub says Retry-After
-LONGEST_WAIT_SECONDS = 60  # a Retry-After above it ends the push
-CALL_SECONDS = 60  # for one call, and on top
+CALL_SECONDS = 60  # for one call that has the Hub work, a commit or the check of an upload, and on top
+ASK_SECONDS = 20  # for any other
+AGAIN_SECONDS = 10  # for each after one that got no answer: what hangs is down
 BYTES_PER_SECOND = 100_000  # the slowest line a body may go over
 PASSING = {408, 429, 500, 502, 503, 504}  # answers that may be another a moment later
 log = logging.getLogger(__name__)
@@ -38,16 +39,21 @@ class _Patient(httpx2.Client):
 
     def __init__(self, ends: float):
         super().__init__(event_hooks={"request": [_http.hf_request_event_hook]}, follow_redirects=True)
-        self.ends, self.failed = ends, {}
+        self.ends, self.failed, self.hung = ends, {}, set()
 
     def send(self, request: httpx2.Request, *, stream: bool = False, **kwargs) -> httpx2.Response:
         call = f"{request.method} {request.url.path}"
-        seconds = CALL_SECONDS + int(request.headers.get("Content-Length") or 0) / BYTES_PER_SECOND
+        body = int(request.headers.get("Content-Length") or 0) / BYTES_PER_SECOND
+        works = re.search(r"/(commit|verify|complete)\b", request.url.path)
+        seconds = CALL_SECONDS if works else min(ASK_SECONDS, CALL_SECONDS)
+        again = min(seconds, AGAIN_SECONDS)
         repeatable = isinstance(request.stream, httpx2.ByteStream) and "/commit/" not in request.url.path
         attempt = self.failed.get(call, 0)
         while True:
             attempt += 1
-            until = time.monotonic() + min(seconds, self.ends - time.monotonic())
+            until = time.monotonic() + min(
+                body + (again if call in self.hung else seconds), self.ends - time.monotonic()
+            )
             if until <= time.monotonic():
                 raise GaveUp(f"the time for this push is over, at {call}")
             request.extensions["timeout"] = dict.fromkeys(
@@ -62,6 +68,7 @@ class _Patient(httpx2.Client):
                     response.read()
             except (httpx2.TimeoutException, httpx2.NetworkError, httpx2.RemoteProtocolError) as caught:
                 error = caught
+                self.hung |= {call} if isinstance(caught, httpx2.TimeoutException) else set()
             if response is not None and error is None and response.status_code not in PASSING:
                 self.failed.pop(call, None)
                 return response
@@ -116,21 +123,10 @@ def wait(
     if attempt >= ATTEMPTS:
         raise GaveUp(f"{what} to {call}, {attempt} times") from error
     seconds = WAITS_SECONDS[min(attempt, len(WAITS_SECONDS)) - 1]
-    asked = _asked_to_wait(response)
+    asked = asked_to_wait(response)
     if asked is not None:
         seconds = asked
     if seconds > LONGEST_WAIT_SECONDS or (until is not None and time.monotonic() + seconds > until):
         raise GaveUp(f"{what} to {call}, which asks to wait {seconds:.0f} s: repeat it then") from error
     log.warning("%s to %s; attempt %d of %d in %g s", what, call, attempt + 1, ATTEMPTS, seconds)
     time.sleep(seconds)
-
-
-def _asked_to_wait(response: httpx2.Response | None) -> float | None:
-    """The seconds in Retry-After, or those until a spent rate limit is filled again; None if the Hub doesn't say."""
-    if response is None:
-        return None
-    said = response.headers.get("Retry-After", "")
-    if re.fullmatch(r"\d+(\.\d+)?", said):
-        return float(said)
-    limit = dict(re.findall(r"\b([rt])=(\d+)", response.headers.get("ratelimit", "")))
-    return float(limit["t"]) + 1 if limit.get("r") == "0" and "t" in limit and response.status_code == 429 else None

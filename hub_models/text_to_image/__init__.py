@@ -7,8 +7,7 @@ A model folder is that of a stock `StableDiffusionPipeline`, plus one file for w
                               "latent_to_rgb", "latent_to_rgb_bias"}; any of these, or the whole file, may be absent
 
 model.py draws; receipts.py writes and verifies what it drew; settings.py is what may be asked, and the texts of other
-programs; folder.py opens and writes model
-folders.
+programs; folder.py opens and writes model folders; single.py makes a folder of a single file, lora.py merges a LoRA.
 """
 
 from hub_models.drawing import (
@@ -22,7 +21,7 @@ from hub_models.drawing import (
     pixels_sha256,
 )
 from hub_models.store import CheckpointError
-from hub_models.text_to_image.folder import load, save_folder
+from hub_models.text_to_image.folder import load, resolve, save_folder
 from hub_models.text_to_image.model import EXTRA, TextToImage
 from hub_models.text_to_image.settings import (
     MAX_PICTURES,

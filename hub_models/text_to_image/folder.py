@@ -1,5 +1,6 @@
 """Folders of text-to-image models: opened with every part checked, and written."""
 
+import hashlib
 import importlib
 import json
 from pathlib import Path
@@ -15,23 +16,43 @@ from hub_models.documents import read_object
 from hub_models.drawing import is_number
 from hub_models.pictures import is_ground
 from hub_models.store import CheckpointError
+from hub_models.text_to_image import lora as adapters
+from hub_models.text_to_image import single
 from hub_models.text_to_image.model import EXTRA, TextToImage
 from hub_models.text_to_image.settings import SAMPLERS
 
 
-def load(name: str = "emoji", device: str | torch.device | None = None) -> TextToImage:
+def load(name: str = "emoji", device: str | torch.device | None = None, lora: str | None = None) -> TextToImage:
     """The model of a bundled variant, a folder or a Hub repo ("org/repo[@revision]"), in fp32 and eval mode.
 
-    Any folder of a StableDiffusionPipeline will do. Raises store.CheckpointError, which names the file at fault.
+    Any folder of a StableDiffusionPipeline will do, and a single file of one. lora: a file or folder that is merged
+    into it; name and hash are then those of both. Raises store.CheckpointError, which names the file at fault.
     """
-    folder = store.resolve("text_to_image", name)
+    folder = resolve(name)
+    file = None if lora is None else adapters.find(lora)
     with store.opening(folder):
         served = _open(folder, str(name))
+    if file is not None:
+        adapters.merge(served.pipe, file, str(name))
+        served.name = f"{name} + {file.parent.parent.name if file.parent.name == 'export' else file.stem}"
+        both = served.weights_sha256 + store.file_sha256(file)
+        served.weights_sha256 = hashlib.sha256(both.encode()).hexdigest()
     served.pipe.to(device or default_device())
     return served
 
 
+def resolve(name: str | Path) -> Path:
+    """`store.resolve`; of a single-file checkpoint the pipeline folder that it is made into. Raises CheckpointError."""
+    if str(name) not in store.bundled("text_to_image") and (file := single.file_of(str(name))):
+        folder = single.as_folder(file) if file.name != adapters.FILE else file.parent
+        store.verify(folder)
+        return folder
+    return store.resolve("text_to_image", name)
+
+
 def _open(folder: Path, name: str) -> TextToImage:
+    if said := adapters.only_a_lora(folder):
+        raise CheckpointError(said)
     index = read_object(folder / "model_index.json")
     if index.get("_class_name") != "StableDiffusionPipeline":
         raise CheckpointError(
@@ -41,7 +62,8 @@ def _open(folder: Path, name: str) -> TextToImage:
     parts = {part: _load_part(folder, part, index.get(part)) for part in ("unet", "vae", "text_encoder")}
     try:
         with building.as_large_as_its_weights(folder):
-            pipe = DiffusionPipeline.from_pretrained(folder, use_safetensors=True, trust_remote_code=False, **parts)
+            options: dict = parts | {"variant": store.variant_of(folder / "safety_checker")}
+            pipe = DiffusionPipeline.from_pretrained(folder, use_safetensors=True, trust_remote_code=False, **options)
     except CheckpointError:
         raise
     except Exception as error:  # diffusers raises anything from OSError to AttributeError on a config it cannot read
@@ -75,6 +97,7 @@ def _load_part(folder: Path, part: str, kind) -> torch.nn.Module:
                 output_loading_info=True,
                 torch_dtype=torch.float32,
                 trust_remote_code=False,
+                variant=store.variant_of(folder / part),
             )
     except CheckpointError:
         raise

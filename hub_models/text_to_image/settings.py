@@ -76,7 +76,7 @@ def read_parameters(text: str) -> dict:
     except ValueError as error:
         raise ReceiptError(f"the picture's parameters text cannot be read: {str(error)[:200]}") from None
     names = {"Model": "model", "Model hash": "model_hash"}
-    return receipt | {key: pairs[said] for said, key in names.items() if said in pairs}
+    return drawing.check_letters(receipt | {key: pairs[said] for said, key in names.items() if said in pairs})
 
 
 def read_receipt(text: Mapping[str, str]) -> dict:

@@ -4,7 +4,7 @@
     python -m training.captioning --preset photo --output_dir runs/photo --mixed_precision bf16     # photographs, then:
     python -m training.captioning --preset photo-cider --output_dir runs/cider \
         --pretrained_model_name_or_path runs/photo/export
-    python -m training.captioning --preset finetune --dataset_name my_pictures --output_dir runs/mine \
+    python -m training.captioning --preset finetune --dataset_name my_pictures --output_dir runs/my-captioner \
         --pretrained_model_name_or_path emoji                   # or any VisionEncoderDecoderModel, or BLIP, of the Hub
 
 Cost and scores of the shipped weights stand in their card (hub_models/weights/captioning/emoji/README.md).

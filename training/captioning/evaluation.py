@@ -28,7 +28,9 @@ BEAMS = 3  # of captions that are searched for
 HOG_PX = 64  # side of the pictures that the nearest neighbour is looked for among
 
 
-def evaluate_checkpoint(name: str, dataset_name: str, *, scenes: int = SCENES_MEASURED) -> Results:
+def evaluate_checkpoint(
+    name: str, dataset_name: str, *, columns: dict | None = None, scenes: int = SCENES_MEASURED
+) -> Results:
     """What greedy captions of a saved captioner are worth, per evaluation set of things that training pictures show.
 
     Of emoji (of an unseen style training concepts only): exact_name_accuracy, cider_d, bleu4; and of `scenes` painted
@@ -37,15 +39,15 @@ def evaluate_checkpoint(name: str, dataset_name: str, *, scenes: int = SCENES_ME
     `training.captioning.nouns`), and all three of captions by BEAMS beams. The baseline says the plain caption of the
     nearest training picture, in HOG and colour, or in features of the model's own backbone of timm.
     """
-    served, facts = contract.load(name), facts_of(dataset_name)
-    train = open_source(dataset_name, split="train")
+    served, facts, columns = contract.load(name), facts_of(dataset_name), columns or {}
+    train = open_source(dataset_name, split="train", **columns)
     known, features_of, by = Captions(train), hog_features, "HOG + colour"
     if hybrid.is_hybrid(contract.encoder_of(served.model)):
         features_of, by = functools.partial(backbone_features, served), "backbone"
     features = features_of(train, range(len(train)))
     results, shown = Results(f"{by} nearest neighbour"), []
     for split in facts.known_sets:
-        source = open_source(dataset_name, split=split)
+        source = open_source(dataset_name, split=split, **columns)
         rows, said = known_concepts(source, split), Captions(source)
         measured, captions = picture_scores(served, source, rows)
         nearest = metrics.nearest_distances(features_of(source, rows), features)[0]

@@ -4,7 +4,7 @@
     python -m training.clip --preset vit --output_dir runs/clip-vit            # the same with a ViT
     python -m training.clip --preset photo --output_dir runs/clip-photo        # photographs, on a backbone of timm
     python -m training.clip --preset finetune --dataset_name my_pictures --pretrained_model_name_or_path emoji \
-        --output_dir runs/mine                                 # or any dual encoder or CLIPModel of the Hub
+        --output_dir runs/my-clip                                 # or any dual encoder or CLIPModel of the Hub
 
 Cost and scores of the shipped weights stand in their card (hub_models/weights/clip/emoji/README.md).
 

@@ -22,7 +22,9 @@ from training.task import Results, by_label
 FEW, MANY = 500, 1000  # pictures among which one is looked for: of things with one name each, of photographs
 
 
-def evaluate_checkpoint(name: str, dataset_name: str, *, limit: int | None = None) -> Results:
+def evaluate_checkpoint(
+    name: str, dataset_name: str, *, columns: dict | None = None, limit: int | None = None
+) -> Results:
     """Retrieval and zero-shot accuracy of a saved dual encoder, per evaluation set.
 
     recall@1, 5, 10 both ways among at most `limit` pictures (FEW, or MANY of photographs) of distinct concepts and
@@ -31,13 +33,13 @@ def evaluate_checkpoint(name: str, dataset_name: str, *, limit: int | None = Non
     near as the nearest training picture of that name, in HOG and colour features. It says nothing about validation,
     whose concepts have no training pictures.
     """
-    served, facts = contract.load(name), facts_of(dataset_name)
+    served, facts, columns = contract.load(name), facts_of(dataset_name), columns or {}
     limit = limit or (FEW if facts.by_concept else MANY)
-    train = open_source(dataset_name, split="train")
+    train = open_source(dataset_name, split="train", **columns)
     known = {"names": Captions(train).names, "features": hog_features(train, range(len(train)))}
     results = Results("HOG + colour oracle")
     for split in reversed(facts.evaluation_sets):
-        source = open_source(dataset_name, split=split)
+        source = open_source(dataset_name, split=split, **columns)
         said, rows = Captions(source), known_concepts(source, split)
         image = served.embed_images([source.picture(i) for i in rows])  # (N, D)
         picked = distinct(source, said, rows, limit)  # places in rows

@@ -1,7 +1,6 @@
 """What is made once from data and weights, and kept in build/cache (or $VITRAIL_CACHE) under a hash of both."""
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -10,6 +9,7 @@ from collections.abc import Callable, Generator
 from pathlib import Path
 
 from hub_models import store
+from training import machine
 from training.checkpoint import RunError, sha256_of, write_atomically
 from training.data.split import ROOT
 
@@ -62,11 +62,11 @@ def damage(folder: Path) -> str | None:
 @contextlib.contextmanager
 def _waiting(path: Path) -> Generator[None]:
     """Hold a lock that other processes wait for."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = open(path, "w")
-    except OSError as error:
-        raise RunError(f"{path.parent} can't be written ({error.strerror}): set VITRAIL_CACHE, or --no_cache") from None
-    with file:
-        fcntl.lockf(file, fcntl.LOCK_EX)
+    with contextlib.ExitStack() as stack:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(machine.locked(path, wait=True))
+        except OSError as error:
+            said = f"{path.parent} can't be written ({error.strerror}): set VITRAIL_CACHE, or --no_cache"
+            raise RunError(said) from None
         yield

@@ -3,7 +3,7 @@
     python -m training.segmentation --preset swin --output_dir runs/swin-scenes --mixed_precision bf16   # or dpt, unet
     python -m training.segmentation --preset photo --output_dir runs/photo --mixed_precision bf16        # photographs
     python -m training.segmentation --preset street --output_dir runs/street --mixed_precision bf16      # CamVid
-    python -m training.segmentation --preset finetune --dataset_name my_pictures --output_dir runs/mine \
+    python -m training.segmentation --preset finetune --dataset_name my_pictures --output_dir runs/my-segmenter \
         --pretrained_model_name_or_path swin-scenes     # your pictures and masks; or any segmenter of the Hub
 
 A training step at 128 px by processor time, one core with bf16 units whose neighbour was busy: 25 pictures a second for

@@ -14,9 +14,8 @@ from hub_models import segmentation as contract
 from training import figures, metrics
 from training.data.facts import facts_of
 from training.data.masks import IGNORE, SCENES, open_masks
-from training.segmentation.model import some
 from training.segmentation.samples import cut
-from training.task import Results, by_label
+from training.task import Results, by_label, some
 
 PICTURES_TO_FIT = 200  # of validation: temperature, principal components and risk-coverage are taken from so many
 PIXELS_EACH = 500  # of each of them
@@ -24,7 +23,9 @@ SCENES_MEASURED = 1000  # of each set, by `evaluate_checkpoint`
 FEW_SCENES = 20  # of each set, where the data are a sample
 
 
-def evaluate_checkpoint(name: str, dataset_name: str, *, scenes: int = SCENES_MEASURED) -> Results:
+def evaluate_checkpoint(
+    name: str, dataset_name: str, *, columns: dict | None = None, scenes: int = SCENES_MEASURED
+) -> Results:
     """Scores of a saved segmenter, each from one confusion matrix over all pixels of an evaluation set.
 
     name: bundled variant, folder or Hub id. Of painted scenes `scenes` pictures of each set are measured; "emoji" and
@@ -35,7 +36,9 @@ def evaluate_checkpoint(name: str, dataset_name: str, *, scenes: int = SCENES_ME
     facts, results = facts_of(dataset_name), Results("most frequent class")
     limit = (min(scenes, FEW_SCENES) if facts.sample else scenes) if facts.ours else None
     for split in facts.evaluation_sets:
-        source = open_masks(dataset_name, split=split, limit=limit, resolution_px=served.resolution_px)
+        source = open_masks(
+            dataset_name, split=split, limit=limit, resolution_px=served.resolution_px, **(columns or {})
+        )
         names = [source.id2label[k] for k in range(len(source.id2label))]
         if names != served.label_names:
             raise SystemExit(

@@ -20,6 +20,7 @@ from hub_models import segmentation as contract
 from training.config import require_resolution
 from training.optim import parameter_groups
 from training.segmentation.config import SIZES, SegmentationConfig
+from training.task import some
 from training.towers import swin_of
 
 
@@ -198,7 +199,3 @@ def describe_start(cfg: SegmentationConfig) -> str:
             "the rest is trained from scratch"
         )
     return "trained from scratch"
-
-
-def some(names: list[str], most: int = 5) -> str:
-    return ", ".join(names[:most]) + (", …" if len(names) > most else "")

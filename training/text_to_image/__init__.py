@@ -115,5 +115,10 @@ def card_of(model: contract.TextToImage, cfg: TextToImageConfig, train: Selectio
         limits=[
             f"It draws {side} × {side} pixels, many of them only roughly like what was asked for.",
             f"Its text tower reads {model.max_length} tokens; the rest of a prompt is cut.",
+            *[
+                "Its tensors have diffusers' names; ComfyUI and AUTOMATIC1111 read those of --lora_format kohya, which "
+                "diffusers.utils.convert_state_dict_to_kohya makes of them."
+            ]
+            * (lora and cfg.lora_format == "diffusers"),
         ],
     )

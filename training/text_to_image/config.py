@@ -27,6 +27,9 @@ class TextToImageConfig(TrainConfig):
     recolourings: int = 1  # other colours of each picture of one colour, where one of the shares is above 0
     pair_share: float = 0.0  # share of samples that are two things and where they are
     pairs: int = 2500  # how many pictures of two things there are, where pair_share is above 0
+    lora_format: Literal["diffusers", "kohya", "comfyui"] = (
+        "diffusers"  # how its tensors are called; the others are one
+    )
     no_cache: bool = False  # make latents and text states anew in every step
     # U-Net
     block_out_channels: tuple[int, ...] = (128, 176)  # channels per resolution, finest first

@@ -12,7 +12,6 @@ from diffusers import DDPMScheduler
 from PIL import Image
 
 from hub_models import autoencoder as autoencoder_contract
-from hub_models import store
 from hub_models import text_to_image as contract
 from hub_models.pictures import to_uint8
 from training import figures, judges, metrics, publish
@@ -22,7 +21,6 @@ from training.diffusion import held_out_loss, nearest_train_distance
 from training.order import draw_seed
 from training.task import Results
 from training.text_to_image import judging
-from training.text_to_image.model import STEM
 from training.text_to_image.selection import Selection, select
 
 # What is drawn: of a data set that the judges know, things and styles that were trained on, pairs of them that were
@@ -31,25 +29,26 @@ JUDGED = {"train": "train", "heldout_pairs": "heldout_pairs", "unseen_concepts":
 OTHERS = {"train": "train", "validation": "validation"}
 
 
-def evaluate_checkpoint(name: str, dataset_name: str, *, pictures: int = 200) -> Results:
+def evaluate_checkpoint(name: str, dataset_name: str, *, columns: dict | None = None, pictures: int = 200) -> Results:
     """What a saved model draws, for captions of the groups and styles that it was trained on.
 
     Of each set one picture of each of `pictures` names, for their plain captions with their style. named_first,
     named_top5, classed: see `training.judges`; style_right, style_by_chance: see `judging`. The baseline is the same
     for real pictures of these captions, autoencoder/… for these through the autoencoder. colours/…: see `judging`.
     kid_x1000: see `training.judges`, between pictures drawn for captions that weren't trained on and the pictures
-    there. held_out_loss: see `Strata`. nearest_train_distance: median root mean square distance in [0, 1] pixels, at
-    32 px, to the nearest training picture, beside that of real held-out pictures; far below that would be copying.
+    there. Judges speak of emoji alone. held_out_loss: see `Strata`. nearest_train_distance: median root mean square
+    distance in [0, 1] pixels, at 32 px, to the nearest training picture, beside that of real held-out pictures; far
+    below that would be copying. columns: of `open_source`.
     """
-    model, folder = contract.load(name), store.resolve(STEM, name)
+    model, folder = contract.load(name), contract.resolve(name)
     chosen, ours = trained_on(folder), "heldout_pairs" in facts_of(dataset_name).evaluation_sets
-    sets = {which: select(open_source(dataset_name, split=split), **chosen)
+    columns = columns or {}
+    sets = {which: select(open_source(dataset_name, split=split, **columns), own="caption_column" in columns, **chosen)
             for which, split in (JUDGED if ours else OTHERS).items()}  # fmt: skip
     train, *held_out = sets.values()
-    judge, vae = judges.load(), autoencoder_contract.load(str(folder / "vae"), device=model.device)
+    judge, vae = judges.load() if ours else None, autoencoder_contract.load(str(folder / "vae"), device=model.device)
     results = Results("real pictures", hashes=[part.source.data_hash for part in held_out])
-    results.more = {
-        "judges": judge.said,
+    results.more = ({"judges": judge.said} if judge else {}) | {
         "settings": {
             "sampler": model.default_sampler, "steps": model.default_steps, "guidance": model.default_guidance,
         },
@@ -60,7 +59,7 @@ def evaluate_checkpoint(name: str, dataset_name: str, *, pictures: int = 200) ->
     for seed, (which, part) in enumerate(sets.items(), 1):
         rows = distinct_rows(part, pictures)
         drawn[which] = draw(model, [part.prompts[row] for row in rows], seed)
-        if styles is None:
+        if styles is None or judge is None:
             continue
         shown = np.stack([bytes_of(part.picture(row), model) for row in rows])
         asked = [part.names[row] for row in rows], [classes_of(part)[row] for row in rows]
@@ -69,7 +68,8 @@ def evaluate_checkpoint(name: str, dataset_name: str, *, pictures: int = 200) ->
         rebuilt = {f"autoencoder/{key}": value for key, value in rebuilt.items()}
         results.note(which, scores | style | rebuilt, of_real | style_of_real)
     real = np.concatenate([pictures_of(part, model) for part in held_out])
-    judge.note_kid(results, np.concatenate([drawn[which] for which in sets if which != "train"]), real, known)
+    if judge:
+        judge.note_kid(results, np.concatenate([drawn[which] for which in sets if which != "train"]), real, known)
     scheduler = DDPMScheduler.from_config(model.pipe.scheduler.config)
     near, near_of_real = (nearest_train_distance(small(images), small(known)) for images in (drawn["train"], real))
     results.metrics |= {
@@ -78,8 +78,11 @@ def evaluate_checkpoint(name: str, dataset_name: str, *, pictures: int = 200) ->
         "pictures": sum(map(len, drawn.values())),
     }
     results.baseline["nearest_train_distance"] = near_of_real
-    if not ours:
-        results.left_out.append("What was drawn isn't named or classed: the judges know the things of emoji alone.")
+    if judge is None:
+        results.left_out.append(
+            "What was drawn isn't named or classed, nor its distance to real pictures (KID) measured: the judges know "
+            "the things of emoji alone."
+        )
     elif real_colours := judging.painted(train):
         asked = [prompt for *_, prompt in judging.colour_prompts()]
         shown = np.stack([bytes_of(picture, model) for picture in real_colours])

@@ -8,17 +8,19 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from safetensors.torch import save_file
 
 from hub_models import autoencoder as autoencoder_contract
 from hub_models import clip as clip_contract
-from hub_models import store
 from hub_models import text_to_image as contract
+from hub_models.publish import paths
+from hub_models.text_to_image import lora
 from training import publish
 from training.config import require_resolution
 from training.text_to_image.config import TextToImageConfig
 
 STEM = "text_to_image"
-LORA_FILE = "pytorch_lora_weights.safetensors"
+LORA_FILE = lora.FILE
 LORA_LAYERS = ["to_q", "to_k", "to_v", "to_out.0"]  # the attention of a U-Net, as diffusers' own LoRA trainings have it
 
 
@@ -34,7 +36,7 @@ def create_model(
     if name := cfg.pretrained_model_name_or_path:
         model = contract.load(name, device="cpu")
         require_resolution(cfg, model.resolution_px, "draws")
-        pipe, vae = model.pipe, autoencoder_contract.load(str(store.resolve(STEM, name) / "vae"), device="cpu")
+        pipe, vae = model.pipe, autoencoder_contract.load(str(contract.resolve(name) / "vae"), device="cpu")
         pipe.vae = vae.vae
         pipe.unet.requires_grad_(not cfg.lora_rank).train()
     else:
@@ -127,25 +129,33 @@ def save(folder: Path, model: contract.TextToImage, vae, cfg: TextToImageConfig)
     contract.save_folder(folder, model.pipe, **model.extra)
     autoencoder_contract.save_folder(folder / "vae", vae)
     source = cfg.pretrained_model_name_or_path
-    home = store.resolve(STEM, source) / "vae" if source else autoencoder_contract.resolve(cfg.vae_name_or_path)
+    home = contract.resolve(source) / "vae" if source else autoencoder_contract.resolve(cfg.vae_name_or_path)
     for path in sorted(home.iterdir()):
         if path.suffix in (".md", ".png") or path.name in (publish.RUN, publish.RESULTS):
             shutil.copyfile(path, folder / "vae" / path.name)
 
 
 def save_lora(folder: Path, unet: UNet2DConditionModel, cfg: TextToImageConfig) -> None:
-    """What stock `load_lora_weights` opens, and config.json, which says what it was trained on."""
-    from diffusers.utils import convert_state_dict_to_diffusers
+    """What stock `load_lora_weights` opens, under the names that the config asks for, and config.json: its base."""
+    from diffusers.utils import convert_state_dict_to_diffusers, convert_state_dict_to_kohya
     from peft.utils import get_peft_model_state_dict
 
-    layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(unet))
-    StableDiffusionPipeline.save_lora_weights(folder, unet_lora_layers=layers, weight_name=LORA_FILE)
+    layers = get_peft_model_state_dict(unet)
+    if cfg.lora_format == "diffusers":
+        layers = convert_state_dict_to_diffusers(layers)
+        StableDiffusionPipeline.save_lora_weights(folder, unet_lora_layers=layers, weight_name=LORA_FILE)
+    else:
+        layers = convert_state_dict_to_kohya({f"unet.{name}": value for name, value in layers.items()})
+        layers = {name: value.detach().cpu().float().contiguous() for name, value in layers.items()}
+        about = {"format": "pt", "ss_network_module": "networks.lora", "ss_network_dim": str(cfg.lora_rank),
+                 "ss_network_alpha": str(cfg.lora_rank)}  # fmt: skip
+        save_file(layers, folder / LORA_FILE, metadata=about)
     about = {"base_model_name_or_path": base_of(cfg), "peft_type": "LORA", "r": cfg.lora_rank}
     about["target_modules"] = LORA_LAYERS
     (folder / "config.json").write_text(json.dumps(about, indent=2) + "\n")
 
 
 def base_of(cfg: TextToImageConfig) -> str | None:
-    """The Hub id or bundled name that is tuned; of a folder on this machine, its last part."""
+    """The Hub id or bundled name that is tuned; of a folder on this machine, what it is called."""
     name = cfg.pretrained_model_name_or_path
-    return Path(name).name if name and Path(name).exists() else name
+    return paths.called(name) if name and Path(name).exists() else name
