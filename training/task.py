@@ -20,7 +20,7 @@ from hub_models.worlds import World
 from training import publish, worlds
 from training.config import TrainConfig
 from training.data.masks import MaskSource, PaintedSource
-from training.data.sources import Source, open_source
+from training.data.sources import Source, compare, open_source
 from training.loop import fit
 from training.optim import Player
 from training.order import Samples
@@ -118,6 +118,13 @@ def opened(cfg: TrainConfig, split: str, **columns) -> Source:
         cfg.dataset_name, split=split, dataset_config_name=cfg.dataset_config_name, image_column=cfg.image_column,
         skin_tones=cfg.skin_tones and split == "train", **columns,
     )  # fmt: skip
+
+
+def opened_pair(cfg: TrainConfig, *splits: str, **columns) -> tuple[Source, Source]:
+    """What is trained on and what is validated on, of the two splits named, compared: see `sources.compare`."""
+    train, held_out = (opened(cfg, split, **columns) for split in splits or ("train", "validation"))
+    compare(train, held_out, labelled=columns.get("label_column") is not None)
+    return train, held_out
 
 
 def with_model(served, model: torch.nn.Module):

@@ -135,6 +135,21 @@ def facts_of(dataset_name: str) -> Facts:
     )
 
 
+def split_folders(folder: Path) -> dict[str, str] | None:
+    """{folder at the top: split} of the configurations that a card lists for the Hub; None where it lists none."""
+    path = folder / CARD
+    configs = _front_matter(path).get("configs") if path.is_file() and not path.is_symlink() else None
+    if not isinstance(configs, list):
+        return None
+    parts = [part for config in configs if isinstance(config, dict) for part in config.get("data_files") or ()]
+    named = {}
+    for part in parts:
+        top = str(part.get("path")).partition("/")[0] if isinstance(part, dict) else ""
+        if top and isinstance(part.get("split"), str) and (folder / top).is_dir():
+            named[top] = part["split"]
+    return named
+
+
 def front_matter(text: str) -> dict:
     """The YAML before a card's text; {} where there is none. Raises yaml.YAMLError, RecursionError."""
     parts = text.split("---\n", 2)

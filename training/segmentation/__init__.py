@@ -24,6 +24,7 @@ import torch
 from hub_models import segmentation as contract
 from training.config import parse
 from training.data.masks import MaskSource, PaintedSource, check, open_masks
+from training.data.sources import compare
 from training.optim import Player
 from training.segmentation.config import PRESETS, TITLES, SegmentationConfig
 from training.segmentation.evaluation import evaluate_checkpoint, figure_of, fit_to, scores_of, tally
@@ -43,6 +44,7 @@ def task_of(cfg: SegmentationConfig) -> Task:
     train, held_out = (open_data(cfg, split) for split in ("train", "validation"))
     counts = check(train, every_class=not train.facts.sample)
     check(held_out, every_class=False)
+    compare(train, held_out)
     label_names = [train.id2label[k] for k in range(len(train.id2label))]
     torch.manual_seed(cfg.seed)
     served = (start_from if cfg.pretrained_model_name_or_path else create_model)(cfg, label_names)

@@ -1,0 +1,330 @@
+"""A folder of pictures as rows, by rules of our own: which files are read, of which split and class each is.
+
+Splits are folders at the top whose whole names say so: train, validation, test, or a synonym of WORDS; also below
+images/ and masks/, or as the README's front matter says. A word in any other name is a word. Without such folders all
+is "train".
+
+What is said of pictures stands in metadata files (`training.data.metadata`), wherever they lie, or in a .txt file
+beside each; without metadata folders are classes, and two folders such as images/ and masks/ are pairs by name.
+"""
+
+import difflib
+import os
+import posixpath
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from PIL import Image
+
+from hub_models.pictures import formats
+from training.data.files import MAX_SKIPPED_SHARE, DataError, Files, choices, first_line, shown, some
+from training.data.metadata import FILE, captions_in, metadata_files, rows_of, text_of
+
+WORDS = {
+    "train": "train", "training": "train", "validation": "validation", "valid": "validation", "val": "validation",
+    "dev": "validation", "test": "test", "testing": "test", "eval": "test", "evaluation": "test",
+}  # fmt: skip
+IMAGES = {"images", "image", "imgs", "img", "pictures", "photos", "jpegimages"}
+MASKS = {"masks", "mask", "labels", "label", "annotations", "annotation", "segmentationclass", "gt"}
+MASK_ENDINGS = ("_mask", "-mask", "_gt", "_seg", "_label", "_labels")  # of a mask's name beside its picture's
+TABLES = (".parquet", ".arrow")  # with these in it, a folder isn't one of pictures
+ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".7z", ".rar")
+SIDECARS = (".txt", ".caption")
+UNREAD = dict.fromkeys((".heic", ".heif", ".hif"), "`pip install pillow-heif` reads them") | dict.fromkeys(
+    (".avif", ".jxl", ".jp2", ".cr2", ".cr3", ".nef", ".arw", ".dng", ".psd", ".svg", ".eps", ".pdf", ".tga", ".ico"),
+    "save them as PNG or JPEG",
+)
+
+
+@dataclass(frozen=True)
+class PictureFolder:
+    """The splits of a folder as `datasets.Dataset`s, nothing decoded, and of each the files that no row has."""
+
+    splits: dict[str, Any]
+    left: dict[str, list[str]]
+
+
+Place = Callable[[str], tuple[str | None, tuple[str, ...]]]  # of a file: its split, and the folders below that
+
+
+def read(folder: Path, where: str, caption_column: str | None, named: dict[str, str]) -> PictureFolder | None:
+    """The pictures of a folder; None where it holds none, or tables of them.
+
+    caption_column: looked into at once. named: {folder at the top: split} beside WORDS. Raises DataError for what is
+    wrong in a metadata file, and where more than 5 % of the pictures of a split would not be read.
+    """
+    home, names = folder.resolve(), listed(folder)
+    said = metadata_files(names)
+    if any(_kind(name) in TABLES and name not in said for name in names):
+        return None
+    pictures = [name for name in names if _kind(name) in extensions()]
+    unread = {name: UNREAD[_kind(name)] for name in names if _kind(name) in UNREAD and name not in pictures}
+    archives = [name for name in names if _kind(name) in ARCHIVES]
+    if archives and not pictures and not unread:
+        raise DataError(f"{where}: pictures in an archive are not read: unpack {shown(archives[0])} into the folder.")
+    if not pictures and not unread:
+        return None
+    if archives:
+        print(f"{where}: what is in {some(archives)} is not read: unpack it, if it isn't")
+    place, left = arranged([*pictures, *unread], said, named), {}
+    if said:
+        rows = _said(Files((home,)), names, said, where, caption_column)
+        reason = f"no row of {some(said)}"
+    elif _is_pair({parts[0] if parts else "" for _, parts in map(place, pictures)}):
+        rows, reason = _pairs(pictures, place), "its picture or mask is missing"
+    else:
+        rows, reason = _folders(Files((home,)), pictures, names, place), ""
+    used = {value for row in rows for value in row.values() if isinstance(value, _File)}
+    split_of = {name: place(name)[0] for name in [*pictures, *unread, *(row["image"] for row in rows)]}
+    for name in [*pictures, *unread]:
+        if split_of[name] is None:
+            left.setdefault("train", []).append(f"{name} (in no folder of a split)")
+        elif name not in used and not (said and _kept_for_masks(name)):
+            left.setdefault(split_of[name], []).append(f"{name} ({unread.get(name, reason)})")
+    by_split = {}
+    for row in rows:
+        by_split.setdefault(split_of[row["image"]], []).append(row)
+    by_split.pop(None, None)
+    for split, lost in left.items():
+        count = len(lost) + len(by_split.get(split, ()))
+        if len(lost) > MAX_SKIPPED_SHARE * count:
+            raise DataError(
+                f"{where}: {len(lost)} of {count} pictures on disk ({split}) would not be read, more than "
+                f"{MAX_SKIPPED_SHARE:.0%}: {some(lost)}. Mend that, or move them out of the folder."
+            )
+    return PictureFolder({split: _dataset(home, some, where) for split, some in by_split.items()}, left)
+
+
+class _File(str):
+    """A file that a row names, relative to the folder."""
+
+
+def extensions() -> frozenset[str]:
+    """The endings of pictures that can be read here, in small letters."""
+    kinds = formats()
+    return frozenset(ending for ending, kind in Image.registered_extensions().items() if kind in kinds)
+
+
+def listed(folder: Path) -> list[str]:
+    """All files of a folder but hidden ones, relative to it, sorted. Raises DataError for a name that is no text."""
+    names = []
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".") and name != "__MACOSX"]
+        here = Path(parent).relative_to(folder).as_posix()
+        names += [posixpath.normpath(f"{here}/{name}") for name in files if not name.startswith(".")]
+    for name in names:
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise DataError(f"{name.encode('utf-8', 'replace').decode()!r} is no name in UTF-8: rename it.") from None
+    return sorted(names)
+
+
+def _kind(name: str) -> str:
+    return PurePosixPath(name).suffix.lower()
+
+
+def _kept_for_masks(name: str) -> bool:
+    return any(part.lower() in MASKS for part in PurePosixPath(name).parent.parts)
+
+
+def _is_pair(tops: set[str]) -> bool:
+    low = {top.lower() for top in tops}
+    return len(low) == 2 and bool(low & IMAGES) and bool(low & MASKS)
+
+
+def arranged(pictures: Sequence[str], said: Sequence[str], named: dict[str, str]) -> Place:
+    """Which split a file is of, None where it is in none, and the folders below that of the split.
+
+    said: the metadata files. named: {folder: split} that the data set's description names.
+    """
+
+    def known(top: str) -> str | None:
+        return named.get(top) or WORDS.get(top.lower())
+
+    parts = [PurePosixPath(name).parent.parts for name in pictures]
+    turned = (
+        _is_pair({part[0] if part else "" for part in parts})
+        and all(len(part) > 1 for part in parts)
+        and all(known(part[1]) for part in parts)
+    )  # images/train, masks/train
+    if turned:
+        parts = [(part[1], part[0], *part[2:]) for part in parts]
+    tops = {part[0] for part in parts if part}
+    words = {known(top) for top in tops} - {None}
+    deep = any(len(part) > 1 and known(part[0]) for part in parts)
+    deep = deep or any(known(PurePosixPath(name).parts[0]) for name in said if "/" in name)
+    only = all(known(top) for top in tops)
+    split = ("train" in words and (only or deep or len(words) > 1)) or (only and deep) or any(t in named for t in tops)
+
+    def place(name: str) -> tuple[str | None, tuple[str, ...]]:
+        folders = PurePosixPath(name).parent.parts
+        if turned and len(folders) > 1:
+            folders = (folders[1], folders[0], *folders[2:])
+        if not split:
+            return "train", folders
+        return (known(folders[0]), folders[1:]) if folders else (None, ())
+
+    return place
+
+
+# --- What is said of pictures ----------------------------------------------------------------------------------------
+
+
+def _said(files: Files, names: list[str], said: Sequence[str], where: str, caption_column: str | None) -> list[dict]:
+    """The rows of the metadata files, files relative to the folder. A few that name what isn't there are left out."""
+    there, alike = set(names), {}
+    for name in names:
+        alike.setdefault(_plain(name), []).append(name)
+    rows, counts, missing = [], Counter(), []
+    for place in said:
+        try:
+            table = rows_of(files.read(place), place)
+        except (OSError, DataError) as error:
+            raise error if str(error).startswith(place) else DataError(f"{place}: {first_line(error)}.") from error
+        columns = [key for key in table[0] if key == FILE or key.endswith(f"_{FILE}")]
+        if FILE not in columns:
+            raise DataError(f"{place} has no column `{FILE}`. {choices(FILE, table[0], 'It has')}")
+        for number, row in enumerate(table, 1):
+            made, lost = {}, []
+            for column in columns:
+                name = row.get(column)
+                if not isinstance(name, str) or not name:
+                    raise DataError(f"{place}, row {number}: `{column}` is {name!r}, not the name of a file.")
+                try:
+                    found = _found(files, posixpath.dirname(place), name, there, alike)
+                except DataError as error:
+                    raise DataError(f"{place}, row {number}: {error}.") from error
+                made[column[: -len(FILE) - 1] or "image"] = _File(found or "")
+                lost += [] if found else [row[column]]
+            if caption_column is not None and caption_column in table[0]:
+                captions_in(row.get(caption_column), f"{place}, {row[FILE]}", caption_column)
+            if lost:
+                missing.append((place, lost[0]))
+                continue
+            counts[made["image"]] += 1
+            if counts[made["image"]] > 1:
+                count = sum(other.get(FILE) == row[FILE] for other in table)
+                raise DataError(f"{place} names {row[FILE]} {max(2, count)} times: keep one row for each picture.")
+            rows.append(made | {key: value for key, value in row.items() if key not in columns and key not in made})
+    if missing:
+        _check_missing(missing, len(rows), names, where)
+    return rows
+
+
+def _found(files: Files, parent: str, name: str, there: set[str], alike: dict[str, list[str]]) -> str | None:
+    """The file that a row names, or the only one whose name differs in case or form alone; None where there is none.
+
+    Raises DataError where it leads out of the folder.
+    """
+    for text in (name, name.strip().replace("\\", "/")):
+        home, resolved = files.place(posixpath.join(parent, text))
+        inside = posixpath.normpath(posixpath.join(parent, text))
+        if inside in there:
+            return inside
+    others = alike.get(_plain(inside), [])
+    if len(others) == 1:
+        return others[0]
+    return resolved.as_posix() if (home / resolved).is_file() else None
+
+
+def _plain(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def _check_missing(missing: list[tuple[str, str]], count: int, names: Iterable[str], where: str) -> None:
+    """Say which rows are left out as their files are missing. Raises DataError where they are more than 5 %."""
+    place, name = missing[0]
+    guess = difflib.get_close_matches(PurePosixPath(name).name, [PurePosixPath(other).name for other in names], 1)
+    said = f"{place} names {name}, which is not there." + (f" Did you mean {guess[0]}?" if guess else "")
+    more = f" So do {len(missing)} of {len(missing) + count} rows: {some([name for _, name in missing])}."
+    if len(missing) > MAX_SKIPPED_SHARE * (len(missing) + count):
+        raise DataError(said + more * (len(missing) > 1))
+    print(f"{where}: {len(missing)} of {len(missing) + count} rows left out: {said}{more * (len(missing) > 1)}")
+
+
+def _pairs(pictures: Sequence[str], place: Place) -> list[dict]:
+    """Pictures below images/ with what has the same name below masks/."""
+    masks, rows = {}, []
+    for name in pictures:
+        split, (top, *rest) = place(name)
+        stem = PurePosixPath(name).stem
+        for ending in ("", *MASK_ENDINGS):
+            if top.lower() in MASKS and stem.lower().endswith(ending):
+                masks.setdefault((split, *rest, stem[: len(stem) - len(ending)]), name)
+    for name in pictures:
+        split, (top, *rest) = place(name)
+        mask = masks.get((split, *rest, PurePosixPath(name).stem))
+        if top.lower() in IMAGES and mask:
+            rows.append({"image": _File(name), "label": _File(mask)})
+    return rows
+
+
+def _folders(files: Files, pictures: Sequence[str], names: Sequence[str], place: Place) -> list[dict]:
+    """Pictures with the class that their folder names, and the text beside them; without these columns where none has.
+
+    The class is the folder that a picture lies in; where some lie deeper than others, the one nearest to the top.
+    """
+    below = {name: place(name)[1] for name in pictures}
+    while below and all(len(b) > 1 for b in below.values()) and len({b[0] for b in below.values()}) == 1:
+        below = {name: b[1:] for name, b in below.items()}
+    which = -1 if len({len(b) for b in below.values()}) == 1 else 0
+    texts = {str(PurePosixPath(name).with_suffix("")): name for name in names if _kind(name) in SIDECARS}
+    beside = {name: texts.get(str(PurePosixPath(name).with_suffix(""))) for name in pictures}
+    rows = []
+    for name, folders in below.items():
+        row: dict = {"image": _File(name)}
+        if any(below.values()):
+            row["label"] = folders[which] if folders else None
+        if any(beside.values()):
+            text = beside[name]
+            row["text"] = " ".join(text_of(files.read(text), text).split()) if text else None
+        rows.append(row)
+    if any(below.values()):  # a class has the same number in every split
+        number = {label: k for k, label in enumerate(sorted({row["label"] for row in rows} - {None}))}
+        for row in rows:
+            row["label"] = _Class(row["label"], number)
+    return rows
+
+
+class _Class:
+    """A class of folders: its name, None where there is none, and {name: number} of all."""
+
+    def __init__(self, name: str | None, number: dict[str, int]):
+        self.index, self.names = None if name is None else number[name], list(number)
+
+
+def _dataset(home: Path, rows: list[dict], where: str):
+    """Rows as a `datasets.Dataset`; files by their whole paths. Raises DataError where a column has two types."""
+    import datasets
+    import pyarrow
+
+    columns, features = {}, {}
+    for name in dict.fromkeys(key for row in rows for key in row):
+        values: list[Any] = [row.get(name) for row in rows]
+        kinds = {type(value) for value in values} - {type(None)}
+        if kinds == {_File}:
+            columns[name] = [value and {"bytes": None, "path": str(home / value)} for value in values]
+            features[name] = datasets.Image(decode=False)
+        elif kinds == {_Class}:
+            columns[name] = [value.index for value in values]
+            features[name] = datasets.ClassLabel(names=values[0].names)
+        else:
+            if kinds == {str, list}:
+                values = [[value] if isinstance(value, str) else value for value in values]
+            try:
+                array = pyarrow.array(values)
+            except (pyarrow.ArrowException, UnicodeEncodeError, OverflowError) as error:
+                usual = Counter(type(value) for value in values).most_common(1)[0][0]
+                odd = next((row for row, value in zip(rows, values, strict=True) if type(value) is not usual), rows[0])
+                raise DataError(
+                    f"{where}, {odd['image']}: column '{name}' is {odd.get(name)!r}, which does not go with the "
+                    f"others ({usual.__name__}): {first_line(error)}."
+                ) from error
+            columns[name] = array
+            features[name] = datasets.Features.from_arrow_schema(pyarrow.schema([(name, array.type)]))[name]
+    return datasets.Dataset.from_dict(columns, features=datasets.Features(features))
