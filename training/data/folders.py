@@ -186,6 +186,8 @@ def _said(files: Files, names: list[str], said: Sequence[str], where: str, capti
             table = rows_of(files.read(place), place)
         except (OSError, DataError) as error:
             raise error if str(error).startswith(place) else DataError(f"{place}: {first_line(error)}.") from error
+        if FILE not in table[0] and isinstance(table[0].get("image"), str):
+            table = [{FILE if key == "image" else key: value for key, value in row.items()} for row in table]
         columns = [key for key in table[0] if key == FILE or key.endswith(f"_{FILE}")]
         if FILE not in columns:
             raise DataError(f"{place} has no column `{FILE}`. {choices(FILE, table[0], 'It has')}")

@@ -93,7 +93,7 @@ def open_split(
     if carved:
         tenth = held_out(data, kept, names, where)
         kept = np.array(sorted(tenth if split == "validation" else set(kept) - tenth), dtype=np.int64)
-    if left is not None:
+    if left is not None and not (carved and split == "validation"):  # said with "train"
         apart = f", {len(tenth)} of them held out to validate" if carved else ""
         lost = left.get("train" if carved else split, [])
         more = f"; left out: {some(lost)}" if lost else ""
