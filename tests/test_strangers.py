@@ -578,8 +578,11 @@ def test_binary_masks_of_0_and_255(tmp_path):
 
 def test_masks_in_jpeg_are_refused_or_with_a_map_quantised_with_the_share(tmp_path, capsys):
     assert "ids in a JPEG come back as shades: save masks as PNG" in faults(masks(tmp_path / "a", grey, ending=".jpg"))
-    folder = masks(tmp_path / "b", lambda k: Image.fromarray(RED[np.roll(np.kron(k, np.ones((8, 8), int)), 3)]), ending=".jpg",
-                   quality=95, subsampling=0)  # fmt: skip
+
+    def paint(k):  # larger, and not in step with the blocks of a JPEG
+        return Image.fromarray(RED[np.roll(np.kron(k, np.ones((8, 8), int)), 3)])
+
+    folder = masks(tmp_path / "b", paint, ending=".jpg", quality=95, subsampling=0)
     for n in range(4):
         save(folder / "images" / f"{n}.png", n, (96, 64))
     (folder / "label_colors.json").write_text('{"ground": "#000000", "disc": "#800000"}')
