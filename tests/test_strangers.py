@@ -15,12 +15,13 @@ from timm.data import Mixup
 
 from apps.kit.pictures import read_picture
 from hub_models import pictures as decoding
-from training import classifier, ddpm, text_to_image
+from hub_models.publish.tables import class_table
+from training import classifier, ddpm, segmentation, text_to_image
 from training.data import folders
 from training.data.captions import say_cut
 from training.data.masks import check, open_masks
 from training.data.sources import DataError, compare, decode, open_source
-from training.task import opened_pair
+from training.task import Results, opened_pair
 from training.text_to_image.selection import select
 
 WORDS = ("dev board", "sensor", "cable", "test clip")
@@ -189,7 +190,7 @@ def test_heic_that_cannot_be_read_is_counted(tmp_path, monkeypatch):
     folder = as_heic(tmp_path)
     without = tuple(name for name in decoding.formats() if name != "HEIF")
     monkeypatch.setattr(folders, "formats", lambda: without)
-    refused(r"12 of 28 pictures on disk.*pears/IMG_0.HEIC \(`pip install pillow-heif` reads them\)", folder)
+    refused(r"12 of 28 pictures on disk.*pears/IMG_0.HEIC \(`pip install vitrail\[heic\]` reads them\)", folder)
 
 
 def test_heic_and_avif_are_read_where_they_can_be(tmp_path):
@@ -479,6 +480,28 @@ def test_one_picture_of_each_class_is_too_few(tmp_path):
     classes(tmp_path, count=1)
     with pytest.raises(DataError, match="has no picture to train on, only some to validate: add pictures"):
         opened_pair(config(classifier, tmp_path, tmp_path), label_column="label")
+
+
+def test_a_upernet_needs_two_pictures_a_step(tmp_path):
+    folder = masks(tmp_path, grey, 6)
+    with pytest.raises(SystemExit, match="--train_batch_size must be at least 2 for a UPerNet"):
+        segmentation.task_of(config(segmentation, folder, tmp_path, train_batch_size=1))
+
+
+def test_shares_of_few_pictures_are_said_with_their_interval():
+    results = Results("chance")
+    results.note("validation", {"top1": 0.5, "loss": 1.0, "pictures": 4})
+    results.note("test", {"top1": 0.5, "pictures": 10})
+    assert results.left_out == [
+        "validation/top1 is of 4 pictures alone: with 95 % confidence it lies between 15% and 85%."
+    ]
+
+
+def test_marks_in_names_of_classes_stand_for_themselves():
+    names = ["no", "yes | maybe", "Café & <b>Bar", "猫 🐈", "a_b*c`d\ne"]
+    table = class_table({"per_class": {"validation": dict.fromkeys(names, 0.5)}})
+    assert [line.replace("\\|", "").count("|") for line in table] == [3] * 7
+    assert "| Café &amp; &lt;b&gt;Bar | 50.0 % |" in table and "| a\\_b\\*c\\`d e | 50.0 % |" in table
 
 
 def test_long_captions_are_cut_with_a_count_and_as_prompts(tmp_path, capsys):

@@ -35,6 +35,7 @@ from torchvision import transforms
 from hub_models import building, store
 from hub_models import classifier as contract
 from hub_models.documents import read_object
+from hub_models.publish.tables import as_text
 from training import figures, metrics, towers
 from training.config import TrainConfig, parse
 from training.data.art import any_colour, inked, on_ground
@@ -319,7 +320,8 @@ def card_of(served: contract.Classifier, cfg: ClassifierConfig, train: Source) -
         name=family,
         title=f"{'ViT' if family == 'vit' else family.title()} classifier, {side} px",
         summary=f"A {kind} ({_begun(cfg)}) that sorts pictures of "
-        f"{side} × {side} pixels into {classes} classes: {', '.join(train.label_names)}. Training data: {facts.title}.",
+        f"{side} × {side} pixels into {classes} classes: {', '.join(map(as_text, train.label_names))}. "
+        f"Training data: {facts.title}.",
         library_name="timm",
         pipeline_tag="image-classification",
         tags=["image-classification", "timm"],

@@ -34,7 +34,7 @@ MASK_ENDINGS = ("_mask", "-mask", "_gt", "_seg", "_label", "_labels")  # of a ma
 TABLES = (".parquet", ".arrow")  # with these in it, a folder isn't one of pictures
 ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".7z", ".rar")
 SIDECARS = (".txt", ".caption")
-UNREAD = dict.fromkeys((".heic", ".heif", ".hif"), "`pip install pillow-heif` reads them") | dict.fromkeys(
+UNREAD = dict.fromkeys((".heic", ".heif", ".hif"), "`pip install vitrail[heic]` reads them") | dict.fromkeys(
     (".avif", ".jxl", ".jp2", ".cr2", ".cr3", ".nef", ".arw", ".dng", ".psd", ".svg", ".eps", ".pdf", ".tga", ".ico"),
     "save them as PNG or JPEG",
 )
@@ -110,9 +110,12 @@ def extensions() -> frozenset[str]:
 
 
 def listed(folder: Path) -> list[str]:
-    """All files of a folder but hidden ones, relative to it, sorted. Raises DataError for a name that is no text."""
+    """All files of a folder but hidden ones, relative to it, sorted; a link to a folder inside is that folder's twin.
+
+    Raises DataError for a name that is no text.
+    """
     names = []
-    for parent, folders, files in os.walk(folder, followlinks=True):
+    for parent, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".") and name != "__MACOSX"]
         here = Path(parent).relative_to(folder).as_posix()
         names += [posixpath.normpath(f"{here}/{name}") for name in files if not name.startswith(".")]

@@ -5,10 +5,12 @@
     source.picture(0), source.mask(0), source.id2label
 
 A data set has a column of pictures and one of masks: single-channel images whose grey value (or palette index) is the
-class id, 255 where there is no answer, and an id2label.json that names the ids. As a folder:
+class id, 255 where there is no answer, or colours by label_colors.json (`training.data.mask_files`), and an
+id2label.json that names the ids. As a folder:
 
     train/metadata.jsonl     {"file_name": "images/1.jpg", "label_file_name": "masks/1.png"} for each picture
-    train/images/1.jpg, train/masks/1.png, …, validation/… (or no validation: then a tenth of train is it)
+    train/images/1.jpg, train/masks/1.png, …, validation/… (or no validation: then a tenth of train is it); where
+                             there is no metadata.jsonl, equal names are pairs
     id2label.json            {"0": "road", "1": "sky"}
 
 Whatever is wrong is a `DataError` that names the files and what to do.

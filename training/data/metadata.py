@@ -4,6 +4,7 @@ All that stands in CSV is text, "None", "NA" and 007 too. It may come from a spr
 UTF-8, UTF-16 or Windows-1252.
 """
 
+import contextlib
 import csv
 import io
 import json
@@ -30,7 +31,7 @@ def rows_of(content: bytes, place: str) -> list[dict]:
     kind = PurePosixPath(place).suffix.lower()
     try:
         rows = _parquet(content, place) if kind == ".parquet" else _of_text(text_of(content, place), place, kind)
-    except (UnicodeDecodeError, RecursionError) as error:
+    except RecursionError as error:
         raise DataError(f"{place} cannot be read: {first_line(error)}.") from error
     if not rows:
         raise DataError(f"{place} is empty: a line per picture is needed, with its `{FILE}`.")
@@ -38,18 +39,20 @@ def rows_of(content: bytes, place: str) -> list[dict]:
 
 
 def text_of(content: bytes, place: str) -> str:
-    """What is in a text file, in UTF-8, UTF-16 or, which is said, Windows-1252. Raises UnicodeDecodeError."""
+    """What is in a text file, in UTF-8, UTF-16 or, which is said, Windows-1252. Raises DataError."""
     head = content[:1000]
+    codes = ["utf-8-sig", "cp1252"]
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return content.decode("utf-16")
-    if head.count(0) > len(head) // 4:
-        return content.decode("utf-16-le" if head[1::2].count(0) > head[::2].count(0) else "utf-16-be")
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        text = content.decode("cp1252")
-        print(f"{place} is not in UTF-8: it is read as Windows-1252")
-        return text
+        codes = ["utf-16"]
+    elif head.count(0) > len(head) // 4:
+        codes = ["utf-16-le" if head[1::2].count(0) > head[::2].count(0) else "utf-16-be"]
+    for code in codes:
+        with contextlib.suppress(UnicodeDecodeError):
+            text = content.decode(code)
+            if code == "cp1252":
+                print(f"{place} is not in UTF-8: it is read as Windows-1252")
+            return text
+    raise DataError(f"{place} cannot be read: it is no text in UTF-8.")
 
 
 def _of_text(text: str, place: str, kind: str) -> list[dict]:
