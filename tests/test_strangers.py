@@ -120,7 +120,7 @@ def test_a_folder_beside_the_splits_is_not_lost_in_silence(tmp_path):
     classes(tmp_path / "train")
     save(tmp_path / "extra" / "1.png")
     save(tmp_path / "extra" / "2.png")
-    refused(r"2 of 22 pictures on disk.*extra/1.png \(in no folder of a split\)", tmp_path)
+    refused(r"2 of 22 pictures on disk.*extra/1.png, extra/2.png \(in no folder of a split\)", tmp_path)
 
 
 def test_splits_below_images_and_masks(tmp_path):
@@ -190,7 +190,10 @@ def test_heic_that_cannot_be_read_is_counted(tmp_path, monkeypatch):
     folder = as_heic(tmp_path)
     without = tuple(name for name in decoding.formats() if name != "HEIF")
     monkeypatch.setattr(folders, "formats", lambda: without)
-    refused(r"12 of 28 pictures on disk.*pears/IMG_0.HEIC \(`pip install vitrail\[heic\]` reads them\)", folder)
+    refused(
+        r"12 of 28 pictures on disk.*pears/IMG_0.HEIC, .* and 2 more \(`pip install vitrail\[heic\]` reads them\)",
+        folder,
+    )
 
 
 def test_heic_and_avif_are_read_where_they_can_be(tmp_path):

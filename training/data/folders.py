@@ -40,12 +40,15 @@ UNREAD = dict.fromkeys((".heic", ".heif", ".hif"), "`pip install vitrail[heic]` 
 )
 
 
+Left = dict[str, list[str]]  # {why a picture is not read: their files}
+
+
 @dataclass(frozen=True)
 class PictureFolder:
     """The splits of a folder as `datasets.Dataset`s, nothing decoded, and of each the files that no row has."""
 
     splits: dict[str, Any]
-    left: dict[str, list[str]]
+    left: dict[str, Left]
 
 
 Place = Callable[[str], tuple[str | None, tuple[str, ...]]]  # of a file: its split, and the folders below that
@@ -57,12 +60,12 @@ def read(folder: Path, where: str, caption_column: str | None, named: dict[str, 
     caption_column: looked into at once. named: {folder at the top: split} beside WORDS. Raises DataError for what is
     wrong in a metadata file, and where more than 5 % of the pictures of a split would not be read.
     """
-    home, names = folder.resolve(), listed(folder)
+    home, names, endings = folder.resolve(), listed(folder), extensions()
     said = metadata_files(names)
     if any(_kind(name) in TABLES and name not in said for name in names):
         return None
-    pictures = [name for name in names if _kind(name) in extensions()]
-    unread = {name: UNREAD[_kind(name)] for name in names if _kind(name) in UNREAD and name not in pictures}
+    pictures = [name for name in names if _kind(name) in endings]
+    unread = {name: UNREAD[_kind(name)] for name in names if _kind(name) in UNREAD.keys() - endings}
     archives = [name for name in names if _kind(name) in ARCHIVES]
     if archives and not pictures and not unread:
         raise DataError(f"{where}: pictures in an archive are not read: unpack {shown(archives[0])} into the folder.")
@@ -70,7 +73,7 @@ def read(folder: Path, where: str, caption_column: str | None, named: dict[str, 
         return None
     if archives:
         print(f"{where}: what is in {some(archives)} is not read: unpack it, if it isn't")
-    place, left = arranged([*pictures, *unread], said, named), {}
+    place = arranged([*pictures, *unread], said, named)
     if said:
         rows = _said(Files((home,)), names, said, where, caption_column)
         reason = f"no row of {some(said)}"
@@ -80,23 +83,29 @@ def read(folder: Path, where: str, caption_column: str | None, named: dict[str, 
         rows, reason = _folders(Files((home,)), pictures, names, place), ""
     used = {value for row in rows for value in row.values() if isinstance(value, _File)}
     split_of = {name: place(name)[0] for name in [*pictures, *unread, *(row["image"] for row in rows)]}
+    left: dict[str, Left] = {}
     for name in [*pictures, *unread]:
-        if split_of[name] is None:
-            left.setdefault("train", []).append(f"{name} (in no folder of a split)")
-        elif name not in used and not (said and _kept_for_masks(name)):
-            left.setdefault(split_of[name], []).append(f"{name} ({unread.get(name, reason)})")
+        why = "in no folder of a split" if split_of[name] is None else unread.get(name, reason)
+        if split_of[name] is None or name not in used and not (said and _kept_for_masks(name)):
+            left.setdefault(split_of[name] or "train", {}).setdefault(why, []).append(name)
     by_split = {}
     for row in rows:
         by_split.setdefault(split_of[row["image"]], []).append(row)
     by_split.pop(None, None)
     for split, lost in left.items():
-        count = len(lost) + len(by_split.get(split, ()))
-        if len(lost) > MAX_SKIPPED_SHARE * count:
+        many = sum(map(len, lost.values()))
+        count = many + len(by_split.get(split, ()))
+        if many > MAX_SKIPPED_SHARE * count:
             raise DataError(
-                f"{where}: {len(lost)} of {count} pictures on disk ({split}) would not be read, more than "
-                f"{MAX_SKIPPED_SHARE:.0%}: {some(lost)}. Mend that, or move them out of the folder."
+                f"{where}: {many} of {count} pictures on disk ({split}) would not be read, more than "
+                f"{MAX_SKIPPED_SHARE:.0%}: {left_out(lost)}. Mend that, or move them out of the folder."
             )
-    return PictureFolder({split: _dataset(home, some, where) for split, some in by_split.items()}, left)
+    return PictureFolder({split: _dataset(home, own, where) for split, own in by_split.items()}, left)
+
+
+def left_out(left: Left) -> str:
+    """The files that are not read, for a message."""
+    return "; ".join(f"{some(names)} ({why})" for why, names in left.items())
 
 
 class _File(str):

@@ -95,9 +95,10 @@ def open_split(
         kept = np.array(sorted(tenth if split == "validation" else set(kept) - tenth), dtype=np.int64)
     if left is not None and not (carved and split == "validation"):  # said with "train"
         apart = f", {len(tenth)} of them held out to validate" if carved else ""
-        lost = left.get("train" if carved else split, [])
-        more = f"; left out: {some(lost)}" if lost else ""
-        print(f"{where}, {split}: {len(data)} of {len(data) + len(lost)} pictures on disk are read{apart}{more}")
+        lost = left.get("train" if carved else split, {})
+        more = f"; left out: {folders.left_out(lost)}" if lost else ""
+        count = len(data) + sum(map(len, lost.values()))
+        print(f"{where}, {split}: {len(data)} of {count} pictures on disk are read{apart}{more}")
     if limit is not None and limit < len(kept):
         kept = kept[np.arange(limit) * len(kept) // limit]
     if not len(kept):
