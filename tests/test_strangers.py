@@ -133,6 +133,27 @@ def test_splits_below_images_and_masks(tmp_path):
     assert [len(open_masks(str(tmp_path), split=split)) for split in ("train", "validation")] == [4, 2]
 
 
+def test_folders_on_the_hub_are_read_by_the_same_rules(tmp_path, monkeypatch):
+    import datasets
+    import huggingface_hub
+
+    repo = tmp_path / "datasets--org--electronics"  # as huggingface_hub lays it out: links to blobs
+    snapshot = repo / "snapshots" / ("a" * 40)
+    classes(tmp_path / "files" / "train", WORDS)
+    for n, path in enumerate(sorted((tmp_path / "files").rglob("*.png"))):
+        (repo / "blobs").mkdir(parents=True, exist_ok=True)
+        link = snapshot / path.relative_to(tmp_path / "files")
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(path.rename(repo / "blobs" / str(n)))
+    found = type("Builder", (), {"name": "imagefolder"})()
+    monkeypatch.setattr(datasets, "load_dataset_builder", lambda name: found)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, repo_type: str(snapshot))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    train, held_out = (open_source("org/electronics", split=split) for split in ("train", "validation"))
+    assert train.label_names == sorted(WORDS) and len(train) + len(held_out) == 40
+    assert train.picture(0).size == (8, 8)
+
+
 def test_parquet_files_are_of_the_split_that_their_whole_name_is(tmp_path):
     import datasets
 

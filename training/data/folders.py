@@ -54,11 +54,14 @@ class PictureFolder:
 Place = Callable[[str], tuple[str | None, tuple[str, ...]]]  # of a file: its split, and the folders below that
 
 
-def read(folder: Path, where: str, caption_column: str | None, named: dict[str, str]) -> PictureFolder | None:
+def read(
+    folder: Path, files: Files, where: str, caption_column: str | None, named: dict[str, str]
+) -> PictureFolder | None:
     """The pictures of a folder; None where it holds none, or tables of them.
 
-    caption_column: looked into at once. named: {folder at the top: split} beside WORDS. Raises DataError for what is
-    wrong in a metadata file, and where more than 5 % of the pictures of a split would not be read.
+    files: where what is read may lie. caption_column: looked into at once. named: {folder at the top: split} beside
+    WORDS. Raises DataError for what is wrong in a metadata file, and where more than 5 % of the pictures of a split
+    would not be read.
     """
     home, names, endings = folder.resolve(), listed(folder), extensions()
     said = metadata_files(names)
@@ -75,12 +78,12 @@ def read(folder: Path, where: str, caption_column: str | None, named: dict[str, 
         print(f"{where}: what is in {some(archives)} is not read: unpack it, if it isn't")
     place = arranged([*pictures, *unread], said, named)
     if said:
-        rows = _said(Files((home,)), names, said, where, caption_column)
+        rows = _said(files, home, names, said, where, caption_column)
         reason = f"no row of {some(said)}"
     elif _is_pair({parts[0] if parts else "" for _, parts in map(place, pictures)}):
         rows, reason = _pairs(pictures, place), "its picture or mask is missing"
     else:
-        rows, reason = _folders(Files((home,)), pictures, names, place), ""
+        rows, reason = _folders(files, home, pictures, names, place), ""
     used = {value for row in rows for value in row.values() if isinstance(value, _File)}
     split_of = {name: place(name)[0] for name in [*pictures, *unread, *(row["image"] for row in rows)]}
     left: dict[str, Left] = {}
@@ -187,7 +190,9 @@ def arranged(pictures: Sequence[str], said: Sequence[str], named: dict[str, str]
 # --- What is said of pictures ----------------------------------------------------------------------------------------
 
 
-def _said(files: Files, names: list[str], said: Sequence[str], where: str, caption_column: str | None) -> list[dict]:
+def _said(
+    files: Files, home: Path, names: list[str], said: Sequence[str], where: str, caption_column: str | None
+) -> list[dict]:
     """The rows of the metadata files, files relative to the folder. A few that name what isn't there are left out."""
     there, alike = set(names), {}
     for name in names:
@@ -195,7 +200,7 @@ def _said(files: Files, names: list[str], said: Sequence[str], where: str, capti
     rows, counts, missing = [], Counter(), []
     for place in said:
         try:
-            table = rows_of(files.read(place), place)
+            table = rows_of(files.read(home / place), place)
         except (OSError, DataError) as error:
             raise error if str(error).startswith(place) else DataError(f"{place}: {first_line(error)}.") from error
         if FILE not in table[0] and isinstance(table[0].get("image"), str):
@@ -210,7 +215,7 @@ def _said(files: Files, names: list[str], said: Sequence[str], where: str, capti
                 if not isinstance(name, str) or not name:
                     raise DataError(f"{place}, row {number}: `{column}` is {name!r}, not the name of a file.")
                 try:
-                    found = _found(files, posixpath.dirname(place), name, there, alike)
+                    found = _found(files, home, posixpath.dirname(place), name, there, alike)
                 except DataError as error:
                     raise DataError(f"{place}, row {number}: {error}.") from error
                 made[column[: -len(FILE) - 1] or "image"] = _File(found or "")
@@ -230,20 +235,22 @@ def _said(files: Files, names: list[str], said: Sequence[str], where: str, capti
     return rows
 
 
-def _found(files: Files, parent: str, name: str, there: set[str], alike: dict[str, list[str]]) -> str | None:
+def _found(
+    files: Files, home: Path, parent: str, name: str, there: set[str], alike: dict[str, list[str]]
+) -> str | None:
     """The file that a row names, or the only one whose name differs in case or form alone; None where there is none.
 
     Raises DataError where it leads out of the folder.
     """
     for text in (name, name.strip().replace("\\", "/")):
-        home, resolved = files.place(posixpath.join(parent, text))
+        within, resolved = files.place(home / posixpath.join(parent, text))
         inside = posixpath.normpath(posixpath.join(parent, text))
         if inside in there:
             return inside
     others = alike.get(_plain(inside), [])
     if len(others) == 1:
         return others[0]
-    return resolved.as_posix() if (home / resolved).is_file() else None
+    return resolved.as_posix() if within == home and (home / resolved).is_file() else None
 
 
 def _plain(name: str) -> str:
@@ -278,7 +285,7 @@ def _pairs(pictures: Sequence[str], place: Place) -> list[dict]:
     return rows
 
 
-def _folders(files: Files, pictures: Sequence[str], names: Sequence[str], place: Place) -> list[dict]:
+def _folders(files: Files, home: Path, pictures: Sequence[str], names: Sequence[str], place: Place) -> list[dict]:
     """Pictures with the class that their folder names, and the text beside them; without these columns where none has.
 
     The class is the folder that a picture lies in; where some lie deeper than others, the one nearest to the top.
@@ -296,7 +303,7 @@ def _folders(files: Files, pictures: Sequence[str], names: Sequence[str], place:
             row["label"] = folders[which] if folders else None
         if any(beside.values()):
             text = beside[name]
-            row["text"] = " ".join(text_of(files.read(text), text).split()) if text else None
+            row["text"] = " ".join(text_of(files.read(home / text), text).split()) if text else None
         rows.append(row)
     if any(below.values()):  # a class has the same number in every split
         number = {label: k for k, label in enumerate(sorted({row["label"] for row in rows} - {None}))}

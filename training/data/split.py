@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from training.data import folders
-from training.data.facts import split_folders
+from training.data.facts import CARD, front_matter, split_folders
 from training.data.files import (
     MAX_SKIPPED_SHARE,
     DataError,
@@ -198,9 +198,12 @@ def load_splits(datasets, folder: Path | None, where: str, config_name: str | No
     datasets.disable_progress_bars()
     try:
         if folder is None:
+            if config_name is None and (pictures := of_hub(datasets, where, caption_column)):
+                return pictures.splits, pictures.left
             return undecoded(built(datasets, folder, where, config_name)), None
         check_folder(folder, where)
-        if pictures := folders.read(folder, where, caption_column, split_folders(folder) or {}):
+        files = Files((folder.resolve(),))
+        if pictures := folders.read(folder, files, where, caption_column, split_folders(folder) or {}):
             return pictures.splits, pictures.left
         files = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")]
         if not any(path.stat().st_size for path in files if path.suffix != ".md"):
@@ -222,6 +225,28 @@ def load_splits(datasets, folder: Path | None, where: str, config_name: str | No
                 "Check the spelling, the network, and the access token of a private data set."
             ) from error
         raise DataError(f"{where} cannot be read as a data set: {first_line(cause)}") from error
+
+
+def of_hub(datasets, where: str, caption_column: str | None) -> folders.PictureFolder | None:
+    """Pictures in folders on the Hub, by the same rules; None for other data, and where a card says what is a split."""
+    from huggingface_hub import snapshot_download
+
+    if datasets.load_dataset_builder(where).name != "imagefolder":
+        return None
+    snapshot, files = Path(snapshot_download(where, repo_type="dataset")), Files((pulled(where),))
+    if (snapshot / CARD).exists() and "configs" in front_matter(files.read(snapshot / CARD).decode("utf-8-sig")):
+        return None
+    found = folders.read(snapshot, files, where, caption_column, {})
+    for part in found.splits.values() if found else ():
+        part.info.builder_name = "imagefolder"  # its files were pulled, see `files_of`
+    return found
+
+
+def pulled(where: str) -> Path:
+    """Where the files of a data set of the Hub lie."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE, f"datasets--{where.replace('/', '--')}").resolve()
 
 
 def built(datasets, folder: Path | None, where: str, config_name: str | None, cache_dir=None, in_memory: bool = False):
@@ -286,14 +311,12 @@ def files_of(folder: Path | None, where: str, data) -> Files:
     A parquet file of the Hub has the bytes of its pictures; if it names a file, that is one of this machine.
     """
     from datasets import config
-    from huggingface_hub import constants
 
     if folder is not None:
         return Files((folder.resolve(),))
     if data.info.builder_name != "imagefolder":
         return Files()
-    pulled = Path(constants.HF_HUB_CACHE, f"datasets--{where.replace('/', '--')}")
-    return Files((pulled.resolve(), Path(config.DOWNLOADED_DATASETS_PATH).resolve()))
+    return Files((pulled(where), Path(config.DOWNLOADED_DATASETS_PATH).resolve()))
 
 
 def as_pictures(datasets, data, where: str, column: str):
