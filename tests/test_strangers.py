@@ -517,7 +517,7 @@ def test_shares_of_few_pictures_are_said_with_their_interval():
     results.note("validation", {"top1": 0.5, "loss": 1.0, "pictures": 4})
     results.note("test", {"top1": 0.5, "pictures": 10})
     assert results.left_out == [
-        "validation/top1 is of 4 pictures alone: with 95 % confidence it lies between 15% and 85%."
+        "validation/top1 is of 4 pictures alone: with 95 % confidence it lies between 15 and 85 %."
     ]
 
 
@@ -677,3 +677,22 @@ def test_sets_of_classes_that_masks_cannot_have(tmp_path, names, says):
     (folder / "id2label.json").write_text(json.dumps(names))
     with pytest.raises(DataError, match=says):
         checked(folder)
+
+
+@pytest.mark.parametrize(
+    "configs", ["3", "[3]", "[{data_files: 3}]", "[{data_files: [3, {split: 4, path: 5}]}]", "{a: b}"]
+)
+def test_a_card_with_odd_configurations_names_no_splits(tmp_path, configs):
+    classes(tmp_path / "train")
+    (tmp_path / "README.md").write_text(f"---\nconfigs: {configs}\n---\n")
+    assert len(open_source(str(tmp_path), split="train")) == 18
+
+
+@pytest.mark.parametrize("name", ["\ud800.png", "a\0.png", "../x.png", "file:/x.png", "x" * 5000])
+def test_a_name_that_is_none_is_refused_with_its_row(tmp_path, name):
+    rows = captioned(tmp_path, 4)
+    rows[2]["file_name"] = name
+    (tmp_path / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(DataError, match="metadata.jsonl(, row 3:| names )") as error:
+        both(tmp_path)
+    assert len(str(error.value)) < 400

@@ -161,7 +161,7 @@ class Results:
             known = binomtest(round(metrics[key] * count), count).proportion_ci(method="wilson")
             self.left_out.append(
                 f"{which}/{key} is of {count} picture{'s' * (count > 1)} alone: with 95 % confidence it lies between "
-                f"{known.low:.0%} and {known.high:.0%}."
+                f"{100 * known.low:.0f} and {100 * known.high:.0f} %."
             )
         for kept, numbers in ((self.metrics, metrics), (self.baseline, baseline or {})):
             kept |= {f"{which}/{key}": value for key, value in numbers.items()}

@@ -141,9 +141,9 @@ def split_folders(folder: Path) -> dict[str, str] | None:
     configs = _front_matter(path).get("configs") if path.is_file() and not path.is_symlink() else None
     if not isinstance(configs, list):
         return None
-    parts = [part for config in configs if isinstance(config, dict) for part in config.get("data_files") or ()]
+    files = [config.get("data_files") for config in configs if isinstance(config, dict)]
     named = {}
-    for part in parts:
+    for part in (part for parts in files if isinstance(parts, list) for part in parts):
         top = str(part.get("path")).partition("/")[0] if isinstance(part, dict) else ""
         if top and isinstance(part.get("split"), str) and (folder / top).is_dir():
             named[top] = part["split"]

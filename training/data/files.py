@@ -68,6 +68,8 @@ class Files:
         text = os.fspath(name)
         if "\0" in text:
             raise DataError(f"{shown(name)} is no name of a file: it has a NUL in it")
+        if text.encode(errors="ignore").decode() != text:  # half of a pair of surrogates
+            raise DataError(f"{shown(name)} is no name of a file: it is no text")
         if ADDRESS.search(text):
             raise DataError(f"{shown(name)} is an address, and {ELSEWHERE}")
         if not self.folders:

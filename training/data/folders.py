@@ -8,6 +8,7 @@ What is said of pictures stands in metadata files (`training.data.metadata`), wh
 beside each; without metadata folders are classes, and two folders such as images/ and masks/ are pairs by name.
 """
 
+import contextlib
 import difflib
 import os
 import posixpath
@@ -223,7 +224,7 @@ def _said(
             if caption_column is not None and caption_column in table[0]:
                 captions_in(row.get(caption_column), f"{place}, {row[FILE]}", caption_column)
             if lost:
-                missing.append((place, lost[0]))
+                missing.append((place, lost[0] if len(lost[0]) <= 120 else shown(lost[0])))
                 continue
             counts[made["image"]] += 1
             if counts[made["image"]] > 1:
@@ -250,7 +251,9 @@ def _found(
     others = alike.get(_plain(inside), [])
     if len(others) == 1:
         return others[0]
-    return resolved.as_posix() if within == home and (home / resolved).is_file() else None
+    with contextlib.suppress(OSError):  # a name too long
+        return resolved.as_posix() if within == home and (home / resolved).is_file() else None
+    return None
 
 
 def _plain(name: str) -> str:
