@@ -231,11 +231,12 @@ def test_heic_and_avif_are_read_where_they_can_be(tmp_path):
 def test_what_is_on_disk_is_said_beside_what_is_read(tmp_path, capsys):
     classes(tmp_path, count=20)
     (tmp_path / "apples" / "raw.CR2").write_bytes(b"x")
+    (tmp_path / "pears" / "old.PCX").write_bytes(b"x")
     both(tmp_path)
     said = capsys.readouterr().out.splitlines()
     assert [line.partition(", ")[2] for line in said] == [
-        "train: 40 of 41 pictures on disk are read, 4 of them held out to validate; left out: apples/raw.CR2 (save "
-        "them as PNG or JPEG)"
+        "train: 40 of 42 pictures on disk are read, 4 of them held out to validate; left out: apples/raw.CR2, "
+        "pears/old.PCX (save them as PNG or JPEG)"
     ]
 
 

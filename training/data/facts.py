@@ -106,7 +106,7 @@ def facts_of(dataset_name: str) -> Facts:
     """
     if dataset_name in OURS:
         return OURS[dataset_name]
-    folder = Path(dataset_name)
+    folder = Path(dataset_name).expanduser()
     path, name = folder / CARD, folder.name or dataset_name
     if not path.is_file() or path.is_symlink():
         return Facts(name)

@@ -35,12 +35,8 @@ MASK_ENDINGS = ("_mask", "-mask", "_gt", "_seg", "_label", "_labels")  # of a ma
 TABLES = (".parquet", ".arrow")  # with these in it, a folder isn't one of pictures
 ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".7z", ".rar")
 SIDECARS = (".txt", ".caption")
-UNREAD = dict.fromkeys((".heic", ".heif", ".hif"), "`pip install vitrail[heic]` reads them") | dict.fromkeys(
-    (".avif", ".jxl", ".jp2", ".cr2", ".cr3", ".nef", ".arw", ".dng", ".psd", ".svg", ".eps", ".pdf", ".tga", ".ico"),
-    "save them as PNG or JPEG",
-)
-
-
+HEIC = (".heic", ".heif", ".hif")
+OTHERS = {".avif", ".jxl", ".svg", ".cr2", ".cr3", ".nef", ".arw", ".dng", ".orf", ".raf", ".rw2"}  # beside PIL's own
 Left = dict[str, list[str]]  # {why a picture is not read: their files}
 
 
@@ -64,12 +60,16 @@ def read(
     WORDS. Raises DataError for what is wrong in a metadata file, and where more than 5 % of the pictures of a split
     would not be read.
     """
-    home, names, endings = folder.resolve(), listed(folder), extensions()
+    home, names, (endings, others) = folder.resolve(), listed(folder), extensions()
     said = metadata_files(names)
     if any(_kind(name) in TABLES and name not in said for name in names):
         return None
     pictures = [name for name in names if _kind(name) in endings]
-    unread = {name: UNREAD[_kind(name)] for name in names if _kind(name) in UNREAD.keys() - endings}
+    unread = {
+        name: "`pip install vitrail[heic]` reads them" if _kind(name) in HEIC else "save them as PNG or JPEG"
+        for name in names
+        if _kind(name) in others
+    }
     archives = [name for name in names if _kind(name) in ARCHIVES]
     if archives and not pictures and not unread:
         raise DataError(f"{where}: pictures in an archive are not read: unpack {shown(archives[0])} into the folder.")
@@ -116,10 +116,11 @@ class _File(str):
     """A file that a row names, relative to the folder."""
 
 
-def extensions() -> frozenset[str]:
-    """The endings of pictures that can be read here, in small letters."""
-    kinds = formats()
-    return frozenset(ending for ending, kind in Image.registered_extensions().items() if kind in kinds)
+def extensions() -> tuple[set[str], set[str]]:
+    """The endings of pictures that are read here, in small letters, and those of pictures that are not."""
+    kinds, known = formats(), Image.registered_extensions()
+    endings = {ending for ending, kind in known.items() if kind in kinds}
+    return endings, {*(ending for ending, kind in known.items() if kind in Image.OPEN), *OTHERS, *HEIC} - endings
 
 
 def listed(folder: Path) -> list[str]:
