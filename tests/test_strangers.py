@@ -116,6 +116,18 @@ def test_folders_of_splits(tmp_path, train, held):
     assert [len(source) for source in both(tmp_path)] == [8, 4]
 
 
+@pytest.mark.parametrize(
+    "form", ["archive/data/{split}/{name}", "{name}/{split}", "{split}2017/{name}", "{split}/x/{name}"]
+)
+def test_folders_of_splits_at_other_places(tmp_path, form):
+    for split, count in (("train", 4), ("val", 2)):
+        for k, name in enumerate(("dev board", "test")):
+            for n in range(count):
+                save(tmp_path / form.format(split=split, name=name) / f"{n}.png", 100 * k + n)
+    train, held_out = both(tmp_path)
+    assert (len(train), len(held_out)) == (8, 4) and train.label_names == ["dev board", "test"]
+
+
 def test_a_folder_beside_the_splits_is_not_lost_in_silence(tmp_path):
     classes(tmp_path / "train")
     save(tmp_path / "extra" / "1.png")
@@ -319,6 +331,11 @@ def test_rows_without_a_picture_are_counted_and_named(tmp_path, capsys):
     for n in range(8, 12):
         (tmp_path / f"{n}.png").unlink()
     refused(r"names 7.png, which is not there.* So do 5 of 40 rows: 7.png, 8.png", tmp_path)
+    (tmp_path / "images").mkdir()
+    for n in range(40):
+        save(tmp_path / "images" / f"{n}.png", n)
+        (tmp_path / f"{n}.png").unlink(missing_ok=True)
+    refused("names 0.png, which is not there. Did you mean images/0.png?", tmp_path)
 
 
 @pytest.mark.parametrize("change", ["\\", "case", "space", "form"])
@@ -575,6 +592,14 @@ def test_pictures_and_masks_are_pairs_by_name(tmp_path, other, ending):
     source = open_masks(str(folder), split="train")
     number = int(PurePosixPath(source.names[1]).stem)
     assert len(source) == 3 and np.array_equal(source.mask(1), ids(number))
+
+
+def test_masks_that_are_not_found_say_where_they_may_lie(tmp_path):
+    for n in range(4):
+        save(tmp_path / f"{n}.jpg", n, (12, 8))
+        grey(ids(n)).save(tmp_path / f"{n}_mask.png")
+    with pytest.raises(DataError, match="no column 'label' of masks.* or they lie in masks/ beside images/"):
+        open_masks(str(tmp_path), split="train")
 
 
 def test_a_picture_without_a_mask_is_named(tmp_path):

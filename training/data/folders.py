@@ -1,8 +1,8 @@
 """A folder of pictures as rows, by rules of our own: which files are read, of which split and class each is.
 
-Splits are folders at the top whose whole names say so: train, validation, test, or a synonym of WORDS; also below
-images/ and masks/, or as the README's front matter says. A word in any other name is a word. Without such folders all
-is "train".
+Splits are folders whose whole names say so: train, validation, test, or a synonym of WORDS, at the top or in the one
+folder above, such as images/ and masks/; or as the README's front matter says. A word in any other name is a word.
+Without such folders all is "train".
 
 What is said of pictures stands in metadata files (`training.data.metadata`), wherever they lie, or in a .txt file
 beside each; without metadata folders are classes, and two folders such as images/ and masks/ are pairs by name.
@@ -12,6 +12,7 @@ import contextlib
 import difflib
 import os
 import posixpath
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -29,6 +30,7 @@ WORDS = {
     "train": "train", "training": "train", "validation": "validation", "valid": "validation", "val": "validation",
     "dev": "validation", "test": "test", "testing": "test", "eval": "test", "evaluation": "test",
 }  # fmt: skip
+YEAR = re.compile(r"[-_]?\d{4}$")  # train2017
 IMAGES = {"images", "image", "imgs", "img", "pictures", "photos", "jpegimages"}
 MASKS = {"masks", "mask", "labels", "label", "annotations", "annotation", "segmentationclass", "gt"}
 MASK_ENDINGS = ("_mask", "-mask", "_gt", "_seg", "_label", "_labels")  # of a mask's name beside its picture's
@@ -155,36 +157,38 @@ def _is_pair(tops: set[str]) -> bool:
 
 
 def arranged(pictures: Sequence[str], said: Sequence[str], named: dict[str, str]) -> Place:
-    """Which split a file is of, None where it is in none, and the folders below that of the split.
+    """Which split a file is of, None where it is in none, and the other folders that it is in.
 
-    said: the metadata files. named: {folder: split} that the data set's description names.
+    Folders of splits lie at the top, below folders that are around everything, or below a folder each (images/train,
+    masks/train). said: the metadata files. named: {folder: split} that the data set's description names.
     """
 
-    def known(top: str) -> str | None:
-        return named.get(top) or WORDS.get(top.lower())
+    def known(name: str) -> str | None:
+        return named.get(name) or WORDS.get(YEAR.sub("", name.lower()))
 
-    parts = [PurePosixPath(name).parent.parts for name in pictures]
-    turned = (
-        _is_pair({part[0] if part else "" for part in parts})
-        and all(len(part) > 1 for part in parts)
-        and all(known(part[1]) for part in parts)
-    )  # images/train, masks/train
-    if turned:
-        parts = [(part[1], part[0], *part[2:]) for part in parts]
-    tops = {part[0] for part in parts if part}
+    parts, around = [PurePosixPath(name).parent.parts for name in pictures], 0
+    while all(len(p) > around + 1 for p in parts) and len({p[around] for p in parts}) == 1:
+        if known(parts[0][around]):
+            break
+        around += 1
+    prefix, parts = parts[0][:around], [p[around:] for p in parts]
+    tops = {p[0] for p in parts if p}
     words = {known(top) for top in tops} - {None}
-    deep = any(len(part) > 1 and known(part[0]) for part in parts)
-    deep = deep or any(known(PurePosixPath(name).parts[0]) for name in said if "/" in name)
+    deep = any(len(p) > 1 and known(p[0]) for p in parts)
+    deep = deep or any(known(top) for name in said for top in PurePosixPath(name).parent.parts[around : around + 1])
     only = all(known(top) for top in tops)
-    split = ("train" in words and (only or deep or len(words) > 1)) or (only and deep) or any(t in named for t in tops)
+    first = ("train" in words and (only or deep or len(words) > 1)) or (only and deep) or any(t in named for t in tops)
+    below = {known(p[1]) if len(p) > 1 else None for p in parts}
+    second = not first and None not in below and "train" in below
 
     def place(name: str) -> tuple[str | None, tuple[str, ...]]:
         folders = PurePosixPath(name).parent.parts
-        if turned and len(folders) > 1:
-            folders = (folders[1], folders[0], *folders[2:])
-        if not split:
+        if not first and not second:
             return "train", folders
-        return (known(folders[0]), folders[1:]) if folders else (None, ())
+        inside = folders[around:] if folders[:around] == prefix else ()
+        if second and len(inside) > 1:
+            return known(inside[1]), (inside[0], *inside[2:])
+        return (known(inside[0]), inside[1:]) if first and inside else (None, ())
 
     return place
 
@@ -264,8 +268,9 @@ def _plain(name: str) -> str:
 def _check_missing(missing: list[tuple[str, str]], count: int, names: Iterable[str], where: str) -> None:
     """Say which rows are left out as their files are missing. Raises DataError where they are more than 5 %."""
     place, name = missing[0]
-    guess = difflib.get_close_matches(PurePosixPath(name).name, [PurePosixPath(other).name for other in names], 1)
-    said = f"{place} names {name}, which is not there." + (f" Did you mean {guess[0]}?" if guess else "")
+    beside = {PurePosixPath(other).name: posixpath.relpath(other, posixpath.dirname(place)) for other in names}
+    guess = difflib.get_close_matches(PurePosixPath(name).name, beside, 1)
+    said = f"{place} names {name}, which is not there." + (f" Did you mean {beside[guess[0]]}?" if guess else "")
     more = f" So do {len(missing)} of {len(missing) + count} rows: {some([name for _, name in missing])}."
     if len(missing) > MAX_SKIPPED_SHARE * (len(missing) + count):
         raise DataError(said + more * (len(missing) > 1))

@@ -30,7 +30,7 @@ from PIL import Image
 from hub_models.pictures import formats
 from training.data.art import on_ground
 from training.data.facts import Facts, facts_of
-from training.data.files import DataError, Files, first_line, some
+from training.data.files import DataError, Files, choices, first_line, some
 from training.data.mask_files import COLOURS, IGNORE, NO_ANSWER, by_colour, read_colours, read_mask
 from training.data.scenes import Scenes
 from training.data.sources import decode, file_of, licenses
@@ -83,13 +83,15 @@ def with_masks(split: Split, column: str) -> Split:
     """The split with the column's masks not decoded. Raises DataError where it holds none."""
     import datasets
 
-    split.need(column, "label_column")
+    advice = (
+        'In a folder, metadata.jsonl names them: {"file_name": "images/1.jpg", "label_file_name": "masks/1.png"}; or '
+        "they lie in masks/ beside images/, by the same names. Or set --label_column."
+    )
+    if column not in split.data.column_names:
+        named = choices(column, split.data.column_names, "It has")
+        raise DataError(f"{split.where} has no column '{column}' of masks. {named} {advice}")
     if not isinstance(split.data.features[column], datasets.Image):
-        raise DataError(
-            f"{split.where}: column '{column}' holds {split.data.features[column]}, no masks. In a folder, "
-            'metadata.jsonl names them: {"file_name": "images/1.jpg", "label_file_name": "masks/1.png"}; or they lie '
-            "in masks/ beside images/, by the same names. Or set --label_column."
-        )
+        raise DataError(f"{split.where}: column '{column}' holds {split.data.features[column]}, no masks. {advice}")
     return dataclasses.replace(split, data=split.data.cast_column(column, datasets.Image(decode=False)))
 
 
