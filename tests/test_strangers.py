@@ -3,6 +3,7 @@
 import io
 import json
 import random
+import re
 import shutil
 import zipfile
 from pathlib import Path, PurePosixPath
@@ -611,6 +612,7 @@ def test_a_picture_without_a_mask_is_named(tmp_path):
 
 def test_colour_masks_say_what_to_write(tmp_path):
     said = faults(masks(tmp_path, lambda k: Image.fromarray(RED[k])))
+    assert "\n" not in said and len(re.findall(r"images/\d.png", said)) == 3  # once for all of them
     assert "its mask is in colours (RGB PNG)" in said and "label_colors.json" in said and "#800000" in said
 
 

@@ -240,13 +240,14 @@ def check(source: MaskSource | PaintedSource, *, every_class: bool = True) -> di
     """
     problems = _wrong_sizes(source)
     counts, strange, raw_ids = Counter(), {}, set()  # pixels by id; {file: ids that are no class}; as in the files
+    unread: dict[str, list[str]] = {}  # {what is wrong with masks: their files}
     for number, index in enumerate(_spread(len(source), also_the_rest=bool(source.sizes))):
         if number >= FULLY_READ and (not every_class or source.id2label.keys() <= counts.keys()):
             break
         try:
             raw = source.raw_mask(index)
         except DataError as error:
-            problems.append(f"{source.names[index]}: {error}")
+            unread.setdefault(str(error), []).append(source.names[index])
             continue
         raw_ids.update(np.unique(raw).tolist())
         ids, pixels = np.unique(source.reduced(raw), return_counts=True)
@@ -254,10 +255,11 @@ def check(source: MaskSource | PaintedSource, *, every_class: bool = True) -> di
         outside = [k for k in ids.tolist() if k not in source.id2label and k != IGNORE]
         if outside:
             strange[source.names[index]] = outside
+    problems += [f"{some(files)}: {said}" for said, files in unread.items()]
     problems += _strange_ids(source, strange, raw_ids - {IGNORE})
     missing = [k for k in source.id2label if k not in counts]
     named = some([f"{k} ({source.id2label[k]})" for k in missing])
-    if every_class and missing:
+    if every_class and missing and not unread:
         hint = ""
         if missing == [1] and len(source.id2label) == 2 and IGNORE in counts:
             hint = (
@@ -271,7 +273,8 @@ def check(source: MaskSource | PaintedSource, *, every_class: bool = True) -> di
         lines = problems[:LINES] + ([f"and {len(problems) - LINES} more"] if len(problems) > LINES else [])
         if source.skipped:
             lines.append(f"left out as unreadable: {some(source.skipped)}")
-        raise DataError(f"{source.name} cannot be trained on:\n  " + "\n  ".join(lines))
+        apart = "\n  " if len(lines) > 1 else " "
+        raise DataError(f"{source.name} cannot be trained on:{apart}" + "\n  ".join(lines))
     if missing:
         print(f"{source.name}: no pixel of class {named}: nothing is said of it")
     if changed := source.colours.changed if source.colours else []:
