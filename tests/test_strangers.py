@@ -225,7 +225,7 @@ def test_heic_that_cannot_be_read_is_counted(tmp_path, monkeypatch):
     without = tuple(name for name in decoding.formats() if name != "HEIF")
     monkeypatch.setattr(folders, "formats", lambda: without)
     refused(
-        r"12 of 28 pictures on disk.*pears/IMG_0.HEIC, .* and 2 more \(`pip install vitrail\[heic\]` reads them\)",
+        r"12 of 28 pictures on disk.*pears/IMG_0.HEIC, .* and 2 more \(`pip install pillow-heif` reads them\)",
         folder,
     )
 

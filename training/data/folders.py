@@ -68,7 +68,7 @@ def read(
         return None
     pictures = [name for name in names if _kind(name) in endings]
     unread = {
-        name: "`pip install vitrail[heic]` reads them" if _kind(name) in HEIC else "save them as PNG or JPEG"
+        name: "`pip install pillow-heif` reads them" if _kind(name) in HEIC else "save them as PNG or JPEG"
         for name in names
         if _kind(name) in others
     }
