@@ -86,7 +86,7 @@ def read(
     elif _is_pair({parts[0] if parts else "" for _, parts in map(place, pictures)}):
         rows, reason = _pairs(pictures, place), "its picture or mask is missing"
     else:
-        rows, reason = _folders(files, home, pictures, names, place), ""
+        rows, reason = _folders(files, home, pictures, names, place), "no .txt beside it"
     used = {value for row in rows for value in row.values() if isinstance(value, _File)}
     split_of = {name: place(name)[0] for name in [*pictures, *unread, *(row["image"] for row in rows)]}
     left: dict[str, Left] = {}
@@ -298,6 +298,7 @@ def _folders(files: Files, home: Path, pictures: Sequence[str], names: Sequence[
     """Pictures with the class that their folder names, and the text beside them; without these columns where none has.
 
     The class is the folder that a picture lies in; where some lie deeper than others, the one nearest to the top.
+    Where most have a text, those without are left out.
     """
     below = {name: place(name)[1] for name in pictures}
     while below and all(len(b) > 1 for b in below.values()) and len({b[0] for b in below.values()}) == 1:
@@ -305,16 +306,18 @@ def _folders(files: Files, home: Path, pictures: Sequence[str], names: Sequence[
     which = -1 if len({len(b) for b in below.values()}) == 1 else 0
     texts = {str(PurePosixPath(name).with_suffix("")): name for name in names if _kind(name) in SIDECARS}
     beside = {name: texts.get(str(PurePosixPath(name).with_suffix(""))) for name in pictures}
-    rows = []
+    told, classed, rows = sum(map(bool, beside.values())), any(below.values()), []
     for name, folders in below.items():
         row: dict = {"image": _File(name)}
-        if any(below.values()):
+        text = beside[name]
+        if not text and 2 * told > len(pictures):
+            continue
+        if classed:
             row["label"] = folders[which] if folders else None
-        if any(beside.values()):
-            text = beside[name]
+        if told:
             row["text"] = " ".join(text_of(files.read(home / text), text).split()) if text else None
         rows.append(row)
-    if any(below.values()):  # a class has the same number in every split
+    if classed:  # a class has the same number in every split
         number = {label: k for k, label in enumerate(sorted({row["label"] for row in rows} - {None}))}
         for row in rows:
             row["label"] = _Class(row["label"], number)
