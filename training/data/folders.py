@@ -176,7 +176,7 @@ def arranged(pictures: Sequence[str], said: Sequence[str], named: dict[str, str]
     words = {known(top) for top in tops} - {None}
     deep = any(len(p) > 1 and known(p[0]) for p in parts)
     deep = deep or any(known(top) for name in said for top in PurePosixPath(name).parent.parts[around : around + 1])
-    only = all(known(top) for top in tops)
+    only = bool(tops) and all(known(top) for top in tops)
     first = ("train" in words and (only or deep or len(words) > 1)) or (only and deep) or any(t in named for t in tops)
     below = {known(p[1]) if len(p) > 1 else None for p in parts}
     second = not first and None not in below and "train" in below
