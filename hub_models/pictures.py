@@ -1,16 +1,78 @@
-"""Pictures as models take and give them: framed in a square, bytes to [-1, 1] and back.
+"""Pictures as they are read, the same for apps and training, and as models take and give them: framed in a square,
+bytes to [-1, 1] and back.
 
 Letters: B pictures, H × W pixels.
 """
 
+import contextlib
+import functools
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
+FORMATS = (
+    "PNG",
+    "JPEG",
+    "MPO",
+    "WEBP",
+    "GIF",
+    "BMP",
+    "TIFF",
+    "AVIF",
+    "HEIF",
+    "PPM",
+)  # those of EPS and PDF start programs
+BITS = (255, 4095, 65535)  # the largest number of a grey of 8, 12 and 16 bits
+BAND_PX = 2**20  # of a grey picture that are scaled at a time
 WHITE = (255, 255, 255)  # what transparency and the borders of a picture that is not square become, as in training
+
+
+@functools.cache
+def formats() -> tuple[str, ...]:
+    """Those of FORMATS that can be read here: HEIF where pillow-heif is installed."""
+    with contextlib.suppress(ImportError):
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """An opened picture decoded: its first frame, upright, 8 bits, RGBA where it has transparency, else RGB.
+
+    Raises what PIL raises for a broken file.
+    """
+    image.load()
+    ImageOps.exif_transpose(image, in_place=True)
+    image = eight_bits(image)
+    mode = "RGBA" if image.has_transparency_data else "RGB"
+    return image if image.mode == mode else image.convert(mode)
+
+
+def eight_bits(image: Image.Image) -> Image.Image:
+    """A grey of more bits in 8: as one of 8, 12 or 16 bits, the fewest that hold its largest number.
+
+    Of floats, those up to 1 are shares of white; what is larger than 16 bits is scaled by its largest number, what is
+    no number is black. PIL would clip all of these. In bands, for little more room; other modes come back as they are.
+    """
+    if not image.mode.startswith("I") and image.mode != "F":
+        return image
+    values = np.asarray(image)  # (H, W)
+    rows = max(1, BAND_PX // image.width)
+    bands = [slice(y, y + rows) for y in range(0, image.height, rows)]
+    most = max(np.nan_to_num(values[band].astype(np.float64)).max() for band in bands)
+    if image.mode == "F" and most <= 1:
+        scale, half = 255.0, 0.5
+    else:
+        scale, half = 256 / (next((top for top in BITS if most <= top), most) + 1), 0.0
+    grey = np.empty(values.shape, np.uint8)
+    for band in bands:
+        grey[band] = (np.nan_to_num(values[band].astype(np.float64)).clip(0) * scale + half).clip(0, 255)
+    return Image.fromarray(grey)
 
 
 def is_ground(value: Any) -> bool:

@@ -281,7 +281,7 @@ def test_a_caption_of_parquet_that_is_missing_or_no_text(tmp_path):
     parquet(tmp_path, columns, "validation", image_features(text=_text(), number=datasets.Value("int64")))
     refused("row 1: the caption is missing in column 'text'", tmp_path, caption_column="text")
     refused("row 0: the caption in column 'number' is 1, a int, not text", tmp_path, caption_column="number")
-    with pytest.raises(DataError, match="has no captions: name the column with --caption_column"):
+    with pytest.raises(DataError, match="row 1: the caption is missing in column 'text'"):
         open_source(str(tmp_path), split="train").captions(0)  # nobody asked for captions when it was opened
 
 

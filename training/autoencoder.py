@@ -28,7 +28,7 @@ from training.config import TrainConfig, parse
 from training.data.facts import facts_of
 from training.data.sources import Source, open_source
 from training.optim import Player
-from training.task import Card, Results, Task, opened, run
+from training.task import Card, Results, Task, opened_pair, run
 
 STEM = "autoencoder"
 MEASURED_PICTURES = 1024  # training pictures whose latents the export measures, evenly spread
@@ -222,7 +222,7 @@ def finished(vae: AutoencoderKL, pictures: np.ndarray, cfg: AutoencoderConfig) -
 
 def task_of(cfg: AutoencoderConfig) -> Task:
     """The experiment of a config."""
-    train, held_out = opened(cfg, "train"), opened(cfg, "validation")
+    train, held_out = opened_pair(cfg)
     torch.manual_seed(cfg.seed)
     vae = start_from(cfg)
     cells = cfg.crop_px // contract.reduction(vae)

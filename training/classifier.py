@@ -27,6 +27,7 @@ import torch
 import torchvision.transforms.functional as F
 from timm.data import Mixup, resolve_model_data_config
 from timm.data.auto_augment import rand_augment_transform
+from timm.data.mixup import mixup_target
 from timm.data.random_erasing import RandomErasing
 from timm.loss import SoftTargetCrossEntropy
 from timm.optim import param_groups_layer_decay
@@ -35,14 +36,16 @@ from torchvision import transforms
 from hub_models import building, store
 from hub_models import classifier as contract
 from hub_models.documents import read_object
+from hub_models.publish.tables import as_text
 from training import figures, metrics, towers
 from training.config import TrainConfig, parse
 from training.data.art import any_colour, inked, on_ground
 from training.data.facts import facts_of
+from training.data.files import DataError, some
 from training.data.sources import Source, open_source
 from training.data.split import known_concepts
 from training.optim import Player
-from training.task import Card, Results, Task, by_label, opened, run
+from training.task import Card, Results, Task, by_label, opened_pair, run
 from training.worlds import some_of
 
 STEM = "classifier"
@@ -235,9 +238,9 @@ def save(model: torch.nn.Module, model_args: dict, label_names: list[str], folde
 
 def task_of(cfg: ClassifierConfig) -> Task:
     """The experiment of a config."""
-    train, held_out = (
-        opened(cfg, split, label_column=cfg.label_column or "label") for split in ("train", "validation")
-    )
+    train, held_out = opened_pair(cfg, label_column=cfg.label_column or "label")
+    if len(train.label_names) < 2:
+        raise DataError(f"{train.name} has one class, {some(train.label_names)}: two are needed to tell apart.")
     torch.manual_seed(cfg.seed)
     model, model_args = create_model(cfg, len(train.label_names))
     data = resolve_model_data_config(model)
@@ -250,7 +253,7 @@ def task_of(cfg: ClassifierConfig) -> Task:
     soft_cross_entropy = SoftTargetCrossEntropy()
 
     def loss(model, batch):
-        pixels, target = mix(batch["pixels"], batch["label"])  # (B, 3, R, R), (B, K)
+        pixels, target = mixed(mix, batch["pixels"], batch["label"])  # (B, 3, R, R), (B, K)
         return soft_cross_entropy(model(pixels), target * samples.class_weight.to(target.device)), {}
 
     def evaluate(served):
@@ -263,6 +266,17 @@ def task_of(cfg: ClassifierConfig) -> Task:
         evaluate=evaluate, save=lambda folder, served: save(served.model, model_args, train.label_names, folder),
         card=lambda served: card_of(served, cfg, train), seen=lambda: some_of(train),
     )  # fmt: skip
+
+
+def mixed(mix: Mixup, pixels: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """timm's Mixup of a batch (B, 3, R, R), and targets (B, K). Of an odd number the last picture stays as it is."""
+    if len(pixels) % 2 == 0:
+        return mix(pixels, labels)
+    last = mixup_target(labels[-1:], mix.num_classes, 1.0, mix.label_smoothing)
+    if len(pixels) == 1:
+        return pixels, last
+    pairs, targets = mix(pixels[:-1], labels[:-1])
+    return torch.cat([pairs, pixels[-1:]]), torch.cat([targets, last])
 
 
 def layer_groups(model: torch.nn.Module, cfg: ClassifierConfig) -> list[dict] | None:
@@ -307,7 +321,8 @@ def card_of(served: contract.Classifier, cfg: ClassifierConfig, train: Source) -
         name=family,
         title=f"{'ViT' if family == 'vit' else family.title()} classifier, {side} px",
         summary=f"A {kind} ({_begun(cfg)}) that sorts pictures of "
-        f"{side} × {side} pixels into {classes} classes: {', '.join(train.label_names)}. Training data: {facts.title}.",
+        f"{side} × {side} pixels into {classes} classes: {', '.join(map(as_text, train.label_names))}. "
+        f"Training data: {facts.title}.",
         library_name="timm",
         pipeline_tag="image-classification",
         tags=["image-classification", "timm"],

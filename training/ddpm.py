@@ -33,7 +33,7 @@ from training.data.sources import Source, open_source
 from training.diffusion import diffusion_loss, held_out_loss, nearest_train_distance
 from training.optim import Player
 from training.order import draw_seed
-from training.task import Card, Results, Task, by_label, opened, run, some
+from training.task import Card, Results, Task, by_label, opened_pair, run, some
 
 STEM = "ddpm"
 
@@ -166,7 +166,7 @@ def draw(model: contract.DDPM, labels: Sequence[int | None], seed: int, *, batch
 def task_of(cfg: DDPMConfig) -> Task:
     """The experiment of a config."""
     label_column = (cfg.label_column or "label") if cfg.class_conditional else None
-    train, held_out = (opened(cfg, split, label_column=label_column) for split in ("train", "validation"))
+    train, held_out = opened_pair(cfg, label_column=label_column)
     label_names = list(train.label_names) if cfg.class_conditional else []
     null_label = len(label_names) if label_names else None
     torch.manual_seed(cfg.seed)

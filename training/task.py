@@ -8,6 +8,7 @@ A script says what is learned and how it is measured; `evaluate_checkpoint` of e
 import copy
 import dataclasses
 import functools
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,10 +21,13 @@ from hub_models.worlds import World
 from training import publish, worlds
 from training.config import TrainConfig
 from training.data.masks import MaskSource, PaintedSource
-from training.data.sources import Source, open_source
+from training.data.sources import Source, compare, open_source
 from training.loop import fit
 from training.optim import Player
 from training.order import Samples
+
+FEW = 10  # pictures of a set, below which a share of them is said with its interval
+SHARE = re.compile(r"(^|/)(top1|recall@1|(?!pixel_)\w*accuracy)$")  # of pictures
 
 
 @dataclass(frozen=True)
@@ -120,6 +124,13 @@ def opened(cfg: TrainConfig, split: str, **columns) -> Source:
     )  # fmt: skip
 
 
+def opened_pair(cfg: TrainConfig, *splits: str, **columns) -> tuple[Source, Source]:
+    """What is trained on and what is validated on, of the two splits named, compared: see `sources.compare`."""
+    train, held_out = (opened(cfg, split, **columns) for split in splits or ("train", "validation"))
+    compare(train, held_out, labelled=columns.get("label_column") is not None)
+    return train, held_out
+
+
 def with_model(served, model: torch.nn.Module):
     """A contract's object around another module of the same kind; the one that is given stays as it is."""
     other = copy.copy(served)
@@ -142,7 +153,16 @@ class Results:
     more: dict[str, Any] = field(default_factory=dict)  # what else is stated: judges, settings
 
     def note(self, which: str, metrics: dict[str, float], baseline: dict[str, float] | None = None) -> None:
-        """Keep the numbers of a set, under its name."""
+        """Keep the numbers of a set, under its name; of a share of fewer than FEW pictures, say how far it is known."""
+        from scipy.stats import binomtest
+
+        count = int(metrics.get("pictures", FEW))
+        for key in [key for key in metrics if SHARE.search(key)] if count < FEW else []:
+            known = binomtest(round(metrics[key] * count), count).proportion_ci(method="wilson")
+            self.left_out.append(
+                f"{which}/{key} is of {count} picture{'s' * (count > 1)} alone: with 95 % confidence it lies between "
+                f"{100 * known.low:.0f} and {100 * known.high:.0f} %."
+            )
         for kept, numbers in ((self.metrics, metrics), (self.baseline, baseline or {})):
             kept |= {f"{which}/{key}": value for key, value in numbers.items()}
 

@@ -10,17 +10,15 @@ from pathlib import Path
 from typing import BinaryIO
 
 import gradio as gr
-import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from apps.kit import uploads
 from apps.kit.uploads import PictureError
+from hub_models.pictures import formats, upright
 
 MAX_PIXELS = 16_000_000
 MAX_ASPECT = 50
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")  # no EPS, no PDF: those start other programs
 READABLE = "Use a PNG, JPEG, WebP, GIF, BMP, TIFF or AVIF picture."
-BAND_PX = 2**20  # of a grey picture that are scaled at a time
 
 
 class Decoding:
@@ -78,14 +76,11 @@ def _decode(file: BinaryIO, name: str, ground: tuple[int, int, int]) -> Image.Im
         )
     file.seek(0)
     try:
-        Image.init()
-        with Image.open(file, formats=[format for format in FORMATS if format in Image.OPEN]) as image:
+        with Image.open(file, formats=formats()) as image:
             _check_size(name, *image.size)
             with decoding.of(image.width * image.height):
                 image.seek(0)
-                image.load()
-                ImageOps.exif_transpose(image, in_place=True)
-                return _flatten(image, ground)
+                return _flatten(upright(image), ground)
     except PictureError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -142,30 +137,10 @@ def _check_size(name: str, width_px: int, height_px: int) -> None:
 
 
 def _flatten(image: Image.Image, ground: tuple[int, int, int]) -> Image.Image:
-    """A new RGB picture of any mode: 16-bit and float greys scaled, transparency laid on the ground, info dropped."""
-    if image.mode.startswith("I") or image.mode == "F":
-        image = _grey(image)
+    """A new RGB picture: transparency laid on the ground, info dropped."""
     flat = Image.new("RGB", image.size, ground)
-    if image.has_transparency_data:
-        image = image if image.mode == "RGBA" else image.convert("RGBA")
-        flat.paste(image, mask=image.getchannel("A"))
-    else:
-        flat.paste(image if image.mode == "RGB" else image.convert("RGB"))
+    flat.paste(image, mask=image.getchannel("A") if image.mode == "RGBA" else None)
     return flat
-
-
-def _grey(image: Image.Image) -> Image.Image:
-    """A 16-bit, 32-bit or float grey picture in 8 bits, scaled by its kind; in bands, for little more room."""
-    values = np.asarray(image)  # (H, W)
-    rows = max(1, BAND_PX // image.width)
-    bands = [slice(y, y + rows) for y in range(0, image.height, rows)]
-    most = max(np.nan_to_num(values[band].astype(np.float64)).max() for band in bands)
-    top = 1.0 if most <= 1 and image.mode == "F" else 255.0 if most <= 255 else max(65535.0, most)
-    grey = np.empty(values.shape, np.uint8)
-    for band in bands:
-        part = np.nan_to_num(values[band].astype(np.float64))
-        grey[band] = (part.clip(0, top) / top * 255).round()
-    return Image.fromarray(grey)
 
 
 def picture_input(label: str = "Picture", *, height: int | str = 300, **options) -> gr.Image:

@@ -1,5 +1,6 @@
 """Numbers and tables of a results.json as people read them, in Markdown."""
 
+import html
 import math
 import re
 
@@ -45,5 +46,10 @@ def class_table(results: dict) -> list[str]:
     lines = [f"| class | {' | '.join(sets)} |", "|---|" + "---:|" * len(sets)]
     for label in labels:
         cells = [format_number("accuracy", row.get(label)) for row in sets.values()]
-        lines.append(f"| {label} | {' | '.join(cells)} |")
+        lines.append(f"| {as_text(label)} | {' | '.join(cells)} |")
     return lines
+
+
+def as_text(name: str) -> str:
+    """Somebody's name as Markdown shows it, in a table too: its marks stand for themselves."""
+    return re.sub(r"([\\`*_\[\]|])", r"\\\1", html.escape(" ".join(name.split()), quote=False))

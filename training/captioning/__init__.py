@@ -35,13 +35,13 @@ from training.captioning.packed import packed_loss
 from training.captioning.samples import CaptionedPictures
 from training.captioning.self_critical import Rewards, self_critical_loss
 from training.config import parse
-from training.data.captions import MOST_SAID, Captions
+from training.data.captions import MOST_SAID, Captions, say_cut
 from training.data.facts import facts_of
 from training.data.scenes import Scenes
 from training.data.sources import Source
 from training.data.views import viewed
 from training.optim import Player
-from training.task import Card, Task, opened, run, with_model
+from training.task import Card, Task, opened_pair, run, with_model
 from training.worlds import seen_of
 
 __all__ = ["PRESETS", "evaluate_checkpoint", "main", "task_of"]
@@ -53,11 +53,11 @@ NEVER = 2**62  # forward passes
 def task_of(cfg: CaptioningConfig) -> Task:
     """The experiment of a config."""
     facts = facts_of(cfg.dataset_name)
-    train, held_out = (
-        opened(cfg, split, caption_column=cfg.caption_column) for split in ("train", facts.known_sets[0])
-    )
+    train, held_out = opened_pair(cfg, "train", facts.known_sets[0], caption_column=cfg.caption_column)
     torch.manual_seed(cfg.seed)
     served = begun(cfg, train)
+    if not (said := Captions(train)).made:
+        say_cut(train.name, map(said.all, range(len(train))), served.tokenizer, served.max_length)
     scenes = new_scenes = None
     if facts.painted_sets and cfg.scenes:
         painted: dict = {"dataset_name": cfg.dataset_name, "max_objects": cfg.scene_objects}

@@ -28,12 +28,12 @@ from training.clip.losses import MAX_LOGIT_SCALE, Trainee, training_loss, viewed
 from training.clip.model import create_clip, start_from
 from training.clip.samples import CaptionedPictures
 from training.config import parse
-from training.data.captions import Captions
+from training.data.captions import Captions, say_cut
 from training.data.sources import Source
 from training.data.views import viewed
 from training.data.vocabulary import frequent_words
 from training.optim import Player, slower
-from training.task import Card, Task, opened, run, with_model
+from training.task import Card, Task, opened, opened_pair, run, with_model
 from training.worlds import some_of
 
 __all__ = ["PRESETS", "evaluate_checkpoint", "main", "task_of"]
@@ -44,7 +44,7 @@ RARE = 3  # a word of captions of photographs is in the vocabulary if it is said
 
 def task_of(cfg: CLIPConfig) -> Task:
     """The experiment of a config."""
-    train, concepts = (opened(cfg, split, caption_column=cfg.caption_column) for split in ("train", "validation"))
+    train, concepts = opened_pair(cfg, caption_column=cfg.caption_column)
     sets = {"concepts": concepts}
     if "heldout_pairs" in train.facts.evaluation_sets:
         sets["pairs"] = opened(cfg, "heldout_pairs", caption_column=cfg.caption_column)
@@ -56,6 +56,8 @@ def task_of(cfg: CLIPConfig) -> Task:
         served = create_clip(cfg, frequent_words(captions.words(), RARE))
     else:
         served = create_clip(cfg, [*captions.words(), *Captions(concepts).words()])
+    if not captions.made:
+        say_cut(train.name, map(captions.all, range(len(train))), served.tokenizer, served.max_length)
     if cfg.cached_views:
         tower = served.model.vision_model
         samples = viewed(train, captions, tower, served.preprocess, cfg)

@@ -18,7 +18,7 @@ import math
 import random
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from training.data.sources import DataError, Source
 
@@ -172,6 +172,19 @@ class Captions:
         texts = {text for name in self.names for text in (name, plain(name))} | set(STYLE_WORDS.values())
         texts |= {keyword for keywords in self._keywords for keyword in keywords}
         return sorted(texts | set(captions("thing", ["word"], next(iter(STYLE_WORDS)))))
+
+
+def say_cut(where: str, texts: Iterable[Sequence[str]], tokenizer, most: int) -> int:
+    """How many captions have more tokens than a model reads, its marks at the ends included; says so if there are any.
+
+    texts: the captions of each picture.
+    """
+    all_of = [text for own in texts for text in own]
+    long = [text for text in all_of if len(text.encode()) >= most - tokenizer.num_special_tokens_to_add()]
+    count = sum(len(ids) > most for ids in tokenizer(long, verbose=False)["input_ids"]) if long else 0
+    if count:
+        print(f"{where}: {count} of {len(all_of)} captions are longer than {most} tokens, and cut there")
+    return count
 
 
 # --- Scenes: what is where -------------------------------------------------------------------------------------------

@@ -106,7 +106,7 @@ def facts_of(dataset_name: str) -> Facts:
     """
     if dataset_name in OURS:
         return OURS[dataset_name]
-    folder = Path(dataset_name)
+    folder = Path(dataset_name).expanduser()
     path, name = folder / CARD, folder.name or dataset_name
     if not path.is_file() or path.is_symlink():
         return Facts(name)
@@ -133,6 +133,21 @@ def facts_of(dataset_name: str) -> Facts:
         show_pictures=own.get("show_pictures", True),
         kind=own.get("kind"),
     )
+
+
+def split_folders(folder: Path) -> dict[str, str] | None:
+    """{folder at the top: split} of the configurations that a card lists for the Hub; None where it lists none."""
+    path = folder / CARD
+    configs = _front_matter(path).get("configs") if path.is_file() and not path.is_symlink() else None
+    if not isinstance(configs, list):
+        return None
+    files = [config.get("data_files") for config in configs if isinstance(config, dict)]
+    named = {}
+    for part in (part for parts in files if isinstance(parts, list) for part in parts):
+        top = str(part.get("path")).partition("/")[0] if isinstance(part, dict) else ""
+        if top and isinstance(part.get("split"), str) and (folder / top).is_dir():
+            named[top] = part["split"]
+    return named
 
 
 def front_matter(text: str) -> dict:

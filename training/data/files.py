@@ -16,6 +16,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+MAX_SKIPPED_SHARE = 0.05  # of the pictures on disk, and of the rows
 MAX_FILE_BYTES = 256 * 2**20  # of a picture, a mask, or a list of them; `datasets` reads its files in parts
 ADDRESS = re.compile(r"^[A-Za-z][\w+.-]*:/|::")  # hf://…, zip://…::…, file:/…
 ELSEWHERE = "only files inside the data set's folder are opened: put it there, or its bytes into the data"
@@ -67,6 +68,8 @@ class Files:
         text = os.fspath(name)
         if "\0" in text:
             raise DataError(f"{shown(name)} is no name of a file: it has a NUL in it")
+        if text.encode(errors="ignore").decode() != text:  # half of a pair of surrogates
+            raise DataError(f"{shown(name)} is no name of a file: it is no text")
         if ADDRESS.search(text):
             raise DataError(f"{shown(name)} is an address, and {ELSEWHERE}")
         if not self.folders:
@@ -159,5 +162,3 @@ def check_named(data_files: dict | None, folder: Path | None, where: str) -> Non
             raise DataError(f"{where}: its description names {error}.") from error
         if not (home / inside).is_file():
             raise DataError(f"{where}: its description names {shown(name)}, which is no plain file.")
-        if inside.suffix.lower() == ".zip":
-            raise DataError(f"{where}: pictures in an archive are not read: unpack {shown(inside)} into the folder.")

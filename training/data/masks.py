@@ -5,10 +5,12 @@
     source.picture(0), source.mask(0), source.id2label
 
 A data set has a column of pictures and one of masks: single-channel images whose grey value (or palette index) is the
-class id, 255 where there is no answer, and an id2label.json that names the ids. As a folder:
+class id, 255 where there is no answer, or colours by label_colors.json (`training.data.mask_files`), and an
+id2label.json that names the ids. As a folder:
 
     train/metadata.jsonl     {"file_name": "images/1.jpg", "label_file_name": "masks/1.png"} for each picture
-    train/images/1.jpg, train/masks/1.png, …, validation/… (or no validation: then a tenth of train is it)
+    train/images/1.jpg, train/masks/1.png, …, validation/… (or no validation: then a tenth of train is it); where
+                             there is no metadata.jsonl, equal names are pairs
     id2label.json            {"0": "road", "1": "sky"}
 
 Whatever is wrong is a `DataError` that names the files and what to do.
@@ -25,14 +27,15 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from hub_models.pictures import formats
 from training.data.art import on_ground
 from training.data.facts import Facts, facts_of
-from training.data.files import DataError, Files, first_line, some
+from training.data.files import DataError, Files, choices, first_line, some
+from training.data.mask_files import COLOURS, IGNORE, NO_ANSWER, by_colour, read_colours, read_mask
 from training.data.scenes import Scenes
 from training.data.sources import decode, file_of, licenses
 from training.data.split import THREADS, Split, open_split, readable
 
-IGNORE = 255  # no answer here: left out of loss and metrics
 FULLY_READ = 500  # masks that `check` looks into; more only while a class is still missing
 LINES = 40  # of faults that a message lists
 PRELOAD_BYTES = 2 * 2**30  # more than that is decoded as it is asked for
@@ -70,31 +73,35 @@ def open_masks(
         return PaintedSource(Scenes(split, **options), dataset_name)
     split_of = open_split(dataset_name, split, config_name=dataset_config_name, image_column=image_column, limit=limit)
     split_of = with_masks(split_of, label_column)
-    id2label = _read_id2label(split_of.where, split_of.folder, reduce_labels)
-    return MaskSource(split_of, image_column, label_column, id2label, reduce_labels, dataset_name)
+    colours = read_colours(split_of.where, split_of.folder) if split_of.folder else None
+    id2label = _read_id2label(split_of.where, split_of.folder, reduce_labels, colours)
+    found = by_colour(split_of.where, colours, id2label) if colours else None
+    return MaskSource(split_of, image_column, label_column, id2label, reduce_labels, dataset_name, found)
 
 
 def with_masks(split: Split, column: str) -> Split:
     """The split with the column's masks not decoded. Raises DataError where it holds none."""
     import datasets
 
-    split.need(column, "label_column")
+    advice = (
+        'In a folder, metadata.jsonl names them: {"file_name": "images/1.jpg", "label_file_name": "masks/1.png"}; or '
+        "they lie in masks/ beside images/, by the same names. Or set --label_column."
+    )
+    if column not in split.data.column_names:
+        named = choices(column, split.data.column_names, "It has")
+        raise DataError(f"{split.where} has no column '{column}' of masks. {named} {advice}")
     if not isinstance(split.data.features[column], datasets.Image):
-        raise DataError(
-            f"{split.where}: column '{column}' holds {split.data.features[column]}, no masks. In a folder, "
-            'metadata.jsonl names them: {"file_name": "images/1.jpg", "label_file_name": "masks/1.png"}. Or set '
-            "--label_column."
-        )
+        raise DataError(f"{split.where}: column '{column}' holds {split.data.features[column]}, no masks. {advice}")
     return dataclasses.replace(split, data=split.data.cast_column(column, datasets.Image(decode=False)))
 
 
 class PaintedSource:
     """Scenes as a source of masks; see `MaskSource`. `scenes` paints them, and knows their objects."""
 
-    reduce_labels = False
+    reduce_labels, colours = False, None
 
     def __init__(self, scenes: Scenes, name: str):
-        self.names, self.sizes, self.skipped = [], [], []  # a scene has no file that could be wrong
+        self.names, self.sizes, self.skipped, self.digests = [], [], [], []  # a scene has no file that could be wrong
         self.sources = None
         self.scenes, self.name, self.facts = scenes, f"{name}, {scenes.which}", facts_of(name)
         self.id2label = dict(enumerate(scenes.label_names))
@@ -129,11 +136,12 @@ class MaskSource:
     names: what to call each in messages. id2label: {0: name, 1: name, …}. data_hash: sha256 of pictures, masks and
     classes. sizes: ((width, height) of the upright picture, of its mask) of each. licenses: what the column "license"
     says. sources: what the column "source" says of each, the set that a picture is from; None without one.
-    skipped: what was left out because picture or mask cannot be read; more than 5 % raise DataError.
+    skipped: what was left out because picture or mask cannot be read; more than 5 % raise DataError. digests: sha256
+    of the file of each picture, and then of its mask. colours: what colours of masks mean, None where ids stand there.
     """
 
-    def __init__(self, split: Split, image_column, label_column, id2label, reduce_labels, dataset_name: str):
-        self.name, self.id2label, self.reduce_labels = split.where, id2label, reduce_labels
+    def __init__(self, split: Split, image_column, label_column, id2label, reduce_labels, dataset_name: str, colours):
+        self.name, self.id2label, self.reduce_labels, self.colours = split.where, id2label, reduce_labels, colours
         self._dataset_name, self._columns, self._decoded = dataset_name, [image_column, label_column], None
         self._rows = dataclasses.replace(split, data=split.data.select_columns(self._columns))
         what = ("pictures or masks", "with unreadable files")
@@ -142,8 +150,10 @@ class MaskSource:
         self.sizes = [sizes for sizes, _ in found]
         self.licenses = licenses(data)
         self.sources = list(data["source"]) if "source" in data.column_names else None
+        self.digests = [digest for _, digest in found]
         content = hashlib.sha256(json.dumps([id2label, reduce_labels]).encode())
-        content.update(b"".join(digest for _, digest in found))
+        content.update(b"" if colours is None else colours.rgb.tobytes() + colours.ids.tobytes())
+        content.update(b"".join(self.digests))
         self.data_hash = content.hexdigest()
 
     @property
@@ -170,21 +180,8 @@ class MaskSource:
         return self.picture(index), self.mask(index)
 
     def raw_mask(self, index: int) -> np.ndarray:
-        """What stands in the file of the mask, int64 (H, W). Raises DataError."""
-        try:
-            with Image.open(io.BytesIO(self._bytes(index, 1))) as image:
-                values = np.asarray(image)
-                kind = f"{image.mode} {image.format}"
-        except DataError:
-            raise
-        except Exception as error:  # PIL raises a dozen kinds
-            raise DataError(f"its mask cannot be read: {first_line(error)}") from error
-        if values.ndim == 3:  # grey as RGB or with alpha is still a mask
-            colours = values[..., : 1 if values.shape[2] == 2 else 3]
-            if (colours != colours[..., :1]).any():
-                raise DataError(f"its mask is in colours ({kind}): each pixel has to be one number, its class id")
-            values = colours[..., 0]
-        return values.astype(np.int64)
+        """Class ids as they stand in the file of the mask, int64 (H, W). Raises DataError."""
+        return read_mask(self._bytes(index, 1), self.colours)
 
     def preload(self) -> None:
         """Decode everything once and keep it, if that takes no more than 2 GiB."""
@@ -213,7 +210,7 @@ class MaskSource:
         for which, word in enumerate(("picture", "mask")):
             try:
                 content = self._bytes(index, which)
-                with Image.open(io.BytesIO(content)) as image:
+                with Image.open(io.BytesIO(content), formats=formats()) as image:
                     turned = which == 0 and image.getexif().get(ORIENTATION, 1) >= 5
                     sizes.append(image.size[::-1] if turned else image.size)
                     if image.format == "PNG" and which == 1:
@@ -243,13 +240,14 @@ def check(source: MaskSource | PaintedSource, *, every_class: bool = True) -> di
     """
     problems = _wrong_sizes(source)
     counts, strange, raw_ids = Counter(), {}, set()  # pixels by id; {file: ids that are no class}; as in the files
+    unread: dict[str, list[str]] = {}  # {what is wrong with masks: their files}
     for number, index in enumerate(_spread(len(source), also_the_rest=bool(source.sizes))):
         if number >= FULLY_READ and (not every_class or source.id2label.keys() <= counts.keys()):
             break
         try:
             raw = source.raw_mask(index)
         except DataError as error:
-            problems.append(f"{source.names[index]}: {error}")
+            unread.setdefault(str(error), []).append(source.names[index])
             continue
         raw_ids.update(np.unique(raw).tolist())
         ids, pixels = np.unique(source.reduced(raw), return_counts=True)
@@ -257,13 +255,17 @@ def check(source: MaskSource | PaintedSource, *, every_class: bool = True) -> di
         outside = [k for k in ids.tolist() if k not in source.id2label and k != IGNORE]
         if outside:
             strange[source.names[index]] = outside
+    problems += [f"{some(files)}: {said}" for said, files in unread.items()]
     problems += _strange_ids(source, strange, raw_ids - {IGNORE})
     missing = [k for k in source.id2label if k not in counts]
-    if every_class and missing:
-        named = some([f"{k} ({source.id2label[k]})" for k in missing])
+    named = some([f"{k} ({source.id2label[k]})" for k in missing])
+    if every_class and missing and not unread:
         hint = ""
         if missing == [1] and len(source.id2label) == 2 and IGNORE in counts:
-            hint = f"; {IGNORE} means no answer: if it is class 1 here, write 1 instead"
+            hint = (
+                f"; {IGNORE} means no answer: if it is class 1 here, write 1 instead, or give the colours of both in "
+                f"{COLOURS}"
+            )
         elif source.reduce_labels:
             hint = "; --reduce_labels reads 0 as no answer and k as class k - 1: leave it away if the masks start at 0"
         problems.append(f"no pixel of class {named}: add pictures that show it, or take it out of id2label.json{hint}")
@@ -271,7 +273,15 @@ def check(source: MaskSource | PaintedSource, *, every_class: bool = True) -> di
         lines = problems[:LINES] + ([f"and {len(problems) - LINES} more"] if len(problems) > LINES else [])
         if source.skipped:
             lines.append(f"left out as unreadable: {some(source.skipped)}")
-        raise DataError(f"{source.name} cannot be trained on:\n  " + "\n  ".join(lines))
+        apart = "\n  " if len(lines) > 1 else " "
+        raise DataError(f"{source.name} cannot be trained on:{apart}" + "\n  ".join(lines))
+    if missing:
+        print(f"{source.name}: no pixel of class {named}: nothing is said of it")
+    if changed := source.colours.changed if source.colours else []:
+        print(
+            f"{source.name}: {len(changed)} masks have colours that {COLOURS} doesn't, and took the nearest: "
+            f"{np.mean(changed):.1%} of their pixels"
+        )
     return dict(sorted(counts.items()))
 
 
@@ -318,8 +328,11 @@ def _strange_ids(source, strange: dict[str, list[int]], raw_ids: set[int]) -> li
 # Finding and loading
 
 
-def _read_id2label(where: str, folder: Path | None, reduce_labels: bool) -> dict[int, str]:
-    """The classes of a data set, ids from 0 on. Raises DataError that shows how to write the file."""
+def _read_id2label(where: str, folder: Path | None, reduce_labels: bool, colours: dict | None) -> dict[int, str]:
+    """The classes of a data set, ids from 0 on; without the file those that have colours.
+
+    Raises DataError that shows how to write the file.
+    """
     example = 'such as {"0": "road", "1": "sky"}'
     if folder is None:
         from huggingface_hub import hf_hub_download
@@ -331,6 +344,8 @@ def _read_id2label(where: str, folder: Path | None, reduce_labels: bool) -> dict
             raise DataError(f"{where} gave no id2label.json: {first_line(error)}") from error
     else:
         path, files = (folder / "id2label.json").absolute(), Files((folder.resolve(),))
+        if not path.exists() and colours:
+            return dict(enumerate(name for name in colours if name.lower() not in NO_ANSWER))
         if not path.exists():
             raise DataError(f"{where} has no id2label.json: write the names of the classes into it, {example}.")
     try:
@@ -358,4 +373,9 @@ def _read_id2label(where: str, folder: Path | None, reduce_labels: bool) -> dict
     twice = [name for name, count in Counter(id2label.values()).items() if count > 1]
     if twice:
         raise DataError(f"{where}: id2label.json has the name {twice[0]!r} twice: each class needs its own.")
+    if not 2 <= len(id2label) <= IGNORE:
+        raise DataError(
+            f"{where}: id2label.json has {len(id2label)} class{'es' * (len(id2label) > 1)}, but masks tell from 2 to "
+            f"{IGNORE} apart, the ground among them."
+        )
     return {key: id2label[key] for key in sorted(id2label)}

@@ -1,80 +1,116 @@
-"""The metadata files of a folder, and the captions in them, looked at before anything is opened."""
+"""What is said of pictures in files beside them: metadata.jsonl, .json, .csv, .tsv or .parquet, and captions.
 
+All that stands in CSV is text, "None", "NA" and 007 too. It may come from a spreadsheet: commas, semicolons or tabs;
+UTF-8, UTF-16 or Windows-1252.
+"""
+
+import contextlib
 import csv
-import difflib
 import io
 import json
-from collections import Counter
-from pathlib import Path
+from pathlib import PurePosixPath
 
-from training.data.files import DataError, Files, choices, first_line
+from training.data.files import DataError, first_line
 
-METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
-
-
-def check_metadata(folder: Path, caption_column: str | None) -> None:
-    """Refuse metadata that name a picture twice, or one that is not there; `datasets` would be silent or obscure."""
-    files = Files((folder.resolve(),))
-    for path in sorted(p for p in folder.rglob("metadata.*") if p.name in METADATA):
-        place = path.relative_to(folder)
-        try:
-            rows = _read_metadata(files.read(path.absolute()), place)
-        except (OSError, UnicodeDecodeError, RecursionError) as error:
-            raise DataError(f"{place} cannot be read: {first_line(error)}.") from error
-        if not rows:
-            raise DataError(f"{place} is empty: a line per picture is needed, with its `file_name`.")
-        if not any(key.endswith("file_name") for key in rows[0]):
-            raise DataError(f"{place} has no column `file_name`. {choices('file_name', rows[0], 'It has')}")
-        columns = [key for key in rows[0] if key.endswith("file_name")]
-        for column in columns:
-            counts = Counter(row.get(column) for row in rows)
-            for name, count in counts.items():
-                if not isinstance(name, str) or not name:
-                    line = next(k for k, row in enumerate(rows) if row.get(column) == name) + 1
-                    raise DataError(f"{place}, row {line}: `{column}` is {name!r}, not the name of a file.")
-                if count > 1 and column == "file_name":
-                    raise DataError(f"{place} names {name} {count} times: keep one row for each picture.")
-                try:
-                    inside = files.place(path.parent.absolute() / name)
-                except DataError as error:
-                    row = next(k for k, row in enumerate(rows) if row.get(column) == name) + 1
-                    raise DataError(f"{place}, row {row}: {error}.") from error
-                if not Path(*inside).is_file():
-                    guess = difflib.get_close_matches(
-                        Path(name).name, [p.name for p in path.parent.rglob("*") if p.is_file()], 1
-                    )
-                    hint = f" Did you mean {guess[0]}?" if guess else ""
-                    raise DataError(f"{place} names {name}, which is not there.{hint}")
-        if caption_column is not None and caption_column in rows[0]:
-            for row in rows:
-                captions_in(row.get(caption_column), f"{place}, {row[columns[0]]}", caption_column)
+STEMS = ("metadata", "captions")  # the latter where there is no file of the first name
+KINDS = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
+FILE = "file_name"  # the column that names the picture; X_file_name names another one, of column X
 
 
-def _read_metadata(content: bytes, place: Path) -> list[dict]:
-    if place.suffix == ".parquet":
-        import pyarrow.parquet
+def metadata_files(names: list[str]) -> list[str]:
+    """Those of the files of a folder that say something of pictures, sorted."""
+    for stem in STEMS:
+        paths = [path for path in map(PurePosixPath, names) if path.suffix.lower() in KINDS]
+        if found := sorted(str(path) for path in paths if path.stem.lower() == stem):
+            return found
+    return []
 
-        try:
-            return pyarrow.parquet.read_table(io.BytesIO(content)).to_pylist()
-        except pyarrow.ArrowException as error:
-            raise DataError(f"{place} is no parquet file: {first_line(error)}") from error
-    file = io.StringIO(content.decode("utf-8-sig"), newline="")
-    if place.suffix == ".csv":
-        try:
-            return list(csv.DictReader(file))
-        except csv.Error as error:
-            raise DataError(f"{place} is not CSV: {error}.") from error
-    rows = []
-    for number, line in enumerate(file, 1):
-        if not line.strip():
-            continue
-        try:
-            rows.append(json.loads(line))
-        except ValueError as error:
-            raise DataError(f"{place}, line {number}, is not JSON: {error}.") from error
-        if not isinstance(rows[-1], dict):
-            raise DataError(f'{place}, line {number}, is not an object like {{"file_name": …}}.')
+
+def rows_of(content: bytes, place: str) -> list[dict]:
+    """The rows of a metadata file, each with its `file_name`. Raises DataError that names the file and the row."""
+    kind = PurePosixPath(place).suffix.lower()
+    try:
+        rows = _parquet(content, place) if kind == ".parquet" else _of_text(text_of(content, place), place, kind)
+    except RecursionError as error:
+        raise DataError(f"{place} cannot be read: {first_line(error)}.") from error
+    if not rows:
+        raise DataError(f"{place} is empty: a line per picture is needed, with its `{FILE}`.")
     return rows
+
+
+def text_of(content: bytes, place: str) -> str:
+    """What is in a text file, in UTF-8, UTF-16 or, which is said, Windows-1252. Raises DataError."""
+    head = content[:1000]
+    codes = ["utf-8-sig", "cp1252"]
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
+        codes = ["utf-16"]
+    elif head.count(0) > len(head) // 4:
+        codes = ["utf-16-le" if head[1::2].count(0) > head[::2].count(0) else "utf-16-be"]
+    for code in codes:
+        with contextlib.suppress(UnicodeDecodeError):
+            text = content.decode(code)
+            if code == "cp1252":
+                print(f"{place} is not in UTF-8: it is read as Windows-1252")
+            return text
+    raise DataError(f"{place} cannot be read: it is no text in UTF-8.")
+
+
+def _of_text(text: str, place: str, kind: str) -> list[dict]:
+    if kind in (".csv", ".tsv"):
+        return _csv(text, place)
+    if kind == ".jsonl":
+        lines = [
+            (f"{place}, line {number},", line)
+            for number, line in enumerate(io.StringIO(text, newline=None), 1)
+            if line.strip()
+        ]
+        rows = [_json(line, where) for where, line in lines]
+    else:
+        rows, lines = _json(text, place), []
+        if isinstance(rows, dict):  # {file: caption} or {file: {column: value}}
+            rows = [{FILE: name} | (row if isinstance(row, dict) else {"text": row}) for name, row in rows.items()]
+        rows = rows if isinstance(rows, list) else [rows]
+    for number, row in enumerate(rows):
+        if not isinstance(row, dict):
+            where = lines[number][0] if lines else f"{place}, row {number + 1},"
+            raise DataError(f'{where} is not an object like {{"{FILE}": …}}.')
+    return rows
+
+
+def _json(text: str, where: str):
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise DataError(f"{where} is not JSON: {error}.") from error
+
+
+def _csv(text: str, place: str) -> list[dict]:
+    if text.startswith("sep="):  # a line for Excel
+        text = text.partition("\n")[2]
+    header = text.partition("\n")[0]
+    delimiter = max(",;\t", key=header.count)
+    try:
+        reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
+        reader.fieldnames = [name.strip() for name in reader.fieldnames or []]
+        rows = list(reader)
+    except csv.Error as error:
+        raise DataError(f"{place} is not CSV: {error}.") from error
+    for number, row in enumerate(rows, 1):
+        if None in row:
+            raise DataError(
+                f"{place}, row {number}, has more fields than the header: put a text with {delimiter!r} into double "
+                "quotes."
+            )
+    return rows
+
+
+def _parquet(content: bytes, place: str) -> list[dict]:
+    import pyarrow.parquet
+
+    try:
+        return pyarrow.parquet.read_table(io.BytesIO(content)).to_pylist()
+    except pyarrow.ArrowException as error:
+        raise DataError(f"{place} is no parquet file: {first_line(error)}") from error
 
 
 def captions_in(value, place: str, column: str) -> list[str]:

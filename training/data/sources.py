@@ -16,13 +16,15 @@ import re
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
+from hub_models.pictures import formats, upright
 from training.data.facts import Facts, facts_of
-from training.data.files import DataError, choices
+from training.data.files import DataError, choices, some
 from training.data.metadata import captions_in
 from training.data.split import THREADS, Split, need, open_split, readable
 
+CAPTIONS = ("text", "caption", "captions", "name")  # columns of captions, the first that is there
 PRELOAD_BYTES = 2 * 2**30  # larger than that, pictures are decoded as they are asked for
 
 
@@ -43,7 +45,7 @@ def open_source(
     pictures), a folder (class folders, pictures with metadata.jsonl or .csv, parquet files), or a Hub id.
     split: a split of the data set; "unseen_style" of "emoji" is the OpenMoji build. Where there is no "validation",
     a tenth of "train" is, chosen by a hash, and "train" is the rest.
-    label_column, caption_column: None takes "label", and "text" or "name", if there.
+    label_column, caption_column: None takes "label", and the first of CAPTIONS, if there.
     skin_tones: whether the skin-tone variants of the emoji build are in. limit: at most that many, evenly spread.
 
     Raises DataError.
@@ -52,47 +54,56 @@ def open_source(
         dataset_name, split, config_name=dataset_config_name, image_column=image_column, caption_column=caption_column,
         skin_tones=skin_tones, limit=limit,
     )  # fmt: skip
-    data, columns = split_of.data, split_of.data.column_names
-    labels, label_names = None, None
+    columns = split_of.data.column_names
+    labels, label_names, wrong = None, None, {}
     if label_column is not None or "label" in columns:
-        label_column = label_column or "label"
+        asked, label_column = label_column is not None, label_column or "label"
         split_of.need(label_column, "label_column")
-        labels, label_names = _labels(split_of, label_column)
-    captions = None
-    if caption_column is not None or "text" in columns or "name" in columns:
-        asked = caption_column is not None
-        caption_column = caption_column or ("text" if "text" in columns else "name")
-        split_of.need(caption_column, "caption_column")
         try:
-            captions = [
-                captions_in(value, f"{split_of.where}, {name}", caption_column)
-                for value, name in zip(data[caption_column], split_of.names, strict=True)
-            ]
-        except DataError:
+            labels, label_names = _labels(split_of, label_column)
+        except _Missing as error:
             if asked:
                 raise
-    return Source(split_of, image_column, labels, label_names, captions, dataset_name)
+            wrong["labels"] = error
+    captions, asked = None, caption_column is not None
+    caption_column = caption_column or next((name for name in CAPTIONS if name in columns), None)
+    if caption_column is not None:
+        split_of.need(caption_column, "caption_column")
+        try:
+            captions = _captions(split_of, caption_column)
+        except DataError as error:
+            if asked:
+                raise
+            wrong["captions"] = error
+    return Source(split_of, image_column, labels, label_names, captions, dataset_name, wrong)
+
+
+class _Missing(DataError):
+    """A row without a label, which is no fault until labels are asked for."""
 
 
 class Source:
     """Pictures of one split, each with its label and captions, if any; see `open_source`.
 
     labels: int64 (N,), indices into label_names. data_hash: sha256 of pictures, labels and captions, whatever their
-    paths. skipped: the unreadable pictures that were left out. licenses: what the column "license" says, sorted.
+    paths; digests: that of each picture's file. skipped: the unreadable pictures that were left out. licenses: what
+    the column "license" says, sorted.
     array: uint8 (N, R, R, 4) after `preload`, or None.
     """
 
-    def __init__(self, split: Split, image_column, labels, label_names, captions, dataset_name: str):
-        self.name, self.label_names, self.array = split.where, label_names, None
+    def __init__(self, split: Split, image_column, labels, label_names, captions, dataset_name: str, wrong: dict):
+        self.name, self.label_names, self.array, self._wrong = split.where, label_names, None, wrong
         self._dataset_name, self._image_column, self._resolution_px = dataset_name, image_column, None
         self._rows = dataclasses.replace(split, data=split.data.select_columns([image_column]))
-        self._rows, good, digests, self.skipped = readable(self._rows, self._digest, "pictures", "unreadable pictures")
+        self._rows, good, self.digests, self.skipped = readable(
+            self._rows, self._digest, "pictures", "unreadable pictures"
+        )
         self._data = split.data.remove_columns([image_column]).select(good)
         self._labels = None if labels is None else labels[good]
         self._captions = None if captions is None else [captions[i] for i in good]
         self.licenses = licenses(self._data)
         content = hashlib.sha256(json.dumps([label_names, self._captions]).encode())
-        content.update(b"".join(digests))
+        content.update(b"".join(self.digests))
         content.update(b"" if self._labels is None else self._labels.astype("<i8").tobytes())
         self.data_hash = content.hexdigest()
 
@@ -107,11 +118,16 @@ class Source:
     @property
     def labels(self) -> np.ndarray:
         if self._labels is None:
-            raise DataError(
+            raise self._wrong.get("labels") or DataError(
                 f"{self.name} has no labels: name the column with --label_column. "
                 f"{choices('', self._data.column_names, 'It has')}"
             )
         return self._labels
+
+    @property
+    def names(self) -> list[str]:
+        """What each picture is called in messages."""
+        return self._rows.names
 
     def label(self, index: int) -> int:
         return int(self.labels[index])
@@ -119,7 +135,7 @@ class Source:
     def captions(self, index: int) -> list[str]:
         """The captions of a picture, at least one."""
         if self._captions is None:
-            raise DataError(
+            raise self._wrong.get("captions") or DataError(
                 f"{self.name} has no captions: name the column with --caption_column. "
                 f"{choices('', self._data.column_names, 'It has')}"
             )
@@ -194,15 +210,10 @@ def decode(content: bytes, *, draft: bool = False) -> Image.Image:
 
     draft: JPEGs are read at a fraction of their size, only to see whether they can be. Raises what PIL raises.
     """
-    with Image.open(io.BytesIO(content)) as image:
+    with Image.open(io.BytesIO(content), formats=formats()) as image:
         if draft:
             image.draft("RGB", (64, 64))
-        image.load()
-        image = ImageOps.exif_transpose(image)
-        if image.mode.startswith("I"):  # 16 bits: PIL would clip them to 255
-            image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
-        alpha = image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info
-        return image.convert("RGBA" if alpha else "RGB")
+        return upright(image)
 
 
 def square(picture: Image.Image, resolution_px: int) -> Image.Image:
@@ -216,36 +227,87 @@ def square(picture: Image.Image, resolution_px: int) -> Image.Image:
     return picture.resize((resolution_px, resolution_px), Image.Resampling.BICUBIC)
 
 
+def _captions(split: Split, column: str) -> list[list[str]]:
+    """The captions of each row. Raises DataError that names the first without, and how many there are."""
+    values = list(split.data[column])
+    lost = [name for value, name in zip(values, split.names, strict=True) if not value]
+    try:
+        return [
+            captions_in(value, f"{split.where}, {name}", column)
+            for value, name in zip(values, split.names, strict=True)
+        ]
+    except DataError as error:
+        more = f" {len(lost)} of {len(values)} pictures have none: {some(lost)}." if len(lost) > 1 else ""
+        raise DataError(f"{error}{more}") from None
+
+
 def _labels(split: Split, column: str) -> tuple[np.ndarray, list[str]]:
-    """Indices of classes, int64 (N,), and the names of the classes, the same in every split."""
+    """Indices of classes, int64 (N,), and the names of the classes, the same in every split.
+
+    Of whole numbers each that is there is a class, whatever lies between; text that is whole numbers goes by size.
+    """
     import datasets
 
     data, where = split.data, split.where
     feature = data.features[column]
-    values = list(data[column])
+    values, kind = list(data[column]), getattr(feature, "dtype", "")
 
-    def everywhere() -> list:  # a class may be in one split alone, and has the same index in all
-        return [v for part in split.siblings if column in part.column_names for v in part.unique(column)]
+    def everywhere() -> set:  # a class may be in one split alone, and has the same index in all
+        found = {v for part in split.siblings if column in part.column_names for v in part.unique(column)}
+        return found - {None, ""}
 
     if isinstance(feature, datasets.ClassLabel):
         label_names = list(feature.names)
-    elif getattr(feature, "dtype", "") in ("string", "large_string"):
-        label_names = sorted({v for v in everywhere() if v})
+    elif kind in ("string", "large_string"):
+        names = everywhere()
+        label_names = sorted(names)
+        if all(name.isdecimal() and name.isascii() for name in names):
+            label_names.sort(key=int)
         index = {name: k for k, name in enumerate(label_names)}
         values = [index.get(v) for v in values]
-    elif re.fullmatch(r"u?int\d+", getattr(feature, "dtype", "")):
-        label_names = [str(k) for k in range(max((v for v in everywhere() if v is not None), default=-1) + 1)]
+    elif re.fullmatch(r"u?int\d+", kind):
+        index = {number: k for k, number in enumerate(sorted(k for k in everywhere() if k >= 0))}
+        label_names = [str(number) for number in index]
+        values = [v if v is None else index.get(v, v) for v in values]
     else:
         raise DataError(
-            f"{where}: column '{column}' holds {getattr(feature, 'dtype', feature)}, but a label is a class name or "
-            f"an integer. {choices(column, data.column_names, 'The columns are')}"
+            f"{where}: column '{column}' holds {kind or feature}, but a label is a class name or an integer. "
+            f"{choices(column, data.column_names, 'The columns are')}"
         )
     for value, name in zip(values, split.names, strict=True):
         if value is None:
-            raise DataError(f"{where}, {name}: the label is missing in column '{column}'.")
+            raise _Missing(f"{where}, {name}: the label is missing in column '{column}': put it into a class folder.")
         if not 0 <= value < len(label_names):
             raise DataError(
                 f"{where}, {name}: label {value} is out of range, column '{column}' has {len(label_names)} classes "
                 f"(0 to {len(label_names) - 1})."
             )
     return np.array(values, dtype=np.int64), label_names
+
+
+def compare(train, held_out, *, labelled: bool = False) -> None:
+    """Say which pictures are in both of two splits, and which classes are in one alone. Each is a `Source` or a
+    `training.data.masks.MaskSource`.
+
+    labelled: whether classes are learned. Raises DataError where one can't be: no training picture shows it.
+    """
+    known = {digest[:32] for digest in train.digests}
+    twice = [name for name, digest in zip(held_out.names, held_out.digests, strict=True) if digest[:32] in known]
+    if twice:
+        print(
+            f"{train.name}: {len(twice)} of {len(held_out)} pictures to validate are trained on too, so "
+            f"that scores are too good: {some(twice)}. Take them out of one of the two."
+        )
+    if not labelled:
+        return
+    names = train.label_names
+    shown, measured = (np.bincount(source.labels, minlength=len(names)) for source in (train, held_out))
+    lost = [name for name, own, other in zip(names, shown, measured, strict=True) if not own and other]
+    if lost:
+        raise DataError(
+            f"{train.name}: class {some(lost)} has no picture to train on, only some to validate: add pictures, or "
+            "take the class out."
+        )
+    for which, counts in (("to train on", shown), ("to validate", measured)):
+        if none := [name for name, count in zip(names, counts, strict=True) if not count]:
+            print(f"{train.name}: class {some(none)} has no picture {which}: nothing is said of it")

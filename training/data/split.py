@@ -9,6 +9,7 @@ Where there is no "validation", a tenth of "train" is, chosen by a hash, and "tr
 import contextlib
 import dataclasses
 import difflib
+import glob
 import hashlib
 import os
 import re
@@ -16,18 +17,28 @@ import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 
-from training.data.files import DataError, Files, check_folder, check_named, choices, first_line, some
-from training.data.metadata import check_metadata
+from training.data import folders
+from training.data.facts import CARD, front_matter, split_folders
+from training.data.files import (
+    MAX_SKIPPED_SHARE,
+    DataError,
+    Files,
+    check_folder,
+    check_named,
+    choices,
+    first_line,
+    some,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
-MAX_SKIPPED_SHARE = 0.05  # of the rows
 THREADS = 2
 VALIDATION_SHARE = 0.10  # of the rows, where a data set has no validation split
+ENOUGH = round(1 / VALIDATION_SHARE)  # pictures of a class, of which one at least is held out then
 IN_MEMORY_BYTES = 2**30  # larger local parquet files are memory-mapped from the cache of `datasets`
 # Of data files, as `datasets` calls them.
 KINDS = ("imagefolder", "parquet", "arrow", "json", "csv", "webdataset", "cache")
@@ -66,9 +77,7 @@ def open_split(
     import datasets
 
     folder, where = locate(dataset_name, split)
-    if folder is not None:
-        check_metadata(folder, caption_column)
-    splits = load_splits(datasets, folder, where, config_name)
+    splits, left = load_splits(datasets, folder, where, config_name, caption_column)
     carved = split in ("train", "validation") and "validation" not in splits and "train" in splits
     if split not in splits and not carved:
         raise DataError(f"{where} has no split '{split}'. {choices(split, splits, 'It has')}")
@@ -82,15 +91,46 @@ def open_split(
     if "skin_tone" in data.column_names and not skin_tones:
         kept = np.array([i for i, tone in enumerate(data["skin_tone"]) if not tone], dtype=np.int64)
     if carved:
-        rank = sorted(kept, key=lambda i: hashlib.sha256(names[i].encode()).digest())
-        tenth = rank[: max(1, round(VALIDATION_SHARE * len(rank)))]
-        kept = np.array(sorted(tenth) if split == "validation" else sorted(set(kept) - set(tenth)), dtype=np.int64)
+        tenth = held_out(data, kept, names, where)
+        kept = np.array(sorted(tenth if split == "validation" else set(kept) - tenth), dtype=np.int64)
+    if left is not None and not (carved and split == "validation"):  # said with "train"
+        apart = f", {len(tenth)} of them held out to validate" if carved else ""
+        lost = left.get("train" if carved else split, {})
+        more = f"; left out: {folders.left_out(lost)}" if lost else ""
+        count = len(data) + sum(map(len, lost.values()))
+        print(f"{where}, {split}: {len(data)} of {count} pictures on disk are read{apart}{more}")
     if limit is not None and limit < len(kept):
         kept = kept[np.arange(limit) * len(kept) // limit]
     if not len(kept):
         raise DataError(f"{where}, split '{split}', is empty once it is filtered: add pictures, or raise the limit.")
     files = files_of(folder, where, data)
     return Split(data.select(kept), [names[i] for i in kept], where, folder, files, list(splits.values()))
+
+
+def held_out(data, rows: np.ndarray, names: Sequence[str], where: str) -> set[int]:
+    """The tenth of these rows that is validated on, by a hash of their names.
+
+    Of a class ("label") with ten pictures or more it has one at least, and not all of any, where it can. Raises
+    DataError where there is but one picture.
+    """
+    if len(rows) == 1:
+        raise DataError(
+            f"{where} has one picture: two are needed at least, one to train on and one to validate. Add some."
+        )
+    rank = sorted((int(i) for i in rows), key=lambda i: hashlib.sha256(names[i].encode()).digest())
+    tenth = set(rank[: max(1, round(VALIDATION_SHARE * len(rank)))])
+    of_class: dict = {}
+    if "label" in data.column_names:
+        labels = list(data["label"])
+        for i in rank if all(isinstance(label, (int, str)) for label in labels) else []:
+            of_class.setdefault(labels[i], []).append(i)
+    better = set(tenth)
+    for own in of_class.values():
+        if tenth.issuperset(own):
+            better.remove(own[-1])
+        elif len(own) >= ENOUGH and tenth.isdisjoint(own):
+            better.add(own[0])
+    return better or tenth
 
 
 def readable(
@@ -136,7 +176,7 @@ def locate(dataset_name: str, split: str) -> tuple[Path | None, str]:
         return folder, dataset_name
     if dataset_name == "emoji-sample":
         return ROOT / "tests" / "data" / "emoji-sample", dataset_name
-    folder = Path(dataset_name)
+    folder = Path(dataset_name).expanduser()
     if folder.is_dir():
         return folder, dataset_name
     if folder.exists():
@@ -150,19 +190,27 @@ def locate(dataset_name: str, split: str) -> tuple[Path | None, str]:
     return None, dataset_name
 
 
-def load_splits(datasets, folder: Path | None, where: str, config_name: str | None):
-    """All splits of a data set: a DatasetDict. A local one leaves nothing in the cache, unless it is large."""
+def load_splits(datasets, folder: Path | None, where: str, config_name: str | None, caption_column: str | None):
+    """All splits of a data set {name: Dataset}, and of a folder of pictures {split: files that no row has}, else None.
+
+    What comes of tables of this machine leaves nothing in the cache, unless it is large.
+    """
     datasets.disable_progress_bars()
     try:
         if folder is None:
-            return undecoded(built(datasets, folder, where, config_name))
+            if config_name is None and (pictures := of_hub(datasets, where, caption_column)):
+                return pictures.splits, pictures.left
+            return undecoded(built(datasets, folder, where, config_name)), None
         check_folder(folder, where)
+        files = Files((folder.resolve(),))
+        if pictures := folders.read(folder, files, where, caption_column, split_folders(folder) or {}):
+            return pictures.splits, pictures.left
         files = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")]
         if not any(path.stat().st_size for path in files if path.suffix != ".md"):
             raise DataError(f"{where} is empty: it holds no pictures and no parquet files.")
         small = sum(path.stat().st_size for path in files if path.suffix == ".parquet") <= IN_MEMORY_BYTES
         with tempfile.TemporaryDirectory() if small else contextlib.nullcontext() as cache_dir:
-            return undecoded(built(datasets, folder, where, config_name, cache_dir, small))
+            return undecoded(built(datasets, folder, where, config_name, cache_dir, small)), None
     except DataError:
         raise
     except Exception as error:  # datasets raises a dozen kinds, ValueError and KeyError among them
@@ -179,10 +227,38 @@ def load_splits(datasets, folder: Path | None, where: str, config_name: str | No
         raise DataError(f"{where} cannot be read as a data set: {first_line(cause)}") from error
 
 
+def of_hub(datasets, where: str, caption_column: str | None) -> folders.PictureFolder | None:
+    """Pictures in folders on the Hub, by the same rules; None for other data, and where a card says what is a split."""
+    from huggingface_hub import snapshot_download
+
+    if datasets.load_dataset_builder(where).name != "imagefolder":
+        return None
+    snapshot, files = Path(snapshot_download(where, repo_type="dataset")), Files((pulled(where),))
+    if (snapshot / CARD).exists() and "configs" in front_matter(files.read(snapshot / CARD).decode("utf-8-sig")):
+        return None
+    found = folders.read(snapshot, files, where, caption_column, {})
+    for part in found.splits.values() if found else ():
+        part.info.builder_name = "imagefolder"  # its files were pulled, see `files_of`
+    return found
+
+
+def pulled(where: str) -> Path:
+    """Where the files of a data set of the Hub lie."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE, f"datasets--{where.replace('/', '--')}").resolve()
+
+
 def built(datasets, folder: Path | None, where: str, config_name: str | None, cache_dir=None, in_memory: bool = False):
     """What `load_dataset` gives, after a look at the files that it will read. Raises DataError, and what that does."""
-    name = where if folder is None else str(folder.resolve())
-    builder = datasets.load_dataset_builder(name, config_name, cache_dir=cache_dir)
+    name, data_files = where if folder is None else str(folder.resolve()), None
+    if folder is not None and config_name is None and split_folders(folder) is None:
+        data_files = tables(folder)
+    builder = (
+        datasets.load_dataset_builder("parquet", data_files=data_files, cache_dir=cache_dir)
+        if data_files
+        else datasets.load_dataset_builder(name, config_name, cache_dir=cache_dir)
+    )
     check_named(builder.config.data_files, folder, where)
     if builder.name not in KINDS:
         raise DataError(
@@ -191,6 +267,28 @@ def built(datasets, folder: Path | None, where: str, config_name: str | None, ca
         )
     builder.download_and_prepare(verification_mode=None if folder is None else "no_checks")
     return builder.as_dataset(in_memory=in_memory)
+
+
+def tables(folder: Path) -> dict[str, list[str]]:
+    """{split: patterns of its parquet files} of a folder whose card names none; {} where there are none.
+
+    A file is of the split that its whole name is, before -00000-of-00001 or a number, or that of its folder. Without
+    such names all are "train"; beside them another name is a split of its own.
+    """
+    found: dict[str, list[str]] = {}
+    others: dict[str, list[str]] = {}
+    for name in folders.listed(folder):
+        path = PurePosixPath(name)
+        if path.suffix.lower() != ".parquet":
+            continue
+        stem = re.sub(r"(-\d+)?(-of-\d+)?$", "", path.stem)
+        words = [word.lower() for word in (stem, *reversed(path.parent.parts))]
+        split = next((folders.WORDS[word] for word in words if word in folders.WORDS), None)
+        if split is None and "-of-" in path.stem and re.fullmatch(r"\w+", stem):
+            split = stem
+        kept, key = (found, split) if split else (others, re.sub(r"\W+", "_", stem) or "others")
+        kept.setdefault(key, []).append(glob.escape(str(folder.resolve() / name)))
+    return found | others if found else {"train": sum(others.values(), [])} if others else {}
 
 
 def undecoded(splits):
@@ -213,14 +311,12 @@ def files_of(folder: Path | None, where: str, data) -> Files:
     A parquet file of the Hub has the bytes of its pictures; if it names a file, that is one of this machine.
     """
     from datasets import config
-    from huggingface_hub import constants
 
     if folder is not None:
         return Files((folder.resolve(),))
     if data.info.builder_name != "imagefolder":
         return Files()
-    pulled = Path(constants.HF_HUB_CACHE, f"datasets--{where.replace('/', '--')}")
-    return Files((pulled.resolve(), Path(config.DOWNLOADED_DATASETS_PATH).resolve()))
+    return Files((pulled(where), Path(config.DOWNLOADED_DATASETS_PATH).resolve()))
 
 
 def as_pictures(datasets, data, where: str, column: str):

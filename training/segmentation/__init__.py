@@ -22,8 +22,10 @@ from pathlib import Path
 import torch
 
 from hub_models import segmentation as contract
+from hub_models.publish.tables import as_text
 from training.config import parse
 from training.data.masks import MaskSource, PaintedSource, check, open_masks
+from training.data.sources import compare
 from training.optim import Player
 from training.segmentation.config import PRESETS, TITLES, SegmentationConfig
 from training.segmentation.evaluation import evaluate_checkpoint, figure_of, fit_to, scores_of, tally
@@ -43,9 +45,15 @@ def task_of(cfg: SegmentationConfig) -> Task:
     train, held_out = (open_data(cfg, split) for split in ("train", "validation"))
     counts = check(train, every_class=not train.facts.sample)
     check(held_out, every_class=False)
+    compare(train, held_out)
     label_names = [train.id2label[k] for k in range(len(train.id2label))]
     torch.manual_seed(cfg.seed)
     served = (start_from if cfg.pretrained_model_name_or_path else create_model)(cfg, label_names)
+    if cfg.train_batch_size == 1 and served.kind in ("swin", "upernet"):
+        raise SystemExit(
+            "--train_batch_size must be at least 2 for a UPerNet: it normalises over pictures, and one alone has no "
+            "spread"
+        )
     begun, kept = describe_start(cfg), Path(cfg.output_dir, "start.txt")
     if cfg.resume_from_checkpoint and kept.is_file():
         begun = kept.read_text()  # what --tower_name_or_path leads to may be another model by now
@@ -97,8 +105,8 @@ def card_of(served: contract.Segmenter, cfg: SegmentationConfig, train: MaskSour
         name=f"{served.kind}-{facts.ours or Path(cfg.dataset_name).name}",
         title=f"{kind}, {side} px: {facts.title}",
         summary=f"A {kind} ({begun}) that gives each pixel one of {classes} classes: "
-        f"{', '.join(served.label_names[:40])}. Training data: {facts.about or facts.title}. Its confidence is "
-        f"calibrated by a temperature of {served.temperature:.3g}, fitted to validation pictures.",
+        f"{', '.join(map(as_text, served.label_names[:40]))}. Training data: {facts.about or facts.title}. "
+        f"Its confidence is calibrated by a temperature of {served.temperature:.3g}, fitted to validation pictures.",
         library_name="segmentation-models-pytorch" if in_smp else "transformers",
         pipeline_tag="image-segmentation",
         tags=["image-segmentation", "vision", "semantic-segmentation"],

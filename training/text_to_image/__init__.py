@@ -30,15 +30,15 @@ from diffusers import DDPMScheduler
 from hub_models import text_to_image as contract
 from training import figures
 from training.config import parse
-from training.data.captions import STYLE_WORDS
+from training.data.captions import STYLE_WORDS, say_cut
 from training.diffusion import diffusion_loss
 from training.optim import Player
-from training.task import Card, Task, opened, run
+from training.task import Card, Task, opened_pair, run
 from training.text_to_image.config import PRESETS, TextToImageConfig
 from training.text_to_image.evaluation import Strata, draw, evaluate_checkpoint
 from training.text_to_image.latents import conditions, samples_of
 from training.text_to_image.model import STEM, Adapter, base_of, create_model, save, save_lora
-from training.text_to_image.selection import Selection, select
+from training.text_to_image.selection import Selection, is_emoji, select, within_limits
 
 __all__ = ["PRESETS", "evaluate_checkpoint", "main", "task_of"]
 
@@ -46,16 +46,17 @@ __all__ = ["PRESETS", "evaluate_checkpoint", "main", "task_of"]
 def task_of(cfg: TextToImageConfig) -> Task:
     """The experiment of a config."""
     chosen: dict = {"groups": cfg.groups, "styles": cfg.styles, "own": cfg.caption_column is not None}
-    train, held_out = (
-        select(opened(cfg, split, caption_column=cfg.caption_column), **chosen) for split in ("train", "validation")
-    )
+    train, held_out = (select(part, **chosen) for part in opened_pair(cfg, caption_column=cfg.caption_column))
     torch.manual_seed(cfg.seed)
     model, vae = create_model(cfg, styles=list(STYLE_WORDS.values()) if train.source.facts.ours else [])
     cfg = dataclasses.replace(cfg, num_train_timesteps=model.num_train_timesteps)
     scheduler = DDPMScheduler.from_config(model.pipe.scheduler.config)
     strata = {"loss": Strata(held_out, model, vae), "train_loss": Strata(train, model, vae)}
     samples = samples_of(train, model, vae, cfg)
-    prompts = list(cfg.validation_prompts) or [texts[0] for texts in train.captions[:: max(1, len(train) // 16)]][:16]
+    if not is_emoji(train.source) or cfg.caption_column:
+        say_cut(train.source.name, train.captions, model.pipe.tokenizer, model.max_length)
+    prompts = [within_limits(text) for text in cfg.validation_prompts]
+    prompts = prompts or [texts[0] for texts in train.captions[:: max(1, len(train) // 16)]][:16]
 
     def loss(unet, batch):
         latents, states = conditions(batch, model, vae)

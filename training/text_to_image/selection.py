@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from hub_models.text_to_image import normalise_prompt
+from hub_models.text_to_image import MAX_PROMPT_CHARACTERS, normalise_prompt
 from training.data import captions
 from training.data.sources import DataError, Source
 
@@ -55,7 +55,7 @@ def select(source: Source, *, groups: Sequence[str] = (), styles: Sequence[str] 
     if not len(rows):
         raise SystemExit(f"{source.name} has no picture of these groups and styles together: name more of them")
     if own or not is_emoji(source):
-        texts = [[normalise_prompt(text) for text in source.captions(row)] for row in rows]
+        texts = [[within_limits(text) for text in source.captions(row)] for row in rows]
         first = [text[0] for text in texts]
         return Selection(source, rows, texts, first, first)
     columns = [source.column(name) for name in EMOJI_COLUMNS]
@@ -63,6 +63,11 @@ def select(source: Source, *, groups: Sequence[str] = (), styles: Sequence[str] 
     words = {style: f", {said} style" for style, said in captions.STYLE_WORDS.items()}
     prompts = [captions.plain(name) + words.get(style, "") for name, _, style in about]
     return Selection(source, rows, [captions.captions(*one) for one in about], [name for name, *_ in about], prompts)
+
+
+def within_limits(text: str) -> str:
+    """A caption as a prompt, cut where prompts end: no model reads so far."""
+    return normalise_prompt(text[:MAX_PROMPT_CHARACTERS])[:MAX_PROMPT_CHARACTERS]
 
 
 def is_emoji(source: Source) -> bool:
