@@ -64,7 +64,7 @@ def described(cfg: Config, rest: Path) -> dict:
     """run.json of the mean: that of `rest`, with the stages of both in the order in which they ran."""
     run = json.loads((rest / RUN).read_text(encoding="utf-8"))
     stages = {stage["command"]: stage for folder in (cfg.first, cfg.second) for stage in lineage(folder)}
-    names = [folder.parent.name for folder in (cfg.first, cfg.second)]
+    names = [(folder.parent if folder.name == "export" else folder).name for folder in (cfg.first, cfg.second)]
     said = (f" Its weights are a mean: {1 - cfg.share:.0%} of those of {names[0]} and {cfg.share:.0%} of those of "
             f"{names[1]}, whose commands stand below.")  # fmt: skip
     command = (f"python -m training.average {cfg.first} {cfg.second} --share {cfg.share} --output_dir {cfg.output_dir}"
