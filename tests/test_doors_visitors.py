@@ -357,6 +357,24 @@ def test_the_draw_button_comes_back_after_a_refusal_and_says_why(address, steps,
     assert draw.is_enabled() and not page.get_by_role("button", name="Stop", exact=True).first.is_enabled()
 
 
+def test_stop_ends_a_drawing_that_waits_for_its_turn(address, steps, page):
+    page.goto(f"{address}/ddpm")
+    draw = page.get_by_role("button", name="Draw", exact=True)
+    page.wait_for_selector("#ddpm-sheet .tile")
+    with visitor(7) as other:
+        event = ask(other, address, "text_to_image_draw", *(T2I | {"steps": 100}).values()).json()["event_id"]
+        before = len(steps)
+        wait_until(lambda: len(steps) > before)
+        draw.click()
+        page.get_by_text("Waiting for the model").wait_for()
+        page.get_by_role("button", name="Stop", exact=True).first.click()
+        page.get_by_text("Stopped before its turn came").first.wait_for()
+        page.wait_for_function("() => document.querySelector('#ddpm-status').innerText.includes('Not drawn')")
+        assert draw.is_enabled() and len(steps) - before < 100, "while the other's drawing is under way"
+        other.post(f"{address}/gradio_api/cancel", json={"session_hash": "", "fn_index": 0, "event_id": event})
+    settled(lambda: len(steps))
+
+
 def test_the_draw_button_comes_back_after_an_order_that_cannot_be_drawn(address, page):
     page.goto(f"{address}/text_to_image")
     draw = page.get_by_role("button", name="Draw", exact=True)

@@ -42,6 +42,7 @@ CALLER = b"x-vitrail-caller"  # of the calls that the server makes to itself for
 BUSY = "Others are waiting already, as many as can be: {waiting}. Please try again in a minute."
 ENOUGH = "You have {share} requests waiting or running here, which is a visitor's share. Wait for one of them to end."
 NOBODY = "Stopped, since nobody waits for it."
+GIVEN_UP = "Stopped before its turn came."
 
 
 # ---- who asks --------------------------------------------------------------------------------------------------------
@@ -280,10 +281,21 @@ class SharedQueue(queueing.Queue):
             await asyncio.sleep(1)
             if second % tidy.EVERY_SECONDS == 0:
                 await asyncio.to_thread(tidy.tidy, get_upload_folder(), time.time())
-            for event in [event for event in self._held() if event.alive and not self.is_awaited(event)]:
-                output = error_payload(gr.Error(NOBODY, print_exception=False), False)
-                self.send_message(event, ProcessCompletedMessage(output=output, success=False))
-                await self.clean_events(event_id=event._id)
+            for event in [event for event in self._held() if event.alive]:
+                given_up = getattr(event, "given_up", False) and event not in self._running()
+                if given_up or not self.is_awaited(event):
+                    output = error_payload(gr.Error(GIVEN_UP if given_up else NOBODY, print_exception=False), False)
+                    self.send_message(event, ProcessCompletedMessage(output=output, success=False))
+                    await self.clean_events(event_id=event._id)
+
+
+def give_up(session: str | None) -> None:
+    """Have what this session has waiting in the queue end within a second, without its turn."""
+    queue = getattr(LocalContext.blocks.get(None), "_queue", None)
+    for waiting in getattr(queue, "event_queue_per_concurrency_id", {}).values():
+        for event in list(waiting.queue):
+            if session is not None and event.session_hash == session:
+                event.given_up = True
 
 
 def left() -> Callable[[], bool]:

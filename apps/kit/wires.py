@@ -7,7 +7,7 @@ from types import FunctionType, MethodType
 
 import gradio as gr
 
-from apps.kit import values
+from apps.kit import values, visitors
 from apps.kit.session import StopFlags
 
 LOOK, DRAW = "look", "draw"  # the lanes of all pages together: short looks at a picture don't wait for drawings
@@ -83,10 +83,11 @@ def endpoint(lane: str, function: FunctionType | MethodType, inputs, outputs, **
 
 
 def halting(demo: gr.Blocks, flags: StopFlags) -> Callable:
-    """Has a closed tab set the flag of its session; gives the handler that does, for a Stop button too."""
+    """Has a closed tab set the flag of its session and give up its turns; gives the handler, for a Stop button too."""
 
     def halt(request: gr.Request):
         flags.set(request.session_hash)
+        visitors.give_up(request.session_hash)
 
     demo.unload(halt)
     return halt
