@@ -366,7 +366,14 @@ except store.CheckpointError as error:
 
 @pytest.mark.parametrize(
     ("token", "said"),
-    [("", "no token"), ("hf_" + "WrongWrong" * 3, "401"), (READ_ONLY, "403"), ("an-old-kind-of-token-123", "401")],
+    [
+        ("", "no token"),
+        ("hf_" + "WrongWrong" * 3, "401"),
+        (READ_ONLY, "403"),
+        ("an-old-kind-of-token-123", "401"),
+        ("hf_\u017c\u00f3\u0142\u0107", "a character that none"),
+        ("hf_abc hf_def", "a character that none"),
+    ],
 )
 def test_a_token_that_will_not_do_is_one_line_that_does_not_show_it(hub, model, tmp_path, token, said):
     done = hub.python(PUSH, tmp_path / "home", str(model), "model", HF_TOKEN=token)

@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import yaml
-from huggingface_hub import HfApi, constants, get_token, try_to_load_from_cache
+from huggingface_hub import HfApi, constants, try_to_load_from_cache
 from PIL import Image
 
 from hub_models import store
@@ -176,8 +176,8 @@ def check_push(run: dict) -> None:
         raise SystemExit(f"--push_to_hub: {str(error).replace('--license ', '--hub_license ')}") from None
     if constants.is_offline_mode():
         raise SystemExit("--push_to_hub: HF_HUB_OFFLINE is set; unset it, or publish the run later")
-    if not get_token():
-        raise SystemExit("--push_to_hub: there is no token; run `hf auth login`, or publish the run later")
+    if problem := upload.token_problem():
+        raise SystemExit(f"--push_to_hub: {problem}; run `hf auth login`, or publish the run later")
 
 
 # ---- the line that repeats a run -------------------------------------------------------------------------------------

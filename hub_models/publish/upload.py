@@ -4,6 +4,7 @@ A commit is never sent blindly again: what became of it is looked up first.
 """
 
 import itertools
+import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,6 +29,16 @@ REPLACED = {
     "dataset": (".parquet", ".jsonl", ".csv", ".png", ".jpg"),
     "space": (".py", ".safetensors"),
 }
+
+
+def token_problem() -> str | None:
+    """What is wrong with the token in use before anybody is asked; None where it could be one."""
+    token = get_token()
+    if not token:
+        return "there is no token"
+    if not re.fullmatch(r"[!-~]+", token):
+        return "the token has a character that none of the Hub's has, such as a space or a letter with an accent"
+    return None
 
 
 def push(
@@ -56,8 +67,8 @@ def push(
         again += f" --repo_type {repo_type}" * (repo_type != "model") + " --private" * private
         again += " --create_pr" * create_pr + "".join(f" --harmless {shlex.quote(place)}" for place in harmless)
     names = check_push(folder, repo_type=repo_type, harmless=harmless)
-    if not get_token():
-        raise PushError(f"{repo_id} was not pushed: there is no token; run `hf auth login`, then: {again}")
+    if problem := token_problem():
+        raise PushError(f"{repo_id} was not pushed: {problem}; run `hf auth login`, then: {again}")
     api, done = HfApi(), False
     size = sum((folder / name).stat().st_size for name in names)
     try:
