@@ -15,7 +15,7 @@ import pytest
 import torch
 from children import run, start
 
-from training import checkpoint
+from training import checkpoint, machine
 from training.checkpoint import RunError
 
 
@@ -80,12 +80,12 @@ def test_nothing_to_resume(tmp_path):
 
 
 def _die_at_line(line: int) -> None:
-    """Send SIGKILL to this very process before the given line of checkpoint.py (counted as they run)."""
-    seen = 0
+    """Send SIGKILL to this very process before the given line of checkpoint.py or machine.py (counted as they run)."""
+    seen, where = 0, (checkpoint.__file__, machine.__file__)
 
     def trace(frame, event, _):
         nonlocal seen
-        if frame.f_code.co_filename != checkpoint.__file__:
+        if frame.f_code.co_filename not in where:
             return None
         if event == "line":
             seen += 1
