@@ -68,9 +68,9 @@ def test_draw_watch_stop_and_scrub_in_a_browser(serve, page, model, tmp_path):
 
     page.evaluate(WATCH)
     page.get_by_role("button", name="Draw", exact=True).click()
+    assert re.search(r"Done: 30 steps", wait_for_status(page, "Done: 30 steps"))  # not the drawing that it opened with
     page.wait_for_selector(".tile:not([disabled])")
     assert len(page.evaluate("window.seen")) >= 4, "three intermediate pictures and the last"
-    assert re.search(r"Done: 30 steps", wait_for_status(page, "Done"))
     assert page.eval_on_selector_all(".tile b", "all => all.map(b => b.innerText)") == ["face", "food"]
     seed = page.input_value("#ddpm-seed input")
     assert seed in page.inner_text("#ddpm-status")
