@@ -188,6 +188,31 @@ def test_parquet_files_are_of_the_split_that_their_whole_name_is(tmp_path):
     assert open_source(str(tmp_path / "a [b]"), split="my_test_drive").captions(0) == ["drive"]
 
 
+def test_what_a_folder_of_tables_leaves_out_is_said(tmp_path, capsys):
+    import datasets
+    import pyarrow.parquet as pq
+
+    features = datasets.Features({"image": datasets.Image(), "text": datasets.Value("string")})
+    (tmp_path / "data").mkdir()
+    for number, name in enumerate(("train", "validation", "second")):
+        content = save(tmp_path / "x.png", number).read_bytes()
+        named = [{"bytes": content, "path": None}] * 3 + [{"bytes": None, "path": str(tmp_path / "named.png")}]
+        data = datasets.Dataset.from_dict({"image": named, "text": ["a"] * 4}, features=features)
+        pq.write_table(data.with_format("arrow")[:], tmp_path / "data" / f"{name}-0.parquet")  # keeps the name as it is
+    (tmp_path / "README.md").write_text(
+        "---\nconfigs:\n- config_name: default\n  data_files:\n  - split: train\n    path: data/train-*\n"
+        "  - split: validation\n    path: data/validation-*\n---\n"
+    )
+    save(tmp_path / "named.png")
+    save(tmp_path / "preview.jpg")
+    train, held_out = both(tmp_path)
+    assert len(train) == len(held_out) == 4
+    said = capsys.readouterr().out
+    assert ", train: 4 rows are read; left out: data/second-0.parquet (in no split); " in said
+    assert "preview.jpg, x.png (no row names it)" in said and "named" not in said
+    assert ", validation: 4 rows are read\n" in said
+
+
 # ---- which files are read -------------------------------------------------------------------------------------------
 
 

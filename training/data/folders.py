@@ -43,11 +43,15 @@ Left = dict[str, list[str]]  # {why a picture is not read: their files}
 
 
 @dataclass(frozen=True)
-class PictureFolder:
-    """The splits of a folder as `datasets.Dataset`s, nothing decoded, and of each the files that no row has."""
+class Found:
+    """The splits of a data set as `datasets.Dataset`s, nothing decoded, and of each the files that no row has.
+
+    left: None where that isn't known, as of tables of the Hub. tables: whether it is of tables that hold the pictures.
+    """
 
     splits: dict[str, Any]
-    left: dict[str, Left]
+    left: dict[str, Left] | None
+    tables: bool = False
 
 
 Place = Callable[[str], tuple[str | None, tuple[str, ...]]]  # of a file: its split, and the folders below that
@@ -55,7 +59,7 @@ Place = Callable[[str], tuple[str | None, tuple[str, ...]]]  # of a file: its sp
 
 def read(
     folder: Path, files: Files, where: str, caption_column: str | None, named: dict[str, str]
-) -> PictureFolder | None:
+) -> Found | None:
     """The pictures of a folder; None where it holds none, or tables of them.
 
     files: where what is read may lie. caption_column: looked into at once. named: {folder at the top: split} beside
@@ -64,15 +68,15 @@ def read(
     """
     home, names, (endings, others) = folder.resolve(), listed(folder), extensions()
     said = metadata_files(names)
-    if any(_kind(name) in TABLES and name not in said for name in names):
+    if any(kind(name) in TABLES and name not in said for name in names):
         return None
-    pictures = [name for name in names if _kind(name) in endings]
+    pictures = [name for name in names if kind(name) in endings]
     unread = {
-        name: "`pip install pillow-heif` reads them" if _kind(name) in HEIC else "save them as PNG or JPEG"
+        name: "`pip install pillow-heif` reads them" if kind(name) in HEIC else "save them as PNG or JPEG"
         for name in names
-        if _kind(name) in others
+        if kind(name) in others
     }
-    archives = [name for name in names if _kind(name) in ARCHIVES]
+    archives = [name for name in names if kind(name) in ARCHIVES]
     if archives and not pictures and not unread:
         raise DataError(f"{where}: pictures in an archive are not read: unpack {shown(archives[0])} into the folder.")
     if not pictures and not unread:
@@ -106,7 +110,7 @@ def read(
                 f"{where}: {many} of {count} pictures on disk ({split}) would not be read, more than "
                 f"{MAX_SKIPPED_SHARE:.0%}: {left_out(lost)}. Mend that, or move them out of the folder."
             )
-    return PictureFolder({split: _dataset(home, own, where) for split, own in by_split.items()}, left)
+    return Found({split: _dataset(home, own, where) for split, own in by_split.items()}, left)
 
 
 def left_out(left: Left) -> str:
@@ -143,7 +147,8 @@ def listed(folder: Path) -> list[str]:
     return sorted(names)
 
 
-def _kind(name: str) -> str:
+def kind(name: str) -> str:
+    """The ending of a file's name, in small letters."""
     return PurePosixPath(name).suffix.lower()
 
 
@@ -304,7 +309,7 @@ def _folders(files: Files, home: Path, pictures: Sequence[str], names: Sequence[
     while below and all(len(b) > 1 for b in below.values()) and len({b[0] for b in below.values()}) == 1:
         below = {name: b[1:] for name, b in below.items()}
     which = -1 if len({len(b) for b in below.values()}) == 1 else 0
-    texts = {str(PurePosixPath(name).with_suffix("")): name for name in names if _kind(name) in SIDECARS}
+    texts = {str(PurePosixPath(name).with_suffix("")): name for name in names if kind(name) in SIDECARS}
     beside = {name: texts.get(str(PurePosixPath(name).with_suffix(""))) for name in pictures}
     told, classed, rows = sum(map(bool, beside.values())), any(below.values()), []
     for name, folders in below.items():

@@ -77,7 +77,8 @@ def open_split(
     import datasets
 
     folder, where = locate(dataset_name, split)
-    splits, left = load_splits(datasets, folder, where, config_name, caption_column)
+    found = load_splits(datasets, folder, where, config_name, caption_column)
+    splits = found.splits
     carved = split in ("train", "validation") and "validation" not in splits and "train" in splits
     if split not in splits and not carved:
         raise DataError(f"{where} has no split '{split}'. {choices(split, splits, 'It has')}")
@@ -93,12 +94,13 @@ def open_split(
     if carved:
         tenth = held_out(data, kept, names, where)
         kept = np.array(sorted(tenth if split == "validation" else set(kept) - tenth), dtype=np.int64)
-    if left is not None and not (carved and split == "validation"):  # said with "train"
+    if found.left is not None and not (carved and split == "validation"):  # said with "train"
         apart = f", {len(tenth)} of them held out to validate" if carved else ""
-        lost = left.get("train" if carved else split, {})
+        lost = found.left.get("train" if carved else split, {})
         more = f"; left out: {folders.left_out(lost)}" if lost else ""
         count = len(data) + sum(map(len, lost.values()))
-        print(f"{where}, {split}: {len(data)} of {count} pictures on disk are read{apart}{more}")
+        what = f"{len(data)} rows" if found.tables else f"{len(data)} of {count} pictures on disk"
+        print(f"{where}, {split}: {what} are read{apart}{more}")
     if limit is not None and limit < len(kept):
         kept = kept[np.arange(limit) * len(kept) // limit]
     if not len(kept):
@@ -190,8 +192,10 @@ def locate(dataset_name: str, split: str) -> tuple[Path | None, str]:
     return None, dataset_name
 
 
-def load_splits(datasets, folder: Path | None, where: str, config_name: str | None, caption_column: str | None):
-    """All splits of a data set {name: Dataset}, and of a folder of pictures {split: files that no row has}, else None.
+def load_splits(
+    datasets, folder: Path | None, where: str, config_name: str | None, caption_column: str | None
+) -> folders.Found:
+    """All splits of a data set, and of a folder what in it is not read.
 
     What comes of tables of this machine leaves nothing in the cache, unless it is large.
     """
@@ -199,18 +203,20 @@ def load_splits(datasets, folder: Path | None, where: str, config_name: str | No
     try:
         if folder is None:
             if config_name is None and (pictures := of_hub(datasets, where, caption_column)):
-                return pictures.splits, pictures.left
-            return undecoded(built(datasets, folder, where, config_name)), None
+                return pictures
+            return folders.Found(undecoded(prepared(datasets, folder, where, config_name).as_dataset()), None)
         check_folder(folder, where)
         files = Files((folder.resolve(),))
         if pictures := folders.read(folder, files, where, caption_column, split_folders(folder) or {}):
-            return pictures.splits, pictures.left
+            return pictures
         files = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")]
         if not any(path.stat().st_size for path in files if path.suffix != ".md"):
             raise DataError(f"{where} is empty: it holds no pictures and no parquet files.")
         small = sum(path.stat().st_size for path in files if path.suffix == ".parquet") <= IN_MEMORY_BYTES
         with tempfile.TemporaryDirectory() if small else contextlib.nullcontext() as cache_dir:
-            return undecoded(built(datasets, folder, where, config_name, cache_dir, small)), None
+            builder = prepared(datasets, folder, where, config_name, cache_dir)
+            splits = undecoded(builder.as_dataset(in_memory=small))
+            return folders.Found(splits, {"train": unread(folder, builder.config.data_files, splits)}, tables=True)
     except DataError:
         raise
     except Exception as error:  # datasets raises a dozen kinds, ValueError and KeyError among them
@@ -227,7 +233,7 @@ def load_splits(datasets, folder: Path | None, where: str, config_name: str | No
         raise DataError(f"{where} cannot be read as a data set: {first_line(cause)}") from error
 
 
-def of_hub(datasets, where: str, caption_column: str | None) -> folders.PictureFolder | None:
+def of_hub(datasets, where: str, caption_column: str | None) -> folders.Found | None:
     """Pictures in folders on the Hub, by the same rules; None for other data, and where a card says what is a split."""
     from huggingface_hub import snapshot_download
 
@@ -249,8 +255,9 @@ def pulled(where: str) -> Path:
     return Path(constants.HF_HUB_CACHE, f"datasets--{where.replace('/', '--')}").resolve()
 
 
-def built(datasets, folder: Path | None, where: str, config_name: str | None, cache_dir=None, in_memory: bool = False):
-    """What `load_dataset` gives, after a look at the files that it will read. Raises DataError, and what that does."""
+def prepared(datasets, folder: Path | None, where: str, config_name: str | None, cache_dir=None):
+    """The builder of what `load_dataset` gives, after a look at the files that it reads. Raises DataError, and what
+    that does."""
     name, data_files = where if folder is None else str(folder.resolve()), None
     if folder is not None and config_name is None and split_folders(folder) is None:
         data_files = tables(folder)
@@ -266,7 +273,23 @@ def built(datasets, folder: Path | None, where: str, config_name: str | None, ca
             "files."
         )
     builder.download_and_prepare(verification_mode=None if folder is None else "no_checks")
-    return builder.as_dataset(in_memory=in_memory)
+    return builder
+
+
+def unread(folder: Path, data_files, splits) -> folders.Left:
+    """The tables of a folder that are not among these files, and its pictures that no row names."""
+    home, (endings, _), there = folder.resolve(), folders.extensions(), folders.listed(folder)
+    pictures = [name for name in there if folders.kind(name) in endings]
+    read = {os.path.relpath(path, home) for paths in data_files.values() for path in paths}
+    for data in splits.values() if pictures else ():
+        for column, feature in data.features.items():
+            if hasattr(feature, "decode_example"):
+                read.update(row_names(data, column, folder))
+    left = {
+        "in no split": [name for name in there if folders.kind(name) in folders.TABLES and name not in read],
+        "no row names it": [name for name in pictures if name not in read],
+    }
+    return {why: names for why, names in left.items() if names}
 
 
 def tables(folder: Path) -> dict[str, list[str]]:
