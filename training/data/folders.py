@@ -57,9 +57,7 @@ class Found:
 Place = Callable[[str], tuple[str | None, tuple[str, ...]]]  # of a file: its split, and the folders below that
 
 
-def read(
-    folder: Path, files: Files, where: str, caption_column: str | None, named: dict[str, str]
-) -> Found | None:
+def read(folder: Path, files: Files, where: str, caption_column: str | None, named: dict[str, str]) -> Found | None:
     """The pictures of a folder; None where it holds none, or tables of them.
 
     files: where what is read may lie. caption_column: looked into at once. named: {folder at the top: split} beside
