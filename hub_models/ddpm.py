@@ -10,75 +10,44 @@ Letters: B pictures, R pixels a side, K labels. Pictures are float in [-1, 1] in
 t counts the scheduler's timesteps, 0 … T-1; alpha_bar_t is `scheduler.alphas_cumprod[t]`.
 """
 
+import dataclasses
 import json
 import math
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler, DPMSolverMultistepScheduler, UNet2DModel
+from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from PIL import Image
 
-from hub_models import drawing, pretrained, store
+from hub_models import drawing, pretrained, samplers, store
 from hub_models.device import default_device
 from hub_models.documents import read_object
 from hub_models.drawing import RECEIPT_KEY as RECEIPT_KEY  # for who writes it
 from hub_models.drawing import Step, guide, predict_x0
 from hub_models.pictures import frame, from_uint8, is_ground, to_uint8
-
-SAMPLERS = ("ddpm", "ddim", "dpm++")
-
-
-def trailing_timesteps(num_train_timesteps: int, num_inference_steps: int) -> list[int]:
-    """Timesteps from T-1 down, evenly spaced; the first is always pure noise. Lin et al. 2024, table 2."""
-    return [
-        round(num_train_timesteps * (num_inference_steps - i) / num_inference_steps) - 1
-        for i in range(num_inference_steps)
-    ]
+from hub_models.samplers import SAMPLERS, Level
 
 
-def _solver(
-    scheduler: DDPMScheduler, sampler: str, num_inference_steps: int, generators: list[torch.Generator]
-) -> tuple[list[int], Callable]:
-    """Timesteps, and a function (index, t, model output, x_t) -> the next x_t; all state is in its closure."""
-    config = dict(scheduler.config)
-    config.pop("_use_default_values", None)  # with it, from_config resets whatever was passed by position
-    if sampler == "ddpm":
-        solver = DDPMScheduler.from_config(config)
-        solver.set_timesteps(num_inference_steps)
+@dataclass(frozen=True)
+class Fork:
+    """Another way on, after `at` steps of a drawing are done; what is None stays as it was."""
 
-        def step(index, t, output, x):
-            return solver.step(output, t, x, generator=generators).prev_sample
+    at: int
+    labels: Sequence[int | str | None] | None = None
+    guidance_scale: float | None = None
+    sampler: str | None = None
 
-        return [int(t) for t in solver.timesteps], step
-    timesteps = trailing_timesteps(scheduler.config.num_train_timesteps, num_inference_steps)
-    if sampler == "dpm++":
-        # sample_max_value 1 makes of its dynamic thresholding the clipping that the other two call clip_sample.
-        clip = {"thresholding": config["clip_sample"], "sample_max_value": 1.0}
-        solver = DPMSolverMultistepScheduler.from_config(config, **clip)
-        solver.set_timesteps(timesteps=timesteps)
-        solver.set_begin_index(0)
-        return timesteps, lambda i, t, output, x: solver.step(output, t, x).prev_sample
-    # DDIMScheduler takes every step to be T // steps long, which is wrong wherever steps does not divide T. On the
-    # betas of the chosen timesteps alone (Nichol & Dhariwal 2021, §4) each of its steps is the next index.
-    alphas = scheduler.alphas_cumprod[timesteps[::-1]].double().cpu()  # (steps,)
-    betas = 1 - alphas / torch.cat([torch.ones(1, dtype=torch.float64), alphas[:-1]])
-    solver = DDIMScheduler.from_config(
-        config,
-        num_train_timesteps=num_inference_steps,
-        trained_betas=betas.tolist(),
-        rescale_betas_zero_snr=False,  # these betas have it already
-        timestep_spacing="leading",
-        steps_offset=0,
-    )
-    solver.set_timesteps(num_inference_steps)
 
-    def step(index, t, output, x):  # the clipped x0 also decides ε, as in guided-diffusion: guidance stays stable
-        clip = bool(config["clip_sample"])
-        return solver.step(output, num_inference_steps - 1 - index, x, use_clipped_model_output=clip).prev_sample
+@dataclass(frozen=True)
+class _Way:
+    """How a step is taken: towards which rows of the class embedding, how strongly, by which sampler."""
 
-    return timesteps, step
+    rows: list[int | None]
+    scale: float
+    sampler: str
 
 
 class DDPM:
@@ -155,6 +124,7 @@ class DDPM:
         num_inference_steps: int = 50,
         guidance_scale: float | None = None,
         sampler: str = "ddim",
+        fork: Fork | None = None,
     ) -> Generator[Step]:
         """One `Step` for every step of sampling; the last one's x_t is the pictures. Close it to stop at once.
 
@@ -163,15 +133,30 @@ class DDPM:
             by itself it comes out the same within 1/255 (floating point sums differ), on every device alike.
         num_inference_steps: 1 … T. guidance_scale: 1 means none and costs half; None means the model's own.
         sampler: "ddpm" (Ho et al. 2020; timesteps as the saved scheduler spaces them, as DDPMPipeline does),
-            "ddim" (Song et al. 2021, η = 0), "dpm++" (DPM-Solver++ 2M, Lu et al. 2022).
+            "ddim" (Song et al. 2021, η = 0), "dpm++" (DPM-Solver++ 2M, Lu et al. 2022), "langevin" (Song & Ermon
+            2019; annealed, needs some 100 steps).
+        fork: the drawing is the same up to and with step fork.at, and goes on as it says, over the same timesteps.
         Raises ValueError, here and not at the first step, for anything out of these ranges.
         """
-        scale = self.default_guidance if guidance_scale is None else guidance_scale
         if len(labels) != len(seeds) or not len(labels):
             raise ValueError(f"{len(labels)} labels for {len(seeds)} seeds: give one label and one seed a picture")
         seeds = [drawing.check_seed(seed) for seed in seeds]
         steps = drawing.check_whole("num_inference_steps", num_inference_steps, 1, self.num_train_timesteps)
+        way = self._way(labels, guidance_scale, sampler)
+        ways = [way] * steps
+        if fork is not None:
+            at = drawing.check_whole("fork.at", fork.at, 0, steps - 1)
+            labels, sampler = labels if fork.labels is None else fork.labels, fork.sampler or sampler
+            if len(labels) != len(seeds):
+                raise ValueError(f"{len(labels)} labels for {len(seeds)} seeds: a fork needs one label a picture, too")
+            scale = way.scale if fork.guidance_scale is None else fork.guidance_scale
+            ways[at:] = [self._way(labels, scale, sampler)] * (steps - at)
+        return self._steps(ways, seeds)
+
+    def _way(self, labels: Sequence, guidance_scale: float | None, sampler: str) -> _Way:
+        """How a step goes on, checked. Raises ValueError."""
         drawing.check_sampler(sampler, SAMPLERS)
+        scale = self.default_guidance if guidance_scale is None else guidance_scale
         if not drawing.is_number(scale):
             raise ValueError(f"guidance_scale {scale!r} is not a finite number: 1 to 10 is usual")
         rows = [self.label_index(label) for label in labels]
@@ -179,19 +164,34 @@ class DDPM:
             if guidance_scale is not None:
                 raise ValueError("guidance needs a null label, and this model has none: set guidance_scale to 1")
             scale = 1.0
-        return self._steps(rows, seeds, steps, float(scale), sampler)
+        return _Way(rows, float(scale), sampler)
 
     @torch.no_grad()
-    def _steps(self, rows, seeds, num_inference_steps, scale, sampler) -> Generator[Step]:
-        generators = drawing.generators_of(seeds)
-        alphas_cumprod = self.scheduler.alphas_cumprod.to(self.device)  # (T,)
-        timesteps, advance = _solver(self.scheduler, sampler, num_inference_steps, generators)
+    def _steps(self, ways: Sequence[_Way], seeds: Sequence[int]) -> Generator[Step]:
+        generators, before = drawing.generators_of(seeds), None
         x = drawing.noise(generators, self.shape, self.device)  # (B, 3, R, R)
-        for index, t in enumerate(timesteps):
-            output = self._evaluate(x, t, rows, scale)  # (B, 3, R, R)
-            x0 = self._clip(predict_x0(output, x, alphas_cumprod[t], self.scheduler.config.prediction_type))
-            x = advance(index, t, output, x)
-            yield Step(index, len(timesteps), t, x, x0)
+        for index, level in enumerate(samplers.levels(self.scheduler, ways[0].sampler, len(ways))):
+            way, a = ways[index], level.a.to(self.device)
+            output = self._evaluate(x, level.timestep, way.rows, way.scale)  # (B, 3, R, R)
+            x0 = self._clip(predict_x0(output, x, a, self.scheduler.config.prediction_type))
+            eps = samplers.noise_in(x, x0, a)
+            x = self._advance(way.sampler, level, x, x0, eps, before, generators)
+            before = (x0, a)
+            yield Step(index, len(ways), level.timestep, x, x0, score=samplers.score(eps, a))
+
+    def _advance(self, sampler: str, level: Level, x, x0, eps, before, generators) -> torch.Tensor:
+        """x (B, 3, R, R) at the next level. before: x0 and ᾱ of the step before, or None."""
+        a, b = level.a.to(x.device), level.b.to(x.device)
+        if sampler == "ddim":
+            return samplers.ddim(x, x0, a, b)
+        if sampler == "dpm++":
+            return samplers.dpm_solver(x, x0, a, b, before)
+        if sampler == "langevin":  # the last step takes the rest of the noise off at once
+            z = drawing.noise(generators, self.shape, x.device) if b < 1 else None
+            return x0 if z is None else samplers.langevin(x, samplers.score(eps, a), a, z)
+        z = drawing.noise(generators, self.shape, x.device) if level.timestep > 0 else None
+        large = self.scheduler.config.variance_type.startswith("fixed_large")
+        return samplers.ancestral(x, x0, a, b, z, large)
 
     def _evaluate(self, x: torch.Tensor, t: int, rows: list[int | None], scale: float) -> torch.Tensor:
         """The model's output at x (B, 3, R, R), guided: one forward pass, of 2 B where guidance needs both."""
@@ -205,7 +205,10 @@ class DDPM:
         return guide(*both.chunk(2), scale)
 
     def _clip(self, x0: torch.Tensor) -> torch.Tensor:
-        return x0.clamp(-1, 1) if self.scheduler.config.clip_sample else x0
+        if self.scheduler.config.thresholding:
+            return self.scheduler._threshold_sample(x0)  # Saharia et al. 2022, §2.3
+        most = self.scheduler.config.clip_sample_range
+        return x0.clamp(-most, most) if self.scheduler.config.clip_sample else x0
 
     @torch.no_grad()
     def forward_process(
@@ -240,22 +243,29 @@ class DDPM:
         num_inference_steps: int,
         guidance_scale: float,
         sampler: str,
+        fork: Fork | None = None,
         steps_done: int | None = None,
     ) -> dict:
         """Everything that draws these pictures again, for JSON: see `drawing`. steps_done: the steps taken."""
-        rows = [self.label_index(label) for label in labels]
         fields = {
             "model": self.name,
             "weights_sha256": self.weights_sha256,
-            "labels": ["any" if row in (None, self.null_label) else self.label_names[row] for row in rows],
+            "labels": self._names(labels),
             "seeds": [str(seed) for seed in seeds],
             "num_inference_steps": num_inference_steps,
             "guidance_scale": guidance_scale,
             "sampler": sampler,
             "size": [self.resolution_px, self.resolution_px],
         }
+        if fork is not None:
+            labels = None if fork.labels is None else self._names(fork.labels)
+            fields["fork"] = dataclasses.asdict(fork) | {"labels": labels}
         fields |= {} if steps_done is None else {"steps_done": steps_done}
         return drawing.sealed(fields, self.device)
+
+    def _names(self, labels: Sequence) -> list[str]:
+        rows = [self.label_index(label) for label in labels]
+        return ["any" if row in (None, self.null_label) else self.label_names[row] for row in rows]
 
 
 def load(name: str = "emoji-32", device: str | torch.device | None = None) -> DDPM:

@@ -9,6 +9,8 @@ A receipt is a JSON object in a PNG's text under RECEIPT_KEY, of one schema what
     num_inference_steps, guidance_scale, sampler, size       size: [width, height] of each picture
     strength, image_sha256              of a picture that was redrawn from another one
     steps_done                          of a drawing that was stopped
+    fork                                of one that went another way: after `at` steps these labels, guidance_scale,
+                                        sampler, null where they stayed
     picture_sha256, versions, device
     checks                              {field: short hash of it}, which tell what was altered by hand
 
@@ -61,6 +63,7 @@ class Step:
     x_t: torch.Tensor  # (B, C, H, W) after this step, on its way to the next timestep
     x0: torch.Tensor  # (B, C, H, W) the model's guess of the clean picture or latents at this step
     preview: np.ndarray | None = None  # uint8 (B, H, W, 3): x0 of latents as colours, where there is a linear map
+    score: torch.Tensor | None = None  # (B, C, H, W) that the step went up by: ∇ log q(x_t) before it, as x0 has it
 
     @property
     def latents(self) -> torch.Tensor:
