@@ -177,7 +177,7 @@ class DDPM:
             eps = samplers.noise_in(x, x0, a)
             x = self._advance(way.sampler, level, x, x0, eps, before, generators)
             before = (x0, a)
-            yield Step(index, len(ways), level.timestep, x, x0, score=samplers.score(eps, a))
+            yield Step(index, len(ways), level.timestep, x, x0, noise=eps, alpha_bar=float(a))
 
     def _advance(self, sampler: str, level: Level, x, x0, eps, before, generators) -> torch.Tensor:
         """x (B, 3, R, R) at the next level. before: x0 and ᾱ of the step before, or None."""

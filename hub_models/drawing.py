@@ -63,7 +63,14 @@ class Step:
     x_t: torch.Tensor  # (B, C, H, W) after this step, on its way to the next timestep
     x0: torch.Tensor  # (B, C, H, W) the model's guess of the clean picture or latents at this step
     preview: np.ndarray | None = None  # uint8 (B, H, W, 3): x0 of latents as colours, where there is a linear map
-    score: torch.Tensor | None = None  # (B, C, H, W) that the step went up by: ∇ log q(x_t) before it, as x0 has it
+    noise: torch.Tensor | None = None  # (B, C, H, W): the ε that x0 implies
+    alpha_bar: float | None = None  # ᾱ of the timestep
+
+    @property
+    def score(self) -> torch.Tensor:
+        """∇ log q(x_t) where the step began, (B, C, H, W): see `samplers.score`."""
+        assert self.noise is not None and self.alpha_bar is not None
+        return -self.noise / (1 - self.alpha_bar) ** 0.5
 
     @property
     def latents(self) -> torch.Tensor:

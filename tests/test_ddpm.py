@@ -1,5 +1,7 @@
 """The page `ddpm`: in a real browser, through the API, and with nothing to serve."""
 
+import base64
+import io
 import json
 import re
 import time
@@ -11,7 +13,7 @@ import torch
 from diffusers import DDPMScheduler
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
-from PIL import Image
+from PIL import Image, ImageSequence
 
 from apps import ddpm as app
 from apps.ddpm import desk, words
@@ -82,7 +84,8 @@ def test_draw_watch_stop_and_scrub_in_a_browser(serve, page, model, tmp_path):
         page.locator("#ddpm-frame input[type=range]").fill(str(frame))
         page.wait_for_function("old => document.querySelector('#ddpm-film img').src !== old", arg=films[-1][0])
         films.append(sources(page, "#ddpm-film"))
-    assert len({left for left, _ in films}) == 3 and len({right for _, right in films}) == 3
+    assert len({film[0] for film in films}) == 3 and len({film[1] for film in films}) == 3
+    assert len(films[1]) == 3 and "predicted noise" in page.inner_text("#ddpm-film")
 
     page.locator(".tile").nth(1).press("Enter")  # the keyboard chooses another picture
     page.wait_for_function("old => document.querySelector('#ddpm-film img').src !== old", arg=films[-1][0])
@@ -124,6 +127,53 @@ def test_draw_watch_stop_and_scrub_in_a_browser(serve, page, model, tmp_path):
     before = sources(page, "#ddpm-noisy")
     set_number(page, "t", 290)
     page.wait_for_function("old => document.querySelector('#ddpm-noisy img').src !== old", arg=before[0])
+
+
+def pixels_of(urls):
+    """The pictures of data URLs, int (N, H, W, 3)."""
+    files = [io.BytesIO(base64.b64decode(url.partition(",")[2])) for url in urls]
+    return np.stack([np.asarray(Image.open(file).convert("RGB")).astype(int) for file in files])
+
+
+def test_a_film_forks_at_a_frame_and_both_go_on_side_by_side(serve, page, model, tmp_path):
+    page.set_default_timeout(60_000)
+    page.goto(serve(app.build({"tiny": model})))
+    set_number(page, "Pictures", 2)
+    set_number(page, "Steps", 12)
+    page.get_by_role("button", name="Draw", exact=True).click()
+    wait_for_status(page, "Done: 12 steps")
+    page.wait_for_selector("#ddpm-film img")
+    page.get_by_role("button", name="Fork at this frame").click()
+    page.get_by_text("That is the end of the film").wait_for()
+
+    def to_frame(number, *where):
+        page.locator("#ddpm-frame input[type=range]").fill(str(number))
+        for part in where:
+            page.wait_for_function(
+                "([part, said]) => document.querySelector(part).innerText.includes(said)",
+                arg=[part, f"after {number} of 12 steps"],
+            )
+
+    to_frame(5, "#ddpm-film")
+    page.locator("#ddpm-fork-sampler").get_by_text("DDPM", exact=True).click()
+    page.get_by_role("button", name="Fork at this frame").click()
+    page.wait_for_selector("#ddpm-fork img")
+    assert "after 5 of 12 steps" in page.inner_text("#ddpm-fork-line")
+    page.wait_for_function("() => document.querySelector('#ddpm-fork').innerText.includes('12 of 12')")
+    assert sources(page, "#ddpm-film") != sources(page, "#ddpm-fork")
+    for number in (5, 3, 0, 8):
+        to_frame(number, "#ddpm-film", "#ddpm-fork")
+        film, fork = (pixels_of(sources(page, where)) for where in ("#ddpm-film", "#ddpm-fork"))
+        apart = np.abs(film - fork).mean((1, 2, 3))  # (3,): of x_t, guess and noise; the fork is drawn alone
+        assert (apart[0] < 1) == (number <= 5) and (apart[1:] < 1).all() == (number < 5), (number, apart)
+    with page.expect_download() as download:
+        page.get_by_text("Download GIF of both").click()
+    download.value.save_as(tmp_path / "both.gif")
+    with Image.open(tmp_path / "both.gif") as gif:
+        assert gif.height == 2 * (gif.width - 8) // 2 + 8 and gif.n_frames == 13
+
+    page.locator(".tile").nth(1).click()  # another picture has no fork yet
+    page.wait_for_function("() => !document.querySelector('#ddpm-fork img')")
 
 
 def test_closing_the_tab_stops_the_drawing(serve, page, model):
@@ -211,7 +261,7 @@ def test_a_parameter_out_of_its_range_is_an_error_that_names_the_range(model, ch
 def test_the_api_draws_again_from_its_receipt_and_refuses_what_is_out_of_range(serve, model, tmp_path):
     client = Client(serve(app.build({"tiny": model})), verbose=False, download_files=str(tmp_path))
     endpoints = client.view_api(return_format="dict")["named_endpoints"]
-    assert set(endpoints) == {"/ddpm_draw", "/ddpm_film", "/ddpm_forward"}
+    assert set(endpoints) == {"/ddpm_draw", "/ddpm_film", "/ddpm_fork", "/ddpm_forward"}
     for endpoint in endpoints.values():
         assert endpoint["description"] and all(parameter["label"] for parameter in endpoint["parameters"])
 
@@ -236,6 +286,15 @@ def test_the_api_draws_again_from_its_receipt_and_refuses_what_is_out_of_range(s
 
     gif, _ = client.predict(label="food", seed=1, steps=5, guidance=1, sampler="DDIM", api_name="/ddpm_film")
     assert Image.open(gif).format == "GIF"
+    asked = {"label": "food", "seed": 1, "steps": 5, "guidance": 1, "sampler": "DDIM"}
+    changed = {"after": 2, "new_label": "any", "new_guidance": 2, "new_sampler": "DDPM"}
+    gif, receipt = client.predict(**asked, **changed, api_name="/ddpm_fork")
+    assert receipt["fork"] == {"at": 2, "labels": ["any"], "guidance_scale": 2, "sampler": "ddpm"}
+    frames = [np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(Image.open(gif))]
+    same = [np.abs(frame[:160, :160].astype(int) - frame[168:, :160]).mean() < 1 for frame in frames]  # of x_t
+    assert len(frames) == 6 and same == [True, True, True, False, False, False]
+    with pytest.raises(AppError, match="Steps before the fork must be a whole number from 0 to 4"):
+        client.predict(**asked, **(changed | {"after": 5}), api_name="/ddpm_fork")
     Image.new("RGB", (40, 30), "red").save(tmp_path / "red.png")
     noisy, guess = client.predict(
         picture=handle_file(str(tmp_path / "red.png")), t=100, seed=3, label="any", api_name="/ddpm_forward"

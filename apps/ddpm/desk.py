@@ -1,6 +1,7 @@
 """What the page computes, for people and for programs: orders checked and drawn, and their films."""
 
 import contextlib
+import dataclasses
 import html
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ MAX_STEPS = 250
 STEPS = 20  # of DPM-Solver++ look like 50 of DDIM
 MAX_GUIDANCE = 10
 FILM_FRAMES = 61
-SAMPLER_NAMES = {"DPM-Solver++": "dpm++", "DDIM": "ddim", "DDPM": "ddpm"}
+SAMPLER_NAMES = {"DPM-Solver++": "dpm++", "DDIM": "ddim", "DDPM": "ddpm", "Langevin": "langevin"}
 ANY = "any"
 
 
@@ -60,21 +61,24 @@ class Recorder:
         self.order, self.total = order, order.settings["num_inference_steps"]
         self.kept = set(np.linspace(0, self.total - 1, min(self.total, FILM_FRAMES - 1)).round().astype(int).tolist())
         self.done, self.last = 0, to_uint8(order.model.initial_noise(order.seeds))  # (B, R, R, 3)
-        self.frames = []  # (x_t before a step, the x0 predicted from it, steps done before, t)
+        self.frames = []  # (x_t before a step, x0 and noise predicted from it, score's lengths, steps done before, t)
 
     def steps(self) -> Iterator[Step]:
         with contextlib.closing(self.order.steps()) as steps:
             for step in steps:
                 if step.index in self.kept:
-                    self.frames.append((self.last, to_uint8(step.x0), step.index, step.timestep))
+                    slopes = step.score.flatten(1).norm(dim=1).cpu().numpy()  # (B,)
+                    seen = to_uint8(step.x0), to_uint8(step.noise / 3), slopes
+                    self.frames.append((self.last, *seen, step.index, step.timestep))
                 self.done, self.last, self.last_guess = step.index + 1, to_uint8(step.x_t), to_uint8(step.x0)
                 yield step
 
     def film(self) -> Film:
         end = self.last if self.done == self.total else self.last_guess  # stopped: the best there is
-        noisy, guess, steps, timesteps = map(list, zip(*self.frames, (self.last, end, self.done, -1), strict=True))
+        none = np.zeros_like(end), np.zeros(len(end), np.float32)
+        *seen, steps, timesteps = zip(*self.frames, (self.last, end, *none, self.done, -1), strict=True)
         receipt = self.order.receipt(steps_done=self.done)
-        return Film(np.stack(noisy), np.stack(guess), steps, timesteps, self.total, receipt)
+        return Film(*map(np.stack, seen), list(steps), list(timesteps), self.total, receipt)
 
 
 def label_choices(model: DDPM) -> list[str]:
@@ -95,6 +99,8 @@ def own_fields(model: DDPM) -> dict[str, dict]:
         "guidance": {"value": guidance, "visible": model.null_label is not None},
         "t": {"maximum": last, "value": model.num_train_timesteps // 4},
         "label": {"choices": options, "value": options[0], "visible": named},
+        "fork_label": {"choices": options, "value": options[-1], "visible": named},
+        "fork_guidance": {"value": guidance, "visible": model.null_label is not None},
     }
 
 
@@ -117,6 +123,18 @@ def check_order(model: DDPM, labels, count, seed, steps, guidance, sampler) -> O
     return Order(model, [labels[k % len(labels)] for k in range(count)], seeds, settings)
 
 
+def check_fork(order: Order, after, label, guidance, sampler) -> Order:
+    """The order with another way on after so many steps; gr.Error names the range of the first that is wrong."""
+    model, steps = order.model, order.settings["num_inference_steps"]
+    after = values.number(after, "Steps before the fork", 0, steps - 1, integer=True)
+    label = values.choice(label, "Class", label_choices(model))
+    guidance = values.number(guidance, "Guidance", 1, MAX_GUIDANCE)
+    sampler = SAMPLER_NAMES[values.choice(sampler, "Sampler", SAMPLER_NAMES)]
+    labels = [label] * len(order.labels) if model.label_names else None
+    fork = ddpm.Fork(after, labels, guidance if model.null_label is not None else None, sampler)
+    return dataclasses.replace(order, settings=order.settings | {"fork": fork})
+
+
 class Desk:
     """The models that are loaded, and the flags of those who draw."""
 
@@ -125,6 +143,18 @@ class Desk:
 
     def order(self, name, *asked) -> Order:
         return check_order(self.models.chosen(name), *asked)
+
+    def branch(self, film: Film, k: int, frame: int, label, guidance, sampler) -> Order:
+        """Picture k of a film, which goes another way at a frame. Raises InputError."""
+        receipt, after = film.receipt, film.steps[frame]
+        if after >= film.total or frame == film.last:
+            raise values.InputError("That is the end of the film: drag the frame to where it should go another way.")
+        model = next((m for m in self.models.values() if m.weights_sha256 == receipt["weights_sha256"]), None)
+        if model is None:
+            raise values.InputError("The model of this drawing is not here any more: draw again.")
+        settings = {name: receipt[name] for name in ("num_inference_steps", "guidance_scale", "sampler")}
+        order = Order(model, [receipt["labels"][k]], [int(receipt["seeds"][k])], settings)
+        return check_fork(order, after, label, guidance, sampler)
 
     def noisy(self, image: Image.Image, t, seed, label, name) -> tuple[Image.Image, Image.Image]:
         """The picture t steps into the noise, and what the model sees under it. Raises InputError."""
@@ -144,7 +174,7 @@ class Desk:
             seed: the first picture's, reduced modulo 2**63; -1 draws a fresh one; picture k has seed + k
             steps: denoising steps, 1 to 250, at most the timesteps the model was trained with
             guidance: 1 (none) to 10
-            sampler: "DDIM", "DDPM" or "DPM-Solver++"
+            sampler: "DDIM", "DDPM", "DPM-Solver++" or "Langevin"
             model: the name of a loaded model
         """
         order = self.order(model, labels, count, seed, steps, guidance, sampler)
@@ -160,13 +190,38 @@ class Desk:
             seed: reduced modulo 2**63; -1 draws a fresh one
             steps: denoising steps, 1 to 250, at most the timesteps the model was trained with
             guidance: 1 (none) to 10
-            sampler: "DDIM", "DDPM" or "DPM-Solver++"
+            sampler: "DDIM", "DDPM", "DPM-Solver++" or "Langevin"
             model: the name of a loaded model
         """
         order = self.order(model, label, 1, seed, steps, guidance, sampler)
         recorder = Recorder(order)
         drawing_page.whole(recorder, self.flags, request.session_hash)
         return recorder.film().gif_file(0), order.receipt()
+
+    def ddpm_fork(
+        self, label, seed, steps, guidance, sampler, after, new_label, new_guidance, new_sampler, model,
+        request: gr.Request,
+    ):  # fmt: skip
+        """Draw one picture twice, the same way at first, and return a GIF of both: above as asked, below as changed.
+
+        Parameters:
+            label: a class name, or "any"
+            seed: reduced modulo 2**63; -1 draws a fresh one
+            steps: denoising steps, 1 to 250, at most the timesteps the model was trained with
+            guidance: 1 (none) to 10
+            sampler: "DDIM", "DDPM", "DPM-Solver++" or "Langevin"
+            after: how many steps are the same, 0 to one less than steps
+            new_label: the class from then on
+            new_guidance: from then on
+            new_sampler: from then on, over the same timesteps
+            model: the name of a loaded model
+        """
+        order = self.order(model, label, 1, seed, steps, guidance, sampler)
+        recorders = Recorder(order), Recorder(check_fork(order, after, new_label, new_guidance, new_sampler))
+        for recorder in recorders:
+            drawing_page.whole(recorder, self.flags, request.session_hash)
+        film, fork = (recorder.film() for recorder in recorders)
+        return film.gif_file(0, fork), fork.receipt
 
     def ddpm_forward(self, picture, t, seed, label, model):
         """Put noise on a picture, q(x_t | x_0), and return x_t and the picture the model sees under it.

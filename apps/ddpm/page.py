@@ -44,7 +44,7 @@ def build(models: dict[str, DDPM | CheckpointError]) -> gr.Blocks:
             with gr.Tabs():
                 with gr.Tab("Draw"):
                     _draw_part(form, shown)
-                    _film_events(shown, _draw_events(demo, desk, form, shown))
+                    _film_events(desk, form, shown, _draw_events(demo, desk, form, shown))
                 with gr.Tab("Into the noise"):
                     _forward_part(desk, form, shown.film)
 
@@ -81,7 +81,9 @@ def _draw_part(form: SimpleNamespace, shown: SimpleNamespace) -> None:
             form.steps = gr.Slider(1, **form.own["steps"], step=1, label="Steps")
             top, said = MAX_GUIDANCE, "1 switches it off."
             form.guidance = gr.Slider(1, top, **form.own["guidance"], step=0.5, label="Guidance", info=said)
-            form.sampler = gr.Radio(list(SAMPLER_NAMES), value="DPM-Solver++", label="Sampler", elem_classes="chips")
+            said = "Langevin wants some 200 steps, and is rough."
+            chips = {"label": "Sampler", "elem_classes": "chips", "value": "DPM-Solver++"}
+            form.sampler = gr.Radio(list(SAMPLER_NAMES), info=said, **chips)
             shown.png = gr.DownloadButton("Download PNG with receipt", interactive=False, size="sm")
     form.order = [form.labels, form.count, form.seed, form.steps, form.guidance, form.sampler]
     parts.section("Film of one picture", "Choose a picture above, then drag: what the model saw, and what it guessed.")
@@ -90,6 +92,19 @@ def _draw_part(form: SimpleNamespace, shown: SimpleNamespace) -> None:
     nothing = parts.blank("The film comes with the first drawing.")
     shown.pair = parts.styled(nothing, HERE / "pair.css", elem_id="ddpm-film")
     shown.gif = gr.DownloadButton("Download GIF", interactive=False, size="sm", elem_classes="v-narrow")
+    parts.subheading("Fork it", "Drag to a frame, change something, and see where the picture goes from there.")
+    shown.other = gr.State(None, time_to_live=3600)
+    with gr.Row(equal_height=False):
+        form.fork_label = gr.Dropdown(**form.own["fork_label"], label="Class from here", min_width=160)
+        top = MAX_GUIDANCE
+        form.fork_guidance = gr.Slider(1, top, **form.own["fork_guidance"], step=0.5, label="Guidance from here")
+        chips |= {"label": "Sampler from here", "elem_id": "ddpm-fork-sampler"}
+        form.fork_sampler = gr.Radio(list(SAMPLER_NAMES), **chips)
+        shown.fork = gr.Button("Fork at this frame", min_width=160)
+    form.fork = [form.fork_label, form.fork_guidance, form.fork_sampler]
+    shown.fork_line = gr.HTML("", elem_id="ddpm-fork-line")
+    shown.branch = parts.styled("", HERE / "pair.css", elem_id="ddpm-fork")
+    shown.both = gr.DownloadButton("Download GIF of both", visible=False, size="sm", elem_classes="v-narrow")
 
 
 def _draw_events(demo: gr.Blocks, desk: Desk, form: SimpleNamespace, shown: SimpleNamespace):
@@ -99,7 +114,7 @@ def _draw_events(demo: gr.Blocks, desk: Desk, form: SimpleNamespace, shown: Simp
         film, tiles = recorder.film(), words.sheet_html(recorder.last, recorder.order.captions, done=True)
         frame = gr.update(maximum=film.last, value=film.last, interactive=True)
         shows = {shown.sheet: tiles, shown.line: parts.status(said), shown.film: film}
-        return shows | {shown.chosen: 0, shown.frame: frame}
+        return shows | {shown.chosen: 0, shown.frame: frame} | unforked(shown)
 
     def first():
         name, model = next(iter(desk.models.items()))
@@ -122,10 +137,11 @@ def _draw_events(demo: gr.Blocks, desk: Desk, form: SimpleNamespace, shown: Simp
         yield seed | finished(recorder, f"{drawing.outcome()}, seed {order.seeds[0]}")
 
     around = demo, desk.flags, shown.draw, shown.stop, shown.line
-    outputs = [shown.sheet, shown.line, form.seed, shown.film, shown.chosen, shown.frame]
+    outputs = [shown.sheet, shown.line, form.seed, shown.film, shown.chosen, shown.frame, *unforked(shown)]
     inputs, busy = [form.model_name, form.fresh, *form.order], [shown.png, shown.gif]
     ended = drawing_page.stoppable(*around, stream, inputs, outputs, busy=busy)
-    opened = drawing_page.opened(demo, first, [output for output in outputs if output is not form.seed])
+    rest = [output for output in outputs if output is not form.seed]
+    opened = drawing_page.opened(demo, desk.flags, first, rest, shown.film)
     gallery = gr.Gallery(label="Pictures", format="png", visible=False)
     receipt = gr.JSON(label="Receipt", visible=False)
     animation = gr.File(label="GIF", visible=False)
@@ -133,10 +149,17 @@ def _draw_events(demo: gr.Blocks, desk: Desk, form: SimpleNamespace, shown: Simp
     endpoint(wires.DRAW, desk.ddpm_draw, [*form.order, form.model_name], [gallery, receipt])
     one = [label, form.seed, form.steps, form.guidance, form.sampler, form.model_name]
     endpoint(wires.DRAW, desk.ddpm_film, one, [animation, receipt])
+    after = gr.Number(10, label="Steps before the fork", visible=False)
+    endpoint(wires.DRAW, desk.ddpm_fork, [*one[:-1], after, *form.fork, one[-1]], [animation, receipt])
     return ended, opened
 
 
-def _film_events(shown: SimpleNamespace, ended: Sequence) -> None:
+def unforked(shown: SimpleNamespace) -> dict:
+    """What a film without a fork shows of one."""
+    return {shown.other: None, shown.fork_line: "", shown.branch: "", shown.both: gr.update(visible=False)}
+
+
+def _film_events(desk: Desk, form: SimpleNamespace, shown: SimpleNamespace, ended: Sequence) -> None:
     """What the film of a drawing that has ended is good for; it is None again after an hour."""
 
     def sheet_file(film):
@@ -145,10 +168,12 @@ def _film_events(shown: SimpleNamespace, ended: Sequence) -> None:
     def gif_file(film, k):
         return {shown.gif: gr.update(value=film.gif_file(k), interactive=True)} if film else {}
 
-    def scrub(film, k, at):
+    def scrub(film, k, at, other=None):
         if film is None:
             return {}
-        return {shown.pair: words.frame_html(film, k, values.number(at, "Frame", 0, film.last, integer=True))}
+        at = values.number(at, "Frame", 0, film.last, integer=True)
+        branch = {shown.branch: words.frame_html(other, 0, other.frame_beside(film, at))} if other else {}
+        return {shown.pair: words.frame_html(film, k, at)} | branch
 
     def last_frame(film, k):
         return scrub(film, k, film and film.last)  # the slider may still be at a frame of the film before
@@ -156,16 +181,30 @@ def _film_events(shown: SimpleNamespace, ended: Sequence) -> None:
     def pick(event: gr.EventData, film, at):
         if film is not None:
             k = values.number(event.k, "Picture", 0, len(film.receipt["seeds"]) - 1, integer=True)
-            yield {shown.chosen: k} | scrub(film, k, at)
+            yield {shown.chosen: k} | scrub(film, k, at) | unforked(shown)
             yield gif_file(film, k)
+
+    def fork(request: gr.Request, film, k, at, *changed):
+        if film is None:
+            raise values.InputError("Draw something first: then its film can go another way.")
+        at = values.number(at, "Frame", 0, film.last, integer=True)
+        recorder = Recorder(desk.branch(film, k, at, *changed))
+        drawing_page.whole(recorder, desk.flags, request.session_hash)
+        other = recorder.film()
+        said = {shown.other: other, shown.fork_line: parts.status(words.fork_said(other.receipt))}
+        both = {shown.both: gr.update(value=film.gif_file(k, other), visible=True)}
+        return said | both | scrub(film, k, film.last, other) | {shown.frame: film.last}
 
     one = [shown.film, shown.chosen]
     for event in ended:
         saved = wire(event.then, sheet_file, shown.film, shown.png, **HIDDEN)
         wire(saved.then, gif_file, one, shown.gif, **HIDDEN)
-    wire(shown.frame.change, scrub, [*one, shown.frame], shown.pair, **LATEST)
+    wire(shown.frame.change, scrub, [*one, shown.frame, shown.other], [shown.pair, shown.branch], **LATEST)
     wire(shown.film.change, last_frame, one, shown.pair, **HIDDEN)
-    wire(shown.sheet.click, pick, [shown.film, shown.frame], [shown.chosen, shown.pair, shown.gif], **LATEST)
+    picked = [shown.chosen, shown.pair, shown.gif, *unforked(shown)]
+    wire(shown.sheet.click, pick, [shown.film, shown.frame], picked, **LATEST)
+    forked = [shown.other, shown.fork_line, shown.both, shown.pair, shown.branch, shown.frame]
+    wire(shown.fork.click, fork, [*one, shown.frame, *form.fork], forked, **wires.quiet(wires.DRAW))
 
 
 # ---- noise on a visitor's picture ------------------------------------------------------------------------------------

@@ -40,6 +40,8 @@ class Film:
 
     noisy: np.ndarray  # (F, B, R, R, 3) uint8, x_t before each kept step, and the pictures last
     guess: np.ndarray  # (F, B, R, R, 3) uint8, the x0 predicted from it
+    noise: np.ndarray  # (F, B, R, R, 3) uint8, the noise predicted with it, ±3 from black to white; last: nothing
+    slopes: np.ndarray  # (F, B) lengths of the score there; last: nothing
     steps: list[int]  # (F,) steps done before each frame
     timesteps: list[int]  # (F,) its t, and -1 for the pictures
     total: int
@@ -61,14 +63,24 @@ class Film:
         data = processing_utils.encode_pil_to_bytes(with_receipt(image, self.receipt))
         return answers.cached_file(data, f"ddpm-{self.receipt['seeds'][0]}.png")
 
-    def gif_file(self, k: int) -> str:
-        """The path of a GIF of picture k's film, x_t on the left, predicted x0 on the right; the last frame stays."""
+    def frame_beside(self, other: "Film", frame: int) -> int:
+        """The frame of this film that goes with one of another, from which it forked: its last one with the last."""
+        return self.last if frame == other.last else min(frame, self.last)
+
+    def gif_file(self, k: int, fork: "Film | None" = None) -> str:
+        """The path of a GIF of picture k's film, x_t on the left, predicted x0 on the right; the last frame stays.
+
+        fork: a film of one picture that went another way, below it.
+        """
         frames = []
         for frame in np.unique(np.linspace(0, self.last, GIF_FRAMES).round().astype(int)):
-            left, right = enlarge(self.noisy[frame, k], 160), enlarge(self.guess[frame, k], 160)
-            image = Image.new("RGB", (2 * left.width + 8, left.height), "white")
-            image.paste(left, (0, 0))
-            image.paste(right, (left.width + 8, 0))
+            rows = [(self, frame, k)] + ([(fork, fork.frame_beside(self, frame), 0)] if fork else [])
+            tiles = [[enlarge(part[at, row], 160) for part in (film.noisy, film.guess)] for film, at, row in rows]
+            pitch = tiles[0][0].width + 8
+            image = Image.new("RGB", (2 * pitch - 8, len(rows) * pitch - 8), "white")
+            for y, pair in enumerate(tiles):
+                for x, tile in enumerate(pair):
+                    image.paste(tile, (x * pitch, y * pitch))
             frames.append(image.quantize(256, method=Image.Quantize.FASTOCTREE))  # median cut takes 0.2 s for noise
         buffer, durations = io.BytesIO(), [90] * (len(frames) - 1) + [1800]
         frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0)

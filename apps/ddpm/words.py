@@ -12,6 +12,7 @@ from apps.kit.drawing_page import columns
 from hub_models.ddpm import DDPM
 
 GUESS = "<b>predicted x<sub>0</sub></b>"
+NOISY, CLEAN = "the noisy picture", "the model's guess of the clean picture"
 
 
 def data_url(pixels: np.ndarray, side_px: int) -> str:
@@ -34,23 +35,39 @@ def sheet_html(pictures: np.ndarray, captions: Sequence[tuple[str, str]], *, don
     return f'<div class="sheet cols-{columns(len(tiles))}">{"".join(tiles)}</div>'
 
 
-def pair_html(left: np.ndarray, right: np.ndarray, left_caption: str, right_caption: str = GUESS) -> str:
-    """Two pictures (R, R, 3) side by side, with captions that may hold markup."""
-    figures = "".join(
+def row_html(*figures: tuple[np.ndarray, str, str]) -> str:
+    """Pictures (R, R, 3) side by side, each with a caption that may hold markup, and a text in its place."""
+    shown = "".join(
         f'<figure><img src="{data_url(pixels, 320)}" alt="{alt}"><figcaption>{caption}</figcaption></figure>'
-        for pixels, caption, alt in (
-            (left, left_caption, "the noisy picture"),
-            (right, right_caption, "the model's guess of the clean picture"),
-        )
+        for pixels, caption, alt in figures
     )
-    return f'<div class="pair">{figures}</div>'
+    return f'<div class="pair of-{len(figures)}">{shown}</div>'
+
+
+def pair_html(left: np.ndarray, right: np.ndarray, left_caption: str, right_caption: str = GUESS) -> str:
+    """A noisy picture, and the guess made from it."""
+    return row_html((left, left_caption, NOISY), (right, right_caption, CLEAN))
 
 
 def frame_html(film: Film, k: int, frame: int) -> str:
     """A frame of picture k's film: x_t, and what the model made of it."""
     done, t = film.steps[frame], film.timesteps[frame]
-    left = f"<b>x<sub>t</sub></b> after {done} of {film.total} steps" + (f", t = {t}" if t >= 0 else "")
-    return pair_html(film.noisy[frame, k], film.guess[frame, k], left, GUESS if t >= 0 else "<b>the picture</b>")
+    left = f"<b>x<sub>t</sub></b> after {done} of {film.total} steps"
+    if t < 0:
+        return pair_html(film.noisy[frame, k], film.guess[frame, k], left, "<b>the picture</b>")
+    noise = f"<b>predicted noise</b>, score of length {film.slopes[frame, k]:.3g}"
+    return row_html(
+        (film.noisy[frame, k], f"{left}, t = {t}", NOISY),
+        (film.guess[frame, k], GUESS, CLEAN),
+        (film.noise[frame, k], noise, "the noise that the model sees in it"),
+    )
+
+
+def fork_said(receipt: dict) -> str:
+    """A sentence on where a drawing forked, and into what."""
+    fork, sampler = receipt["fork"], receipt["fork"]["sampler"]
+    changes = [*(fork["labels"] or ()), f"guidance {fork['guidance_scale'] or 1:g}", sampler]
+    return f"Another way after {fork['at']} of {receipt['num_inference_steps']} steps: {', '.join(changes)}."
 
 
 def shares_html(model: DDPM, t: int) -> str:

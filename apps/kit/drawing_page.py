@@ -69,12 +69,25 @@ def whole(order, flags: StopFlags, session: str | None):
     return last
 
 
-def opened(demo: gr.Blocks, first: Callable, outputs: Sequence):
+def opened(demo: gr.Blocks, flags: StopFlags, first: Callable, outputs: Sequence, drawn: gr.State):
     """The event that ends the drawing that the page opens with: first() gives {component: value}.
 
-    It is made when the first visitor comes, and shown to all: none of them waits for other drawings.
+    It is made when the first visitor comes, and shown to all: none of them waits for other drawings. drawn: the one of
+    the outputs that holds a visitor's drawing; who has one already, or has begun one, keeps it.
     """
-    return wire(demo.load, functools.cache(first), None, outputs, **wires.quiet(wires.LOOK))
+    made = gr.State(None)
+
+    @functools.cache
+    def values() -> list:
+        said = first()
+        return [said.get(component, gr.skip()) for component in outputs]
+
+    def show(request: gr.Request, kept, own):
+        free = own is None and not flags.has(request.session_hash)
+        return {made: None} | (dict(zip(outputs, kept, strict=True)) if free and kept else {})
+
+    ready = wire(demo.load, lambda: {made: values()}, None, made, **wires.quiet(wires.LOOK))
+    return wire(ready.then, show, [made, drawn], [made, *outputs], **AT_ONCE)
 
 
 def stoppable(demo: gr.Blocks, flags: StopFlags, draw: gr.Button, stop: gr.Button, line: gr.HTML,

@@ -112,6 +112,10 @@ class StopFlags:
             return self._flag(session).as_armed()
         return self._flags.get(session) or self.arm(session)
 
+    def has(self, session: str | None) -> bool:
+        """Whether the session has work under way."""
+        return session in self._flags
+
     def set(self, session: str | None) -> None:
         if flag := self._flags.get(session):
             flag.set()

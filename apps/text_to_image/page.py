@@ -150,7 +150,7 @@ def _draw_events(demo: gr.Blocks, desk: Desk, form: SimpleNamespace, around: tup
         return {form.picture: answers.cached_file(pngs[k], "start.png"), form.from_picture: gr.update(open=True)}
 
     inputs, outputs = [form.model_name, form.fresh, *form.order, form.style], [sheet, line, form.seed, drawn]
-    drawing_page.opened(demo, first, [sheet, line, drawn])
+    drawing_page.opened(demo, desk.drawing, first, [sheet, line, drawn], drawn)
     drawing_page.stoppable(demo, desk.drawing, draw, stop, line, stream, inputs, outputs)
     wire(sheet.click, start_from, drawn, [form.picture, form.from_picture], **HIDDEN)
     gallery = gr.Gallery(label="Pictures", format="png", visible=False)
