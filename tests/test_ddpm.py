@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import re
+import threading
 import time
 
 import numpy as np
@@ -127,6 +128,29 @@ def test_draw_watch_stop_and_scrub_in_a_browser(serve, page, model, tmp_path):
     before = sources(page, "#ddpm-noisy")
     set_number(page, "t", 290)
     page.wait_for_function("old => document.querySelector('#ddpm-noisy img').src !== old", arg=before[0])
+
+
+def test_who_draws_before_the_opening_drawing_is_done_keeps_his(serve, page, model):
+    page.set_default_timeout(60_000)
+    gate, opened = threading.Event(), threading.Event()
+
+    def hold(_, arguments):
+        if arguments[0].shape[0] > 2:  # the opening drawing is of all classes, a visitor's of one
+            gate.wait(60)
+            opened.set()
+
+    held = model.unet.register_forward_pre_hook(hold)
+    page.goto(serve(app.build({"tiny": model})))
+    set_number(page, "Pictures", 1)
+    set_number(page, "Steps", 2)
+    page.get_by_role("button", name="Draw", exact=True).click()
+    wait_for_status(page, "Done: 2 steps")
+    mine = sources(page, "#ddpm-sheet")
+    gate.set()
+    assert opened.wait(60)
+    time.sleep(4)
+    held.remove()
+    assert "Done: 2 steps" in page.inner_text("#ddpm-status") and sources(page, "#ddpm-sheet") == mine
 
 
 def pixels_of(urls):
