@@ -80,9 +80,7 @@ def readme_block() -> str:
             run = json.loads((folder / publish.RUN).read_text())
             link = f"[{stem}/{name}](hub_models/weights/{folder.relative_to(store.WEIGHTS).as_posix()}/README.md)"
             total = card.in_all(run)
-            trained = (
-                f"{total['hours']:.1f} h, {total['images_seen']:,} pictures" if total["hours"] else tables.UNKNOWN
-            )
+            trained = f"{total['hours']:.1f} h, {total['images_seen']:,} pictures" if total["hours"] else tables.UNKNOWN
             cells = [f"{link}<br>{run['title']}", f"{run['parameters'] / 1e6:.1f} M", trained, headlines(stem, results)]
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) if len(lines) > 2 else "No weights are shipped yet."
