@@ -14,8 +14,8 @@ import torch
 from diffusers import DDPMScheduler
 
 SAMPLERS = ("ddpm", "ddim", "dpm++", "langevin")
-AT_EACH_LEVEL = 5  # steps of annealed Langevin dynamics
-LANGEVIN_SIZE = 0.3  # of its steps, see `langevin`
+AT_EACH_LEVEL = 4  # steps of annealed Langevin dynamics
+LANGEVIN_SIZE = 0.6  # of its steps, see `langevin`
 
 
 class Level(NamedTuple):
