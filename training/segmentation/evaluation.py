@@ -13,6 +13,7 @@ from PIL import Image
 from hub_models import segmentation as contract
 from training import figures, metrics
 from training.data.facts import facts_of
+from training.data.files import DataError
 from training.data.masks import IGNORE, SCENES, open_masks
 from training.segmentation.samples import cut
 from training.task import Results, by_label, some
@@ -82,6 +83,8 @@ def tallies(served: contract.Segmenter, source, count: int | None = None) -> Ite
 def tally(served: contract.Segmenter, source, count: int | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Confusion matrix (K, K) and `metrics.confidence_table` of all answered pixels of a source."""
     confs, tables = zip(*tallies(served, source, count), strict=True)
+    if not np.sum(confs):
+        raise DataError(f"{source.name}: no pixel of its masks has an answer, so that nothing can be measured on it.")
     return sum(confs), sum(tables)
 
 
@@ -90,7 +93,8 @@ def by_source(sources: list[str], confs: Iterable[np.ndarray]) -> dict[str, floa
     sets = {}
     for name, conf in zip(sources, confs, strict=True):
         sets[name] = sets.get(name, 0) + conf
-    return {f"{name}/pixel_accuracy": float(np.trace(conf) / conf.sum()) for name, conf in sorted(sets.items())}
+    answered = {name: conf for name, conf in sorted(sets.items()) if conf.sum()}
+    return {f"{name}/pixel_accuracy": float(np.trace(conf) / conf.sum()) for name, conf in answered.items()}
 
 
 def scores_of(conf: np.ndarray, table: np.ndarray, label_names: list[str]) -> dict[str, float]:
@@ -125,7 +129,8 @@ def fit_to(served: contract.Segmenter, source) -> None:
         logits.append(scores[places].numpy())
         labels.append(truth.ravel()[places])
         rows.append(served.features(picture).values)
-    served.temperature = round(metrics.fit_temperature(np.concatenate(logits), np.concatenate(labels)), 4)
+    if any(map(len, labels)):  # else no part of a picture that was looked at has an answer
+        served.temperature = round(metrics.fit_temperature(np.concatenate(logits), np.concatenate(labels)), 4)
     served.pca = _basis(np.concatenate([row.reshape(-1, row.shape[-1]) for row in rows]))
     served.risk_coverage = metrics.risk_coverage(tally(served, source, count)[1])
     served.model.train(training)
