@@ -313,7 +313,7 @@ def test_pictures_are_known_by_how_they_begin(tmp_path, ending):
     for path in list((tmp_path / "apples").iterdir()):
         path.rename(path.with_suffix(ending))
     for name in ("notes", "labels.db"):
-        (tmp_path / "apples" / name).write_bytes(b"no picture")
+        (tmp_path / "apples" / name).write_bytes(b"BM: no picture")
     train, held_out = both(tmp_path)
     assert train.label_names == ["apples", "pears"] and len(train) + len(held_out) == 20
 
@@ -522,7 +522,9 @@ def test_metadata_in_the_root_in_json_and_under_other_names(tmp_path):
 
 KAGGLE = "image_id,Label\n" + "".join(f"id{n},{n % 2 and 'b ' or 'a'}\n" for n in range(6))
 FLICKR = "image,caption\n" + "".join(f'id{n}.jpg,"text, {n}.{k}"\n' for n in range(6) for k in range(2))
-BARS = "image_name| comment_number| text\n" + "".join(f"id{n}.jpg| {k}| text {n}{k}\n" for n in range(6) for k in (0, 1))
+BARS = "image_name| comment_number| text\n" + "".join(
+    f"id{n}.jpg| {k}| text {n}{k}\n" for n in range(6) for k in (0, 1)
+)
 COCO = {
     "images": [{"id": n, "file_name": f"id{n}.jpg"} for n in range(6)],
     "annotations": [{"image_id": n, "caption": f"text {n}"} for n in range(6)],
@@ -550,6 +552,19 @@ def test_a_table_of_any_name_that_names_the_pictures_is_read(tmp_path, capsys, n
         assert train.label_names == ["a", "b"] and train.label(1) == number % 2
     else:
         assert len(train.captions(1)) == (1 if name.endswith("json") else 2) and str(number) in train.captions(1)[0]
+
+
+def test_a_table_beside_class_folders_pairs_or_texts_changes_nothing(tmp_path):
+    classes(tmp_path / "a", count=6)
+    (tmp_path / "a" / "sizes.csv").write_text("file,width\n" + "".join(f"apples/{n}.png,8\n" for n in range(6)))
+    assert open_source(str(tmp_path / "a"), split="train").label_names == ["apples", "pears"]
+    folder = masks(tmp_path / "b", grey)
+    (folder / "depths.csv").write_text("id,depth\n0,1\n1,1\n2,1\n3,1\n")
+    assert len(open_masks(str(folder), split="train")) == 3
+    for n in range(4):
+        save(tmp_path / "c" / f"{n}.png", n)
+    (tmp_path / "c" / "bad.csv").write_text("id,why\n3,blurred\n")  # of few of them
+    assert sum(map(len, both(tmp_path / "c"))) == 4
 
 
 def test_a_table_of_the_training_pictures_leaves_those_to_test_out(tmp_path, capsys):

@@ -35,7 +35,7 @@ ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".7z", ".rar")
 HEIC = (".heic", ".heif", ".hif")
 OTHERS = {".avif", ".jxl", ".svg", ".cr2", ".cr3", ".nef", ".arw", ".dng", ".orf", ".raf", ".rw2"}  # beside PIL's own
 FOLDERS_OF_SYSTEMS = {"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information"}
-HEADS = (b"\x89PNG\r\n", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\0", b"MM\0*")  # how files of pictures begin
+HEADS = (b"\x89PNG\r\n", b"\xff\xd8\xff", b"GIF8", b"II*\0", b"MM\0*")  # how files of pictures begin
 Left = dict[str, list[str]]  # {why a picture is not read: their files}
 
 
@@ -76,17 +76,19 @@ def read(folder: Path, files: Files, where: str, caption_column: str | None, nam
     if archives:
         print(f"{where}: what is in {some(archives)} is not read: unpack it, if it isn't")
     place, tables = arranged([*pictures, *unread], said, named), []
-    if not said:
-        said = tables = naming(files, home, names, pictures)
+    if said:
+        rows, reason = [], ""
+    elif _is_pair({parts[0] if parts else "" for _, parts in map(place, pictures)}):
+        rows, reason = _pairs(pictures, place), "its picture or mask is missing"
+    else:
+        rows, reason = _folders(files, home, pictures, names, place), "no .txt beside it"
+        if not any("text" in row for row in rows) and len({row["label"].index for row in rows if "label" in row}) < 2:
+            said = tables = naming(files, home, names, pictures, place)  # folders say nothing
         if tables:
             print(f"{where}: what is said of the pictures is read from {some(tables)}")
     if said:
         rows = said_rows(files, home, names, said, where, caption_column, place if tables else None)
         reason = f"no row of {some(said)}"
-    elif _is_pair({parts[0] if parts else "" for _, parts in map(place, pictures)}):
-        rows, reason = _pairs(pictures, place), "its picture or mask is missing"
-    else:
-        rows, reason = _folders(files, home, pictures, names, place), "no .txt beside it"
     used = {value for row in rows for value in row.values() if isinstance(value, File)}
     split_of = {name: place(name)[0] for name in [*pictures, *unread, *(row["image"] for row in rows)]}
     left: dict[str, Left] = {}
@@ -152,7 +154,8 @@ def _unnamed_picture(files: Files, home: Path, name: str, others: set[str]) -> b
         head = files.head(home / name, 16)
     except (OSError, DataError):  # said where it matters
         return False
-    return head.startswith(HEADS) or (head[:4], head[8:12]) == (b"RIFF", b"WEBP")
+    bitmap = head.startswith(b"BM") and head[6:10] == bytes(4)
+    return head.startswith(HEADS) or bitmap or (head[:4], head[8:12]) == (b"RIFF", b"WEBP")
 
 
 def _kept_for_masks(name: str) -> bool:

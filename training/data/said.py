@@ -34,8 +34,9 @@ def kind(name: str) -> str:
     return PurePosixPath(name).suffix.lower()
 
 
-def naming(files: Files, home: Path, names: Sequence[str], pictures: Sequence[str]) -> list[str]:
-    """Those tables, whatever they are called, of which most rows name pictures. Not those beside one picture each.
+def naming(files: Files, home: Path, names: Sequence[str], pictures: Sequence[str], place: Place) -> list[str]:
+    """Those tables, whatever they are called, of which most rows name pictures, if together they name most of those to
+    train on; [] else. Not those beside one picture each.
 
     In CSV the name may lack its ending; the keys of a JSON may be numbers of something else.
     """
@@ -43,17 +44,20 @@ def naming(files: Files, home: Path, names: Sequence[str], pictures: Sequence[st
     stems = {plain(PurePosixPath(name).stem) for name in pictures}
     tables = [name for name in names if kind(name) in (*KINDS, ".txt") and kind(name) != ".parquet"]
     tables = [t for t in tables if plain(PurePosixPath(t).stem) not in stems and "submission" not in t.lower()]
-    found = []
+    found, named = [], set()
     for name in tables[:MANY_TABLES]:
         known = whole if kind(name) in (".json", ".jsonl") else whole | stems
         with contextlib.suppress(DataError, OSError):
             rows = rows_of(files.read(home / name), name)
             column = file_column(rows[0])
             values = [str(row.get(column)).replace("\\", "/") for row in rows] if column else []
-            count = sum(plain(PurePosixPath(value).name) in known for value in values)
-            if len(rows[0]) > 1 and 2 * count > len(values):
+            last = [plain(PurePosixPath(value).name) for value in values]
+            if len(rows[0]) > 1 and 2 * sum(value in known for value in last) > len(values):
                 found.append(name)
-    return found
+                named.update(last)
+    training = [PurePosixPath(name) for name in pictures if place(name)[0] == "train"]
+    many = sum(plain(path.name) in named or plain(path.stem) in named for path in training)
+    return found if 2 * many > len(training) else []
 
 
 def said_rows(
