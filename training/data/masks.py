@@ -293,7 +293,8 @@ def check(source: MaskSource | PaintedSource, *, every_class: bool = True) -> di
         if source.skipped:
             lines.append(f"left out as unreadable: {some(source.skipped)}")
         apart = "\n  " if len(lines) > 1 else " "
-        raise DataError(f"{source.name} cannot be trained on:{apart}" + "\n  ".join(lines))
+        done = "trained on" if every_class else "measured"
+        raise DataError(f"{source.name} cannot be {done}:{apart}" + "\n  ".join(lines))
     if missing:
         print(f"{source.name}: no pixel of class {named}: nothing is said of it")
     if changed := source.colours.changed if source.colours else []:
