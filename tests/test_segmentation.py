@@ -356,7 +356,7 @@ def test_pipelines_show_pictures_at_the_size_that_was_asked_for():
 
 def test_masks_are_looked_into_before_they_are_measured(tmp_path):
     base = tiny_models.segmenter(tmp_path / "base", "swin", label_names=("ground", "disc"))
-    for value, says in ((7, r"measured:\n.*images/\d.png: id 7 in the mask"), (255, "no pixel has an answer")):
+    for value, says in ((7, r"measured: images/\d.png: id 7 in the mask"), (255, "no pixel has an answer")):
         folder = tmp_path / str(value)
         for n in range(3):
             for name, colour in (("images", (n, 0, 0)), ("masks", value)):
