@@ -985,6 +985,14 @@ def test_a_card_with_odd_configurations_names_no_splits(tmp_path, configs):
     assert len(open_source(str(tmp_path), split="train")) == 18
 
 
+@pytest.mark.parametrize("name", [["0.png"], {"a": 1}, 7, ""])
+def test_what_is_no_name_is_refused_with_its_row(tmp_path, name):
+    rows = captioned(tmp_path, 4)
+    rows[2]["file_name"] = name
+    (tmp_path / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    refused("metadata.jsonl, row 3: `file_name` is .*, not the name of a file", tmp_path)
+
+
 @pytest.mark.parametrize("name", ["\ud800.png", "a\0.png", "../x.png", "file:/x.png", "x" * 5000])
 def test_a_name_that_is_none_is_refused_with_its_row(tmp_path, name):
     rows = captioned(tmp_path, 4)

@@ -167,10 +167,12 @@ def together(rows: list[dict], column: str) -> list[dict]:
     Numbers that differ too, as those of captions, are left out. Other rows come back as they are.
     """
     of_picture: dict = {}
+    if not all(isinstance(row.get(column), str) and row[column] for row in rows):
+        return rows
     for row in rows:
         of_picture.setdefault(row.get(column), []).append(row)
     several = [own for own in of_picture.values() if len(own) > 1]
-    if 2 * len(several) <= len(of_picture) or not all(isinstance(name, str) and name for name in of_picture):
+    if 2 * len(several) <= len(of_picture):
         return rows
     differ = {k for own in several for k in own[0] if any(row.get(k) != own[0][k] for row in own)}
     texts = [k for k in differ if not all(str(row.get(k)).strip().isdecimal() for row in rows)]

@@ -22,6 +22,7 @@ WORDS = {
 WORD = re.compile(rf"(?i)(.*(?<![^\W_]))?({'|'.join(WORDS)})((?![^\W_]).*)?$")  # in a name of more words
 SIDECARS = (".txt", ".caption")
 MANY_TABLES = 20  # of other names, that are looked into
+TABLE_BYTES = 2**27  # of each of them
 Place = Callable[[str], tuple[str | None, tuple[str, ...]]]  # of a file: its split, and the folders below that
 
 
@@ -48,7 +49,7 @@ def naming(files: Files, home: Path, names: Sequence[str], pictures: Sequence[st
     for name in tables[:MANY_TABLES]:
         known = whole if kind(name) in (".json", ".jsonl") else whole | stems
         with contextlib.suppress(DataError, OSError):
-            rows = rows_of(files.read(home / name), name)
+            rows = rows_of(files.read(home / name, TABLE_BYTES), name)
             column = file_column(rows[0])
             values = [str(row.get(column)).replace("\\", "/") for row in rows] if column else []
             last = [plain(PurePosixPath(value).name) for value in values]
