@@ -7,6 +7,7 @@ bars; UTF-8, UTF-16 or Windows-1252. JSON may be a list of rows, one a line, {fi
 import contextlib
 import csv
 import io
+import itertools
 import json
 import re
 from collections.abc import Iterable
@@ -156,8 +157,7 @@ def _csv(text: str, place: str) -> list[dict]:
                 f"{place}, row {number}, has more fields than the header: put a text with {delimiter!r} into double "
                 "quotes."
             )
-        values += [None] * (len(head) - len(values))
-        rows.append({name: value for name, value in zip(head, values, strict=False) if name})
+        rows.append({name: value for name, value in itertools.zip_longest(head, values[: len(head)]) if name})
     return rows
 
 
