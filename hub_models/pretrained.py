@@ -68,7 +68,20 @@ def open_processors(folder: Path, config: PreTrainedConfig) -> tuple:
     """The folder's tokenizer and image processor. Raises CheckpointError."""
     with _as_checkpoint_error(folder, config.model_type):
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    if has_no_words(tokenizer):
+        raise CheckpointError(f"{folder}: {NO_WORDS}")
     return tokenizer, open_image_processor(folder)
+
+
+NO_WORDS = (
+    "the tokenizer has no words, so that every text would be the same to the model: tokenizer.json or its vocabulary "
+    "is missing; download or export it again"
+)
+
+
+def has_no_words(tokenizer) -> bool:
+    """Whether a tokenizer knows its marks alone: what transformers makes, in silence, without a vocabulary."""
+    return len(tokenizer) <= len(set(tokenizer.all_special_ids))
 
 
 def open_image_processor(folder: Path):

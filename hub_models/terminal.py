@@ -47,7 +47,7 @@ def sentence(error: BaseException) -> str | None:
     if isinstance(error, OSError) and error.strerror:
         where = f": {error.filename}" if error.filename else ""
         return f"{error.strerror}{where}; {'free' if error.errno == errno.ENOSPC else 'mend'} that and repeat it"
-    if isinstance(error, ModuleNotFoundError) and error.name:
+    if isinstance(error, ModuleNotFoundError) and error.name and error.name.partition(".")[0] not in OURS:
         package = error.name.partition(".")[0]
         how = "install vitrail with its extra, [train]" if package in EXTRA else f"pip install {package}"
         return f"the package {package} is not installed: {how}"

@@ -448,3 +448,13 @@ def test_the_gallery_says_which_model_is_broken_and_serves_the_rest(folders, tmp
     finally:
         app.close()
     assert launch.model_line("broken", models["classifier"][str(broken)]).startswith("broken: not loaded.")
+
+
+@pytest.mark.parametrize(("kind", "place"), [("captioning", "."), ("clip", "."), ("text_to_image", "tokenizer")])
+def test_a_tokenizer_without_its_words_is_refused(tmp_path, kind, place):
+    """transformers makes one of five marks of it, and every text is the same to the model."""
+    FAMILIES[kind].save(tmp_path)
+    (tmp_path / "manifest.json").unlink(missing_ok=True)
+    (tmp_path / place / "tokenizer.json").unlink()
+    with pytest.raises(store.CheckpointError, match="tokenizer has no words"):
+        FAMILIES[kind].load(tmp_path)

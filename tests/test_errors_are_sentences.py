@@ -78,6 +78,9 @@ def test_what_nobody_expects_keeps_its_traceback(capsys):
     except KeyError as error:
         terminal.end(KeyError, error, error.__traceback__)
     assert "Traceback" in capsys.readouterr().err
+    own = ModuleNotFoundError("no", name="training.data.x")  # a stranger's package may be called so
+    terminal.end(ModuleNotFoundError, own, None)
+    assert "pip install" not in capsys.readouterr().err
 
 
 def test_a_tracker_that_is_not_there_is_a_sentence_with_the_choices(monkeypatch):

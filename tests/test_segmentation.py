@@ -352,3 +352,28 @@ def test_pipelines_show_pictures_at_the_size_that_was_asked_for():
     assert pixels.shape[-2:] == (24, 48) and served.resolution_px == cfg.resolution
     card = segmentation.card_of(served, cfg, open_masks("scenes-sample", split="train"), "new")
     assert "squeezed into 48 × 24;" in card.usage
+
+
+def test_masks_are_looked_into_before_they_are_measured(tmp_path):
+    base = tiny_models.segmenter(tmp_path / "base", "swin", label_names=("ground", "disc"))
+    for value, says in ((7, r"measured: images/\d.png: id 7 in the mask"), (255, "no pixel has an answer")):
+        folder = tmp_path / str(value)
+        for n in range(3):
+            for name, colour in (("images", (n, 0, 0)), ("masks", value)):
+                (folder / name).mkdir(parents=True, exist_ok=True)
+                Image.new("RGB" if name == "images" else "L", (16, 16), colour).save(folder / name / f"{n}.png")
+        (folder / "id2label.json").write_text('{"0": "ground", "1": "disc"}')
+        with pytest.raises(DataError, match=says):
+            segmentation.evaluate_checkpoint(str(base), str(folder))
+
+
+def test_what_has_no_answer_anywhere_is_left_out(tmp_path, monkeypatch):
+    from training.segmentation import evaluation
+
+    assert evaluation.by_source(["a", "b"], [np.zeros((2, 2)), np.eye(2)]) == {"b/pixel_accuracy": 1.0}
+    served = contract.load(str(tiny_models.segmenter(tmp_path / "base", "swin", label_names=("ground", "disc"))))
+    picture, mask = Image.new("RGB", (32, 32)), np.zeros((32, 32), np.int64)
+    source = [type("Pair", (list,), {"pair": lambda self, index: (picture, mask)})([0]), served.temperature]
+    monkeypatch.setattr(evaluation, "cut", lambda *given: (picture, np.full((32, 32), 255)))  # a part without any
+    evaluation.fit_to(served, source[0])
+    assert served.temperature == source[1] and served.risk_coverage["coverage"][0] == 1

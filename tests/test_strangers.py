@@ -129,6 +129,35 @@ def test_folders_of_splits_at_other_places(tmp_path, form):
     assert (len(train), len(held_out)) == (8, 4) and train.label_names == ["dev board", "test"]
 
 
+@pytest.mark.parametrize("form", ["{}ing_set", "{}_images/x", "seg_{0}/seg_{0}", "DIV2K_{}_HR", "train/{}"])
+def test_folders_that_differ_in_the_word_of_a_split_alone_are_splits(tmp_path, form):
+    for split, count in (("train", 4), ("test", 2)):
+        classes(tmp_path / form.format(split), count=count)
+    train, test = (open_source(str(tmp_path), split=split) for split in ("train", "test"))
+    assert train.label_names == ["apples", "pears"] and len(test) == 4
+    assert all(f"{form.partition('{')[0]}train" in name for name in train.names)
+
+
+@pytest.mark.parametrize("names", [("dev board", "test clip"), ("train_labels", "test_labels"), ("bus", "test_set")])
+def test_words_of_splits_in_other_names_are_none(tmp_path, names):
+    classes(tmp_path, names)
+    assert open_source(str(tmp_path), split="train").label_names == sorted(names)
+
+
+@pytest.mark.parametrize("form", ["{name}/images", "x/{name}/images", "data/{name}/images"])
+def test_a_folder_that_all_classes_have_is_no_class(tmp_path, form):
+    for k, name in enumerate(("n01", "n02")):
+        for n in range(3):
+            save(tmp_path / form.format(name=name) / f"{n}.png", 10 * k + n)
+    assert open_source(str(tmp_path), split="train").label_names == ["n01", "n02"]
+
+
+def test_a_folder_called_images_is_no_class(tmp_path):
+    for split in ("train", "valid"):
+        save(tmp_path / split / "images" / "0.png", len(split))
+    assert [source._labels for source in both(tmp_path)] == [None, None]
+
+
 def test_a_folder_beside_the_splits_is_not_lost_in_silence(tmp_path):
     classes(tmp_path / "train")
     save(tmp_path / "extra" / "1.png")
@@ -278,6 +307,35 @@ def test_what_is_on_disk_is_said_beside_what_is_read(tmp_path, capsys):
     ]
 
 
+@pytest.mark.parametrize("ending", ["", ".jpg_large", ".PNG~"])
+def test_pictures_are_known_by_how_they_begin(tmp_path, ending):
+    classes(tmp_path)
+    for path in list((tmp_path / "apples").iterdir()):
+        path.rename(path.with_suffix(ending))
+    for name in ("notes", "labels.db"):
+        (tmp_path / "apples" / name).write_bytes(b"BM: no picture")
+    train, held_out = both(tmp_path)
+    assert train.label_names == ["apples", "pears"] and len(train) + len(held_out) == 20
+
+
+def test_what_systems_lay_beside_pictures_is_none(tmp_path):
+    classes(tmp_path)
+    for name in ("@eaDir/0.png/THUMB.jpg", "__MACOSX/0.png", "$RECYCLE.BIN/1.png"):
+        save(tmp_path / "apples" / name, 900)
+    assert sum(map(len, both(tmp_path))) == 20
+
+
+def test_one_broken_picture_of_many_stops_neither_part(tmp_path):
+    classes(tmp_path, count=30)
+    held_out = open_source(str(tmp_path), split="validation")
+    (tmp_path / held_out.names[0]).write_bytes(b"")
+    assert [len(source) for source in both(tmp_path)] == [54, 5]
+    for name in held_out.names:
+        (tmp_path / name).write_bytes(b"")
+    with pytest.raises(DataError, match="6 of 6 pictures cannot be read"):
+        open_source(str(tmp_path), split="validation")
+
+
 def test_a_zip_is_to_be_unpacked(tmp_path, capsys):
     classes(tmp_path / "pics")
     shutil.make_archive(str(tmp_path / "zip" / "train"), "zip", tmp_path / "pics")
@@ -392,6 +450,23 @@ def test_a_text_beside_each_picture(tmp_path, ending):
         texts_of(tmp_path)
 
 
+@pytest.mark.parametrize("change", [str.upper, lambda stem: stem.replace("ü", "u\u0308"), lambda stem: f"{stem}.png"])
+def test_the_text_beside_a_picture_as_other_systems_write_its_name(tmp_path, change):
+    for n in range(4):
+        save(tmp_path / f"aü{n}.png", n)
+        (tmp_path / f"{change(f'aü{n}')}.txt").write_text(f"number {n}")
+    assert texts_of(tmp_path) == {f"aü{n}.png": [f"number {n}"] for n in range(4)}
+
+
+def test_boxes_beside_pictures_are_no_captions(tmp_path, capsys):
+    for n in range(4):
+        save(tmp_path / f"{n}.png", n)
+        (tmp_path / f"{n}.txt").write_text(f"0 0.5 0.5 0.{n} 1e-3\n1 0 0 1 1\n" * (n > 0))
+    with pytest.raises(DataError, match="has no captions: .* or write a .txt beside each picture"):
+        texts_of(tmp_path)
+    assert "0.txt, 1.txt, 2.txt, 3.txt: boxes, not captions" in capsys.readouterr().out
+
+
 TEXTS = ["None", "NA", "007", "null", "größer; als, nichts", 'ein "Zitat"', "nan"]
 
 
@@ -445,6 +520,110 @@ def test_metadata_in_the_root_in_json_and_under_other_names(tmp_path):
         path.unlink()
 
 
+KAGGLE = "image_id,Label\n" + "".join(f"id{n},{n % 2 and 'b ' or 'a'}\n" for n in range(6))
+FLICKR = "image,caption\n" + "".join(f'id{n}.jpg,"text, {n}.{k}"\n' for n in range(6) for k in range(2))
+BARS = "image_name| comment_number| text\n" + "".join(
+    f"id{n}.jpg| {k}| text {n}{k}\n" for n in range(6) for k in (0, 1)
+)
+COCO = {
+    "images": [{"id": n, "file_name": f"id{n}.jpg"} for n in range(6)],
+    "annotations": [{"image_id": n, "caption": f"text {n}"} for n in range(6)],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("train.csv", KAGGLE), ("labels.tsv", KAGGLE.replace(",", "\t")), ("x/captions.txt", FLICKR),
+     ("results.csv", BARS), ("annotations/captions_train2017.json", json.dumps(COCO)), ("coco.json", json.dumps(COCO))],
+)  # fmt: skip
+@pytest.mark.parametrize("place", ["train", "Images", "."])
+def test_a_table_of_any_name_that_names_the_pictures_is_read(tmp_path, capsys, name, text, place):
+    for n in range(6):
+        save(tmp_path / place / f"id{n}.jpg", n)
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text(text)
+    (tmp_path / "sample_submission.csv").write_text(KAGGLE.replace(",b ", ",0"))
+    (tmp_path / "id2label.json").write_text('{"0": "a", "1": "b"}')
+    train, held_out = both(tmp_path)
+    assert len(train) + len(held_out) == 6
+    assert f"what is said of the pictures is read from {name}" in capsys.readouterr().out
+    number = int(PurePosixPath(train.names[1]).stem[2:])
+    if text.startswith("image_id"):
+        assert train.label_names == ["a", "b"] and train.label(1) == number % 2
+    else:
+        assert len(train.captions(1)) == (1 if name.endswith("json") else 2) and str(number) in train.captions(1)[0]
+
+
+def test_a_table_beside_class_folders_pairs_or_texts_changes_nothing(tmp_path):
+    classes(tmp_path / "a", count=6)
+    (tmp_path / "a" / "sizes.csv").write_text("file,width\n" + "".join(f"apples/{n}.png,8\n" for n in range(6)))
+    assert open_source(str(tmp_path / "a"), split="train").label_names == ["apples", "pears"]
+    folder = masks(tmp_path / "b", grey)
+    (folder / "depths.csv").write_text("id,depth\n0,1\n1,1\n2,1\n3,1\n")
+    assert len(open_masks(str(folder), split="train")) == 3
+    for n in range(4):
+        save(tmp_path / "c" / f"{n}.png", n)
+    (tmp_path / "c" / "bad.csv").write_text("id,why\n3,blurred\n")  # of few of them
+    assert sum(map(len, both(tmp_path / "c"))) == 4
+
+
+def test_a_table_of_the_training_pictures_leaves_those_to_test_out(tmp_path, capsys):
+    for n in range(6):
+        save(tmp_path / "train" / f"id{n}.jpg", n)
+        save(tmp_path / "test" / f"id{n}.jpg", 50 + n)
+    (tmp_path / "train.csv").write_text(KAGGLE)
+    assert all(name.startswith("train/") for source in both(tmp_path) for name in source.names)
+    assert "test is left out: test/id0.jpg" in capsys.readouterr().out
+
+
+def lines(rows: list[dict], form: str) -> str:
+    return "".join(form.format(row["file_name"], row["text"]) for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [
+        ("metadata.jsonl", lambda rows: json.dumps(rows, indent=1)),
+        ("metadata.json", lambda rows: "".join(json.dumps(row) + "\n" for row in rows)),
+        ("metadata.json", lambda rows: json.dumps({"data": rows})),
+        ("metadata.json", lambda rows: json.dumps({k: [row[k] for row in rows] for k in rows[0]})),
+        ("metadata.json", lambda rows: json.dumps({k: {str(n): r[k] for n, r in enumerate(rows)} for k in rows[0]})),
+        ("captions.json", lambda rows: json.dumps({row["file_name"][:-4]: row["text"] for row in rows})),
+        ("metadata.csv", lambda rows: "File_Name;TEXT;;\n" + lines(rows, "{};{};;\n") + ";;;\n"),
+        ("metadata.csv", lambda rows: 'file_name;"text";"a, b, c"\n' + lines(rows, "{};{};x\n")),
+        ("metadata.csv", lambda rows: "file_name,text\n" + lines(rows, "{},{}\n").replace(".png", "")),
+        ("metadata.csv", lambda rows: "file_name,text\n" + lines(rows, "C:\\Users\\me\\x\\{},{}\n")),
+        ("metadata.csv", lambda rows: "file_name,text\n" + lines(rows, "/home/me/x/{},{}\n")),
+    ],
+)  # fmt: skip
+def test_metadata_in_the_forms_that_other_tools_write(tmp_path, name, write):
+    rows = captioned(tmp_path, 6)
+    (tmp_path / "metadata.jsonl").unlink()
+    (tmp_path / name).write_text(write(rows))
+    assert texts_of(tmp_path) == {row["file_name"]: [row["text"]] for row in rows}
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('file_name,text\n0.png,a\n1.png,"b\n2.png,c\n', "begins with a double quote that nothing closes"),
+        ("file_name,text,text\n0.png,a,b\n", "has the column 'text' twice"),
+        ("0.png,a\n1.png,b\n", "has no column `file_name`.*Call the one that names the pictures so in its first line"),
+    ],
+)
+def test_a_table_that_would_be_read_wrongly_is_refused(tmp_path, text, says):
+    captioned(tmp_path, 3)
+    (tmp_path / "metadata.jsonl").unlink()
+    (tmp_path / "metadata.csv").write_text(text)
+    refused(says, tmp_path)
+
+
+def test_two_files_that_say_of_the_same_picture_are_both_named(tmp_path):
+    captioned(tmp_path, 3)
+    (tmp_path / "metadata.csv").write_text("file_name,text\n0.png,another\n")
+    refused("metadata.csv and metadata.jsonl both name 0.png", tmp_path)
+
+
 def test_the_first_bad_row_is_named_as_itself(tmp_path):
     rows = captioned(tmp_path, 6)
     for wrong, says in ((" ", "is empty"), (None, "is missing"), ([], "is missing")):
@@ -455,6 +634,10 @@ def test_the_first_bad_row_is_named_as_itself(tmp_path):
     rows[3]["text"] = 7
     (tmp_path / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     refused(r"3\.png: column 'text' is 7, which does not go with the others \(str\)", tmp_path)
+    for n, row in enumerate(rows):
+        row["text"] = ["a", 7 if n == 3 else "b"]
+    (tmp_path / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    refused(r"3\.png: column 'text' is \['a', 7\], which does not go with the others", tmp_path)
 
 
 # ---- classes --------------------------------------------------------------------------------------------------------
@@ -483,6 +666,26 @@ def test_labels_with_gaps_are_as_many_classes_as_there_are(tmp_path):
     (tmp_path / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     train, _ = both(tmp_path)
     assert train.label_names == ["1990", "2000"] and set(train.labels) == {0, 1}
+
+
+def test_classes_are_the_same_however_their_names_are_written(tmp_path, capsys):
+    classes(tmp_path / "train", ("café", "tea", "Tea"))
+    classes(tmp_path / "val", ("cafe\u0301", "tea"), 2)
+    train, held_out = both(tmp_path)
+    compare(train, held_out, labelled=True)
+    assert train.label_names == ["Tea", "café", "tea"] and set(held_out.labels) == {1, 2}
+    assert "names differ in case alone: Tea, tea. Are they one?" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [("", "--dataset_name is empty"), ("emoji_sample", "Did you mean emoji-sample?"),
+     ("https://huggingface.co/datasets/org/beans", "give the id of a data set on the Hub alone: org/beans")],
+)  # fmt: skip
+def test_a_data_set_that_is_none_says_what_was_meant(name, says):
+    with pytest.raises(DataError) as error:
+        open_source(name, split="train")
+    assert says in str(error.value)
 
 
 def config(script, folder: Path, run: Path, **options):
@@ -620,6 +823,47 @@ def test_pictures_and_masks_are_pairs_by_name(tmp_path, other, ending):
     assert len(source) == 3 and np.array_equal(source.mask(1), ids(number))
 
 
+@pytest.mark.parametrize("form", ["mask_{}", "{}_L", "{}.mask", "{}.png", "{}_segmentation", "trimaps/{}", "x/y/{}_GT"])
+def test_pairs_by_what_all_masks_have_around_the_name(tmp_path, form):
+    folder = masks(tmp_path, grey, 12)
+    for path in list((folder / "masks").iterdir()):
+        (target := folder / "masks" / f"{form.format(path.stem)}.png").parent.mkdir(parents=True, exist_ok=True)
+        path.rename(target)
+    source = open_masks(str(folder), split="train")
+    assert len(source) == 11
+    for i, name in enumerate(source.names):
+        assert np.array_equal(source.mask(i), ids(int(PurePosixPath(name).stem)))
+
+
+def test_pictures_beside_images_and_masks_are_neither(tmp_path):
+    folder = masks(tmp_path / "VOC2012", grey, 4)
+    (folder / "masks").rename(folder / "SegmentationClass")
+    (folder / "id2label.json").rename(tmp_path / "id2label.json")
+    assert len(open_masks(str(tmp_path), split="train")) == 3
+    shutil.copytree(folder / "SegmentationClass", folder / "SegmentationObject")
+    with pytest.raises(DataError, match="4 of 8 pictures on disk.*SegmentationObject/0.png"):
+        open_masks(str(tmp_path), split="train")
+
+
+def test_palettes_that_number_colours_otherwise_are_refused(tmp_path):
+    def paint(k):  # 0 is black in one half, red in the other
+        turned = int(k[0, 0])
+        image = Image.fromarray((k ^ turned).astype(np.uint8))
+        image.putpalette([128, 0, 0, 0, 0, 0] if turned else [0, 0, 0, 128, 0, 0])
+        return image
+
+    folder = masks(tmp_path, paint, 8)
+    assert "#800000 is 1 in the palette of the mask of images/0.png and 0 here: label_colors.json" in faults(folder)
+    (folder / "label_colors.json").write_text('{"ground": "#000000", "disc": "#800000"}')
+    assert set(checked(folder)) == {0, 1}
+
+
+def test_masks_without_any_answer_are_said_before_the_start(tmp_path):
+    folder = masks(tmp_path, lambda k: grey(k * 0 + 255))
+    with pytest.raises(DataError, match="no pixel has an answer"):
+        check(open_masks(str(folder), split="validation"), every_class=False)
+
+
 def test_masks_that_are_not_found_say_where_they_may_lie(tmp_path):
     for n in range(4):
         save(tmp_path / f"{n}.jpg", n, (12, 8))
@@ -739,6 +983,14 @@ def test_a_card_with_odd_configurations_names_no_splits(tmp_path, configs):
     classes(tmp_path / "train")
     (tmp_path / "README.md").write_text(f"---\nconfigs: {configs}\n---\n")
     assert len(open_source(str(tmp_path), split="train")) == 18
+
+
+@pytest.mark.parametrize("name", [["0.png"], {"a": 1}, 7, ""])
+def test_what_is_no_name_is_refused_with_its_row(tmp_path, name):
+    rows = captioned(tmp_path, 4)
+    rows[2]["file_name"] = name
+    (tmp_path / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    refused("metadata.jsonl, row 3: `file_name` is .*, not the name of a file", tmp_path)
 
 
 @pytest.mark.parametrize("name", ["\ud800.png", "a\0.png", "../x.png", "file:/x.png", "x" * 5000])

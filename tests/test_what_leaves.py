@@ -71,6 +71,24 @@ def test_the_command_in_a_card_is_one_that_a_shell_takes_again():
     again = shlex.split(line)
     assert again[3:] == ["--preset", "finetune", "--dataset_name", "my secret pictures", "--validation_prompts",
                          "a 'cat'", "--output_dir", "runs/ddpm"]  # fmt: skip
+    hyphens = ["--hub-model-id", "me/secret", "--push-to-hub", "--output-dir=/tmp/x", "--seed", "3"]
+    assert publish.command_line("ddpm", hyphens) == "python -m training.ddpm --seed 3 --output_dir runs/ddpm"
+
+
+def test_a_folder_that_could_be_called_so_on_the_hub_is_no_data_set_of_it(tmp_path, monkeypatch):
+    """Whoever writes the card again may be elsewhere, where data/cats is no folder."""
+    from types import SimpleNamespace
+
+    from training import task
+    from training.data.facts import Facts
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data" / "cats").mkdir(parents=True)
+    own = SimpleNamespace(stem="ddpm", source=SimpleNamespace(facts=Facts("cats", license="mit"), licenses=[]))
+    said = task.Card("x", "x", "x", None, None, [], 1, "", [])
+    for name, kept in (("data/cats", []), ("org/cats", ["org/cats"])):
+        cfg = SimpleNamespace(dataset_name=name, pretrained_model_name_or_path=None)
+        assert task.described(own, cfg, said, [])["datasets"] == kept
 
 
 def test_a_run_that_begins_from_a_bundled_variant_tells_its_lineage():

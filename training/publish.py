@@ -192,12 +192,17 @@ def command_line(stem: str, argv: Sequence[str] | None = None) -> str:
     for word in words:
         if skip:
             skip = False
-        elif word.split("=")[0] in ("--resume_from_checkpoint", "--output_dir", "--hub_model_id", "--hub_license"):
+        elif _flag(word) in ("--resume_from_checkpoint", "--output_dir", "--hub_model_id", "--hub_license"):
             skip = "=" not in word
-        elif word not in ("--force_resume", "--push_to_hub", "--hub_private"):
+        elif _flag(word) not in ("--force_resume", "--push_to_hub", "--hub_private"):
             kept.append(word)
     words = [shlex.quote(paths.portable(word)) for word in kept]
     return " ".join(["python -m", f"training.{stem}", *words, f"--output_dir runs/{stem}"])
+
+
+def _flag(word: str) -> str:
+    """A flag as it is called here: hyphens do as well."""
+    return word.split("=")[0].replace("-", "_").replace("__", "--", 1) if word.startswith("--") else word
 
 
 # ---- to the Hub ------------------------------------------------------------------------------------------------------

@@ -108,7 +108,7 @@ def described(task: Task, cfg: TrainConfig, card: Card, argv: Sequence[str] | No
         "stem": task.stem,
         "tags": list(card.tags),
         **(facts.licensed() or {"license": publish.license_of(task.source.licenses)}),
-        "datasets": [] if facts.ours else [cfg.dataset_name],
+        "datasets": [] if facts.ours or Path(cfg.dataset_name).expanduser().exists() else [cfg.dataset_name],
         "base_model": cfg.pretrained_model_name_or_path,
         "command": publish.command_line(task.stem, argv),
         "attributions": list(dict.fromkeys([*facts.credits, *card.credits])),

@@ -15,6 +15,7 @@ from hub_models.device import default_device
 from hub_models.documents import read_object
 from hub_models.drawing import is_number
 from hub_models.pictures import is_ground
+from hub_models.pretrained import NO_WORDS, has_no_words
 from hub_models.store import CheckpointError
 from hub_models.text_to_image import lora as adapters
 from hub_models.text_to_image import single
@@ -128,6 +129,8 @@ def _mismatch(pipe: StableDiffusionPipeline) -> str | None:
         return (
             f"prediction_type {pipe.scheduler.config.get('prediction_type')!r} is not epsilon, v_prediction or sample"
         )
+    if has_no_words(pipe.tokenizer):
+        return NO_WORDS
     limit = text.max_position_embeddings
     if pipe.tokenizer.model_max_length > limit:
         return f"the tokenizer's model_max_length {pipe.tokenizer.model_max_length} is above the text tower's {limit}"

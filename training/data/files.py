@@ -30,7 +30,7 @@ def choices(wrong: str, names: Iterable[str], lead: str) -> str:
     """ "It has: a, b. Did you mean 'a'?" """
     names = list(names)
     guess = difflib.get_close_matches(wrong.lower(), [n.lower() for n in names], 1, cutoff=0.5) if wrong else []
-    guess = [n for n in names if guess and n.lower() == guess[0]]
+    guess = [n for n in names if guess and n.lower() == guess[0] and n != wrong]
     return f"{lead}: {', '.join(names) or 'none'}." + (f" Did you mean '{guess[0]}'?" if guess else "")
 
 
@@ -62,6 +62,11 @@ class Files:
         if size > most_bytes or len(content) > most_bytes:
             raise DataError(f"{shown(name)} has more than {most_bytes >> 20} MiB: make it smaller, or take it out")
         return content
+
+    def head(self, name: str | os.PathLike, count: int) -> bytes:
+        """The first bytes of a file that the data name. Raises DataError and OSError as `read` does."""
+        with open(self._open(name), "rb") as file:
+            return file.read(count)
 
     def place(self, name: str | os.PathLike) -> tuple[Path, Path]:
         """(folder, path in it) of a file that data name, links resolved. Raises DataError where it lies elsewhere."""

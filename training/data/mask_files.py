@@ -76,6 +76,16 @@ def read_mask(content: bytes, colours: Colours | None) -> np.ndarray:
     return values.astype(np.int64)
 
 
+def palette_of(content: bytes) -> dict[bytes, int]:
+    """{colour: index} of what a mask shows by its palette; {} without one, or where a colour is there twice."""
+    with Image.open(io.BytesIO(content), formats=formats()) as image:
+        if image.mode != "P":
+            return {}
+        seen, palette = np.unique(np.asarray(image)), bytes(image.getpalette("RGB") or [])
+    shown = [(palette[3 * k : 3 * k + 3], int(k)) for k in seen]
+    return dict(shown) if len(dict(shown)) == len(shown) else {}
+
+
 def _listed(colours: np.ndarray) -> str:
     """The most frequent of colours (N, 3), as in style sheets."""
     seen, counts = np.unique(colours, axis=0, return_counts=True)
@@ -90,6 +100,8 @@ def read_colours(where: str, folder: Path) -> dict[str, tuple[int, ...]] | None:
         return None
     try:
         found = json.loads(Files((folder.resolve(),)).read(path).decode("utf-8-sig"))
+        if not isinstance(found, dict):
+            raise ValueError(f"it is a {type(found).__name__}")
         if all(key.startswith("#") for key in found):  # the other way round
             found = {str(name): colour for colour, name in found.items()}
         colours = {name: _colour(value) for name, value in found.items()}

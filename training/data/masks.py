@@ -31,7 +31,7 @@ from hub_models.pictures import formats
 from training.data.art import on_ground
 from training.data.facts import Facts, facts_of
 from training.data.files import DataError, Files, choices, first_line, some
-from training.data.mask_files import COLOURS, IGNORE, NO_ANSWER, by_colour, read_colours, read_mask
+from training.data.mask_files import COLOURS, IGNORE, NO_ANSWER, by_colour, palette_of, read_colours, read_mask
 from training.data.scenes import Scenes
 from training.data.sources import decode, file_of, licenses
 from training.data.split import THREADS, Split, open_split, readable
@@ -123,6 +123,9 @@ class PaintedSource:
 
     raw_mask = mask
 
+    def palette(self, index: int) -> dict[bytes, int]:
+        return {}
+
     def reduced(self, raw: np.ndarray) -> np.ndarray:
         return raw
 
@@ -183,6 +186,10 @@ class MaskSource:
         """Class ids as they stand in the file of the mask, int64 (H, W). Raises DataError."""
         return read_mask(self._bytes(index, 1), self.colours)
 
+    def palette(self, index: int) -> dict[bytes, int]:
+        """{colour: index} of the palette that a mask is shown by; {} where colours or none say what is what."""
+        return {} if self.colours else palette_of(self._bytes(index, 1))
+
     def preload(self) -> None:
         """Decode everything once and keep it, if that takes no more than 2 GiB."""
         if self._decoded is None and sum(4 * width * height for (width, height), _ in self.sizes) <= PRELOAD_BYTES:
@@ -241,6 +248,7 @@ def check(source: MaskSource | PaintedSource, *, every_class: bool = True) -> di
     problems = _wrong_sizes(source)
     counts, strange, raw_ids = Counter(), {}, set()  # pixels by id; {file: ids that are no class}; as in the files
     unread: dict[str, list[str]] = {}  # {what is wrong with masks: their files}
+    palettes: dict[bytes, tuple[int, str]] = {}  # {colour: its index, in the file where it was seen first}
     for number, index in enumerate(_spread(len(source), also_the_rest=bool(source.sizes))):
         if number >= FULLY_READ and (not every_class or source.id2label.keys() <= counts.keys()):
             break
@@ -249,6 +257,15 @@ def check(source: MaskSource | PaintedSource, *, every_class: bool = True) -> di
         except DataError as error:
             unread.setdefault(str(error), []).append(source.names[index])
             continue
+        for colour, k in source.palette(index).items():
+            other, first = palettes.setdefault(colour, (k, source.names[index]))
+            if other != k:
+                said = (
+                    f"the colour #{colour.hex()} is {other} in the palette of the mask of {first} and {k} here: "
+                    f"{COLOURS} has to say which class each colour is"
+                )
+                unread.setdefault(said, []).append(source.names[index])
+                break
         raw_ids.update(np.unique(raw).tolist())
         ids, pixels = np.unique(source.reduced(raw), return_counts=True)
         counts.update(dict(zip(ids.tolist(), pixels.tolist(), strict=True)))
@@ -269,12 +286,15 @@ def check(source: MaskSource | PaintedSource, *, every_class: bool = True) -> di
         elif source.reduce_labels:
             hint = "; --reduce_labels reads 0 as no answer and k as class k - 1: leave it away if the masks start at 0"
         problems.append(f"no pixel of class {named}: add pictures that show it, or take it out of id2label.json{hint}")
+    if not counts.keys() - {IGNORE} and not problems:
+        problems.append(f"no pixel has an answer: all are {IGNORE}, or of a colour without one")
     if problems:
         lines = problems[:LINES] + ([f"and {len(problems) - LINES} more"] if len(problems) > LINES else [])
         if source.skipped:
             lines.append(f"left out as unreadable: {some(source.skipped)}")
         apart = "\n  " if len(lines) > 1 else " "
-        raise DataError(f"{source.name} cannot be trained on:{apart}" + "\n  ".join(lines))
+        done = "trained on" if every_class else "measured"
+        raise DataError(f"{source.name} cannot be {done}:{apart}" + "\n  ".join(lines))
     if missing:
         print(f"{source.name}: no pixel of class {named}: nothing is said of it")
     if changed := source.colours.changed if source.colours else []:

@@ -13,6 +13,7 @@ import hashlib
 import io
 import json
 import re
+import unicodedata
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -56,8 +57,9 @@ def open_source(
     )  # fmt: skip
     columns = split_of.data.column_names
     labels, label_names, wrong = None, None, {}
-    if label_column is not None or "label" in columns:
-        asked, label_column = label_column is not None, label_column or "label"
+    named = next((name for name in columns if name.lower() == "label"), None)
+    if label_column is not None or named is not None:
+        asked, label_column = label_column is not None, label_column or named or "label"
         split_of.need(label_column, "label_column")
         try:
             labels, label_names = _labels(split_of, label_column)
@@ -66,7 +68,7 @@ def open_source(
                 raise
             wrong["labels"] = error
     captions, asked = None, caption_column is not None
-    caption_column = caption_column or next((name for name in CAPTIONS if name in columns), None)
+    caption_column = caption_column or next((c for name in CAPTIONS for c in columns if c.lower() == name), None)
     if caption_column is not None:
         split_of.need(caption_column, "caption_column")
         try:
@@ -136,7 +138,8 @@ class Source:
         """The captions of a picture, at least one."""
         if self._captions is None:
             raise self._wrong.get("captions") or DataError(
-                f"{self.name} has no captions: name the column with --caption_column. "
+                f"{self.name} has no captions: name the column with --caption_column, or write a .txt beside each "
+                f"picture. "
                 f"{choices('', self._data.column_names, 'It has')}"
             )
         return self._captions[index]
@@ -260,8 +263,8 @@ def _labels(split: Split, column: str) -> tuple[np.ndarray, list[str]]:
         label_names = list(feature.names)
     elif kind in ("string", "large_string"):
         names = everywhere()
-        label_names = sorted(names)
-        if all(name.isdecimal() and name.isascii() for name in names):
+        label_names, values = sorted({text for name in names if (text := _name(name))}), [_name(v) for v in values]
+        if all(name.isdecimal() and name.isascii() for name in label_names):
             label_names.sort(key=int)
         index = {name: k for k, name in enumerate(label_names)}
         values = [index.get(v) for v in values]
@@ -285,6 +288,11 @@ def _labels(split: Split, column: str) -> tuple[np.ndarray, list[str]]:
     return np.array(values, dtype=np.int64), label_names
 
 
+def _name(text: str | None) -> str | None:
+    """The name of a class as a table has it, whatever is around it and however its accents are written."""
+    return unicodedata.normalize("NFC", text).strip() if text else None
+
+
 def compare(train, held_out, *, labelled: bool = False) -> None:
     """Say which pictures are in both of two splits, and which classes are in one alone. Each is a `Source` or a
     `training.data.masks.MaskSource`.
@@ -300,7 +308,11 @@ def compare(train, held_out, *, labelled: bool = False) -> None:
         )
     if not labelled:
         return
-    names = train.label_names
+    names, alike = train.label_names, {}
+    for name in names:
+        alike.setdefault(name.casefold(), []).append(name)
+    if twice := [some(own) for own in alike.values() if len(own) > 1]:
+        print(f"{train.name}: classes whose names differ in case alone: {'; '.join(twice)}. Are they one?")
     shown, measured = (np.bincount(source.labels, minlength=len(names)) for source in (train, held_out))
     lost = [name for name, own, other in zip(names, shown, measured, strict=True) if not own and other]
     if lost:

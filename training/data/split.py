@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from training.data import folders
-from training.data.facts import CARD, front_matter, split_folders
+from training.data.facts import CARD, OURS, front_matter, split_folders
 from training.data.files import (
     MAX_SKIPPED_SHARE,
     DataError,
@@ -54,6 +54,7 @@ class Split:
     folder: Path | None  # None: it is of the Hub
     files: Files  # where what a row names may lie
     siblings: Sequence[Any]  # all splits: a class may be in one of them alone
+    whole: int = 0  # rows of what it is a part of, where that was divided here
 
     def need(self, column: str, flag: str | None = None) -> None:
         """Raise DataError where there is no such column."""
@@ -88,11 +89,11 @@ def open_split(
     need(where, data.column_names, image_column, "image_column")
     data = as_pictures(datasets, data, where, image_column)
     names = row_names(data, image_column, folder)
-    kept = np.arange(len(data))
+    kept, whole = np.arange(len(data)), 0
     if "skin_tone" in data.column_names and not skin_tones:
         kept = np.array([i for i, tone in enumerate(data["skin_tone"]) if not tone], dtype=np.int64)
     if carved:
-        tenth = held_out(data, kept, names, where)
+        tenth, whole = held_out(data, kept, names, where), len(kept)
         kept = np.array(sorted(tenth if split == "validation" else set(kept) - tenth), dtype=np.int64)
     if found.left is not None and not (carved and split == "validation"):  # said with "train"
         apart = f", {len(tenth)} of them held out to validate" if carved else ""
@@ -102,11 +103,11 @@ def open_split(
         what = f"{len(data)} rows" if found.tables else f"{len(data)} of {count} pictures on disk"
         print(f"{where}, {split}: {what} are read{apart}{more}")
     if limit is not None and limit < len(kept):
-        kept = kept[np.arange(limit) * len(kept) // limit]
+        kept, whole = kept[np.arange(limit) * len(kept) // limit], 0
     if not len(kept):
         raise DataError(f"{where}, split '{split}', is empty once it is filtered: add pictures, or raise the limit.")
     files = files_of(folder, where, data)
-    return Split(data.select(kept), [names[i] for i in kept], where, folder, files, list(splits.values()))
+    return Split(data.select(kept), [names[i] for i in kept], where, folder, files, list(splits.values()), whole)
 
 
 def held_out(data, rows: np.ndarray, names: Sequence[str], where: str) -> set[int]:
@@ -141,13 +142,13 @@ def readable(
     """The rows whose files can be read, as a split and as numbers, what `look` found in each, and the others' names.
 
     look(i) -> what a row's files are, or a text: which of them cannot be read ("" if there is but one). what, left: how
-    such rows are called. Raises DataError where they are more than 5 %.
+    such rows are called. Raises DataError where they are more than 5 %, of both parts where a tenth was held out.
     """
     with ThreadPoolExecutor(THREADS) as pool:
         found = list(pool.map(look, range(len(split.data))))
     good = [i for i, facts in enumerate(found) if not isinstance(facts, str)]
     skipped = [split.names[i] + f" ({facts})" * bool(facts) for i, facts in enumerate(found) if isinstance(facts, str)]
-    if len(skipped) > MAX_SKIPPED_SHARE * len(found):
+    if len(skipped) > MAX_SKIPPED_SHARE * max(len(found), split.whole) or not good:
         raise DataError(
             f"{split.where}: {len(skipped)} of {len(found)} {what} cannot be read, more than {MAX_SKIPPED_SHARE:.0%}: "
             f"{some(skipped)}. Repair or remove them."
@@ -167,6 +168,8 @@ def known_concepts(source, split: str) -> np.ndarray:
 
 def locate(dataset_name: str, split: str) -> tuple[Path | None, str]:
     """The folder of a data set, None for one on the Hub, and the name to use in messages."""
+    if not dataset_name.strip():
+        raise DataError("--dataset_name is empty: give a folder, 'emoji', or the id of a data set on the Hub.")
     built = Path(os.environ.get("VITRAIL_DATA") or ROOT / "build" / "data")
     if dataset_name == "emoji":
         folder = built / ("emoji-unseen" if split == "unseen_style" else "emoji")
@@ -183,13 +186,22 @@ def locate(dataset_name: str, split: str) -> tuple[Path | None, str]:
         return folder, dataset_name
     if folder.exists():
         raise DataError(f"{dataset_name} is a file: give the folder that holds the pictures or parquet files.")
+    if address := re.match(r"https?://[^/]+/(?:datasets/)?(\w[\w.-]*(?:/\w[\w.-]*)?)", dataset_name):
+        raise DataError(f"{dataset_name} is an address: give the id of a data set on the Hub alone: {address[1]}")
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", dataset_name) or dataset_name.startswith("."):
-        parent = folder.parent
-        beside = [p.name for p in parent.iterdir() if p.is_dir()] if parent.is_dir() else []
-        guess = difflib.get_close_matches(folder.name, beside, 1)
-        hint = f" Did you mean {parent / guess[0]}?" if guess else ""
-        raise DataError(f"There is no folder {dataset_name}.{hint}")
+        raise DataError(f"There is no folder {dataset_name}.{meant(dataset_name)}")
     return None, dataset_name
+
+
+def meant(dataset_name: str) -> str:
+    """ " Did you mean …?" of a folder that is there, or of ours; "" where none is called so."""
+    folder = Path(dataset_name).expanduser()
+    there = [path.name for path in folder.parent.iterdir() if path.is_dir()] if folder.parent.is_dir() else []
+    known = {name: str(folder.parent / name) for name in there} | {
+        name: name for name in OURS if folder.name == dataset_name
+    }
+    guess = difflib.get_close_matches(folder.name, known, 1)
+    return f" Did you mean {known[guess[0]]}?" if guess else ""
 
 
 def load_splits(
@@ -228,7 +240,7 @@ def load_splits(
         if folder is None:
             raise DataError(
                 f"'{where}' is no folder here, and the Hub did not give it: {first_line(cause)}. "
-                "Check the spelling, the network, and the access token of a private data set."
+                f"Check the spelling, the network, and the access token of a private data set.{meant(where)}"
             ) from error
         raise DataError(f"{where} cannot be read as a data set: {first_line(cause)}") from error
 

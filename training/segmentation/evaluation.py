@@ -13,7 +13,7 @@ from PIL import Image
 from hub_models import segmentation as contract
 from training import figures, metrics
 from training.data.facts import facts_of
-from training.data.masks import IGNORE, SCENES, open_masks
+from training.data.masks import IGNORE, SCENES, check, open_masks
 from training.segmentation.samples import cut
 from training.task import Results, by_label, some
 
@@ -45,6 +45,8 @@ def evaluate_checkpoint(
                 f"{name} answers with {some(served.label_names)}, but {dataset_name} has {some(names)}: "
                 "name the data it was trained on with --dataset"
             )
+        if not facts.ours:
+            check(source, every_class=False)
         confs, tables = zip(*tallies(served, source), strict=True)
         conf, table = sum(confs), sum(tables)
         measured = scores_of(conf, table, names) | (by_source(source.sources, confs) if source.sources else {})
@@ -90,7 +92,8 @@ def by_source(sources: list[str], confs: Iterable[np.ndarray]) -> dict[str, floa
     sets = {}
     for name, conf in zip(sources, confs, strict=True):
         sets[name] = sets.get(name, 0) + conf
-    return {f"{name}/pixel_accuracy": float(np.trace(conf) / conf.sum()) for name, conf in sorted(sets.items())}
+    answered = {name: conf for name, conf in sorted(sets.items()) if conf.sum()}
+    return {f"{name}/pixel_accuracy": float(np.trace(conf) / conf.sum()) for name, conf in answered.items()}
 
 
 def scores_of(conf: np.ndarray, table: np.ndarray, label_names: list[str]) -> dict[str, float]:
@@ -125,7 +128,8 @@ def fit_to(served: contract.Segmenter, source) -> None:
         logits.append(scores[places].numpy())
         labels.append(truth.ravel()[places])
         rows.append(served.features(picture).values)
-    served.temperature = round(metrics.fit_temperature(np.concatenate(logits), np.concatenate(labels)), 4)
+    if any(map(len, labels)):  # else no part of a picture that was looked at has an answer
+        served.temperature = round(metrics.fit_temperature(np.concatenate(logits), np.concatenate(labels)), 4)
     served.pca = _basis(np.concatenate([row.reshape(-1, row.shape[-1]) for row in rows]))
     served.risk_coverage = metrics.risk_coverage(tally(served, source, count)[1])
     served.model.train(training)
