@@ -149,7 +149,7 @@ def _draw_events(demo: gr.Blocks, desk: Desk, form: SimpleNamespace, shown: Simp
     endpoint(wires.DRAW, desk.ddpm_draw, [*form.order, form.model_name], [gallery, receipt])
     one = [label, form.seed, form.steps, form.guidance, form.sampler, form.model_name]
     endpoint(wires.DRAW, desk.ddpm_film, one, [animation, receipt])
-    after = gr.Number(10, label="Steps before the fork", visible=False)
+    after = gr.Number(0, label="Steps before the fork", visible=False)
     endpoint(wires.DRAW, desk.ddpm_fork, [*one[:-1], after, *form.fork, one[-1]], [animation, receipt])
     return ended, opened
 
