@@ -258,8 +258,8 @@ class DDPM:
             "size": [self.resolution_px, self.resolution_px],
         }
         if fork is not None:
-            labels = None if fork.labels is None else self._names(fork.labels)
-            fields["fork"] = dataclasses.asdict(fork) | {"labels": labels}
+            towards = None if fork.labels is None else self._names(fork.labels)
+            fields["fork"] = dataclasses.asdict(fork) | {"labels": towards}
         fields |= {} if steps_done is None else {"steps_done": steps_done}
         return drawing.sealed(fields, self.device)
 
