@@ -134,13 +134,20 @@ def check_precision(mixed_precision: str, device: torch.device) -> None:
 
 
 def plain_attention(model: torch.nn.Module) -> None:
-    """Let the models of transformers in it attend by plain matrix products instead of PyTorch's fused attention.
+    """Let models of transformers, timm and diffusers attend by plain matrix products, not by PyTorch's fused attention.
 
-    Without a GPU a step in bf16 then takes 0.65 (a Swin with windows of 4) or 0.6 (a ViT) of the time. It isn't saved.
+    Its backward pass is slow in bf16 on a CPU: without it a step takes 0.65 (a Swin of transformers with windows of 4), 0.61
+    (the classifier's ViT) or 0.85 (the U-Net of text to image) of the time. It isn't saved.
     """
     for part in model.modules():
         if attend_by := getattr(part, "set_attn_implementation", None):
             attend_by("eager")
+        if hasattr(part, "fused_attn"):
+            part.fused_attn = False
+        if attend_by := getattr(part, "set_attn_processor", None):  # a model of diffusers, which is there then
+            from diffusers.models.attention_processor import AttnProcessor
+
+            attend_by(AttnProcessor())
 
 
 def start_or_resume(team: Sequence[Learner], order: Order, journal: Journal) -> Progress:
