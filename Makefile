@@ -38,7 +38,7 @@ $(SETUP): requirements.lock
 	  fi; \
 	fi; \
 	echo "installing requirements.lock into .venv with $$($$uv --version)"; \
-	$$uv pip install --quiet --python $(PY) -r requirements.lock \
+	$$uv pip install --quiet --compile-bytecode --python $(PY) -r requirements.lock \
 	  $(if $(TORCH_BACKEND),--no-verify-hashes --torch-backend $(TORCH_BACKEND))
 	@touch $@
 
@@ -46,7 +46,7 @@ demo: setup  ## the gallery of all demos on http://127.0.0.1:7860 (PORT=, ARGS=-
 	$(PY) -m apps.gallery --port $(PORT) $(ARGS)
 
 test: setup  ## the whole suite, offline and on the CPU in JOBS=2 processes (ARGS= goes to pytest)
-	$(OFFLINE) OMP_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+	$(OFFLINE) OMP_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: setup  ## format, lint, types (not of the pages), import rules
 	$(PY) -m ruff format --check .

@@ -24,7 +24,17 @@ pytest.register_assert_rewrite("children", "families", "hostile_pictures", "loop
 CHROMIUM_FLAGS = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--disable-background-networking"]
 HERE = re.compile(r"^(data|blob|about):|^(https?|wss?)://(127\.0\.0\.1|localhost)(:\d+)?(/|$)")
 NO_CHROMIUM = "no chromium: install it, or point CHROMIUM at one"
+LONG = [f"test_{name}.py" for name in (  # by the time they take
+    "spaces", "end_to_end", "hub", "smoke", "captioning_app", "classifier", "doors_visitors", "segmentation_app",
+    "doors_data", "doors_code", "doors_pictures", "ddpm", "homes", "house", "photo_captions", "text_to_image",
+    "text_to_image_app", "doors_folders",
+)]  # fmt: skip
 LEFT: list[str] = []  # connections and look-ups of this process that were not for this machine
+
+
+def pytest_collection_modifyitems(items):
+    """Long files first (make test hands out whole files): begun last, one would leave the other process without work."""
+    items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
 
 
 def pytest_unconfigure():
