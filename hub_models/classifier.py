@@ -3,6 +3,9 @@
 A model folder is timm's own: config.json (architecture, num_classes, label_names, model_args, pretrained_cfg) and
 model.safetensors; `timm.create_model("local-dir:…", pretrained=True)` opens it. Nothing is added to it.
 
+A model of four input planes is one for noisy pictures, such as guide a diffusion model: its fourth plane says how much
+noise there is, √(1 - ᾱ) at every pixel, 0 for a clean picture.
+
 Letters: B pictures, R pixels a side, K labels, D features, N tokens of which the last P are patches, h × w cells.
 """
 
@@ -52,8 +55,9 @@ class Classifier:
         self.resolution_px: int = data["input_size"][-1]
         self.parameters = sum(p.numel() for p in model.parameters())
         self.device = next(model.parameters()).device
-        self.mean = torch.tensor(data["mean"]).view(3, 1, 1)
-        self.std = torch.tensor(data["std"]).view(3, 1, 1)
+        self.mean = torch.tensor(data["mean"][:3]).view(3, 1, 1)  # a fourth plane goes in as it is
+        self.std = torch.tensor(data["std"][:3]).view(3, 1, 1)
+        self.reads_noise = data["input_size"][0] == 4
 
     @property
     def has_attention(self) -> bool:
@@ -65,10 +69,36 @@ class Classifier:
         )
 
     def preprocess(self, images: Sequence[Image.Image]) -> torch.Tensor:
-        """The pictures as the model wants them, (B, 3, R, R): framed (see `frame`), then (x - mean) / std."""
+        """The pictures as the model wants them, (B, 3, R, R): framed (see `frame`), then (x - mean) / std.
+
+        For a model of noisy pictures (B, 4, R, R), the last plane saying that there is no noise.
+        """
         pixels = np.stack([np.asarray(frame(image, self.resolution_px)) for image in images])  # (B, R, R, 3)
         x = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255  # (B, 3, R, R)
-        return ((x - self.mean) / self.std).to(self.device)
+        x = ((x - self.mean) / self.std).to(self.device)
+        return with_noise_plane(x, 1.0) if self.reads_noise else x
+
+    def gradient(self, x_t: torch.Tensor, alpha_bar: float, labels: Sequence[str | None]) -> torch.Tensor:
+        """∇ log p(label | x_t) at noisy pictures, (B, 3, R, R), 0 for a picture without a label: what guides diffusion.
+
+        x_t: (B, 3, R, R), √ᾱ x_0 + √(1 - ᾱ) ε of pictures x_0 in [-1, 1]. Dhariwal & Nichol 2021, §4.
+        Raises ValueError for a model that doesn't read noise, a label it doesn't know, or pictures of another size.
+        """
+        if not self.reads_noise:
+            raise ValueError(f"{self.name} has seen no noise: guidance needs a classifier of noisy pictures")
+        if x_t.shape[-2:] != (self.resolution_px, self.resolution_px):
+            raise ValueError(f"{self.name} sees {self.resolution_px} px, these pictures have {x_t.shape[-1]}")
+        if unknown := [label for label in labels if label is not None and label not in self.label_names]:
+            raise ValueError(f"{self.name} knows no label {unknown[0]!r}: one of {', '.join(self.label_names[:20])}")
+        rows = [0 if label is None else self.label_names.index(label) for label in labels]
+        asked = torch.tensor([label is not None for label in labels], device=x_t.device)  # (B,)
+        with torch.enable_grad():
+            x = x_t.detach().requires_grad_()
+            shown = (x * 0.5 + 0.5 - self.mean.to(x)) / self.std.to(x)  # of [0, 1], as pictures are shown to it
+            log_p = self.model(with_noise_plane(shown, alpha_bar)).log_softmax(-1)  # (B, K)
+            (log_p[torch.arange(len(rows)), rows] * asked).sum().backward()
+        assert x.grad is not None
+        return x.grad
 
     @torch.inference_mode()
     def logits(self, images: Sequence[Image.Image]) -> torch.Tensor:
@@ -153,6 +183,12 @@ class Classifier:
         return list(steps)[-1].drop
 
 
+def with_noise_plane(x: torch.Tensor, alpha_bar: torch.Tensor | float) -> torch.Tensor:
+    """x (B, 3, R, R) and a fourth plane of √(1 - ᾱ), (B, 4, R, R). alpha_bar: of all, or (B,)."""
+    share = torch.as_tensor(1 - alpha_bar, dtype=x.dtype, device=x.device).sqrt().reshape(-1, 1, 1, 1)
+    return torch.cat([x, share.expand(len(x), 1, *x.shape[2:])], 1)
+
+
 def spread(drop: np.ndarray, *, size_px: int, patch_px: int, stride_px: int) -> np.ndarray:
     """A map (h, w) laid over its picture, (size_px, size_px): each pixel has the mean of the patches on it."""
     total, count = np.zeros((2, size_px, size_px), np.float32)
@@ -210,10 +246,10 @@ def _open(folder: Path) -> tuple[torch.nn.Module, list[str]]:
             "export it again with timm.models.save_for_hf"
         ) from error
     size = resolve_model_data_config(model)["input_size"]
-    if model.num_classes < 2 or size[0] != 3 or size[1] != size[2]:
+    if model.num_classes < 2 or size[0] not in (3, 4) or size[1] != size[2]:
         raise CheckpointError(
             f"{folder}: {model.num_classes} labels on input {tuple(size)}; this page needs two or more labels on "
-            "square RGB"
+            "square RGB, or RGB and a plane of the noise level"
         )
     model = model.float().eval().requires_grad_(False)
     names = _label_names(model, folder)

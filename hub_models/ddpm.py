@@ -16,6 +16,7 @@ import math
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -26,9 +27,20 @@ from hub_models import drawing, pretrained, samplers, store
 from hub_models.device import default_device
 from hub_models.documents import read_object
 from hub_models.drawing import RECEIPT_KEY as RECEIPT_KEY  # for who writes it
-from hub_models.drawing import Step, guide, predict_x0
+from hub_models.drawing import Step, predict_x0
 from hub_models.pictures import frame, from_uint8, is_ground, to_uint8
 from hub_models.samplers import SAMPLERS, Level
+
+
+class Guide(Protocol):
+    """A classifier of noisy pictures, such as `hub_models.classifier.Classifier` where it reads noise."""
+
+    name: str
+    weights_sha256: str
+
+    def gradient(self, x_t: torch.Tensor, alpha_bar: float, labels: Sequence[str | None]) -> torch.Tensor:
+        """∇ log p(label | x_t), of the shape of x_t (B, 3, R, R); 0 where the label is None. Raises ValueError."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -39,14 +51,16 @@ class Fork:
     labels: Sequence[int | str | None] | None = None
     guidance_scale: float | None = None
     sampler: str | None = None
+    guide_scale: float | None = None
 
 
 @dataclass(frozen=True)
 class _Way:
-    """How a step is taken: towards which rows of the class embedding, how strongly, by which sampler."""
+    """How a step is taken: towards which rows of the class embedding, how strongly (by w, by γ), by which sampler."""
 
     rows: list[int | None]
     scale: float
+    guide_scale: float
     sampler: str
 
 
@@ -124,6 +138,8 @@ class DDPM:
         num_inference_steps: int = 50,
         guidance_scale: float | None = None,
         sampler: str = "ddim",
+        guide: Guide | None = None,
+        guide_scale: float = 0.0,
         fork: Fork | None = None,
     ) -> Generator[Step]:
         """One `Step` for every step of sampling; the last one's x_t is the pictures. Close it to stop at once.
@@ -135,6 +151,8 @@ class DDPM:
         sampler: "ddpm" (Ho et al. 2020; timesteps as the saved scheduler spaces them, as DDPMPipeline does),
             "ddim" (Song et al. 2021, η = 0), "dpm++" (DPM-Solver++ 2M, Lu et al. 2022), "langevin" (Song & Ermon
             2019; annealed, needs some 100 steps).
+        guide, guide_scale: a classifier whose gradient towards the label is followed, γ times, beside the other
+            guidance, or with guidance_scale=1 instead of it; γ = 0 is none. See `samplers.towards`.
         fork: the drawing is the same up to and with step fork.at, and goes on as it says, over the same timesteps.
         Raises ValueError, here and not at the first step, for anything out of these ranges.
         """
@@ -142,7 +160,7 @@ class DDPM:
             raise ValueError(f"{len(labels)} labels for {len(seeds)} seeds: give one label and one seed a picture")
         seeds = [drawing.check_seed(seed) for seed in seeds]
         steps = drawing.check_whole("num_inference_steps", num_inference_steps, 1, self.num_train_timesteps)
-        way = self._way(labels, guidance_scale, sampler)
+        way = self._way(labels, guidance_scale, sampler, guide, guide_scale)
         ways = [way] * steps
         if fork is not None:
             at = drawing.check_whole("fork.at", fork.at, 0, steps - 1)
@@ -150,12 +168,19 @@ class DDPM:
             if len(labels) != len(seeds):
                 raise ValueError(f"{len(labels)} labels for {len(seeds)} seeds: a fork needs one label a picture, too")
             scale = way.scale if fork.guidance_scale is None else fork.guidance_scale
-            ways[at:] = [self._way(labels, scale, sampler)] * (steps - at)
-        return self._steps(ways, seeds)
+            followed = way.guide_scale if fork.guide_scale is None else fork.guide_scale
+            ways[at:] = [self._way(labels, scale, sampler, guide, followed)] * (steps - at)
+        return self._steps(ways, seeds, guide)
 
-    def _way(self, labels: Sequence, guidance_scale: float | None, sampler: str) -> _Way:
+    def _way(
+        self, labels: Sequence, guidance_scale: float | None, sampler: str, guide: Guide | None, guide_scale: float
+    ) -> _Way:
         """How a step goes on, checked. Raises ValueError."""
         drawing.check_sampler(sampler, SAMPLERS)
+        if not drawing.is_number(guide_scale) or guide_scale < 0:
+            raise ValueError(f"guide_scale {guide_scale!r} is not a number from 0: 1 to 10 is usual")
+        if guide_scale and guide is None:
+            raise ValueError(f"guide_scale {guide_scale:g} needs a guide, a classifier of noisy pictures")
         scale = self.default_guidance if guidance_scale is None else guidance_scale
         if not drawing.is_number(scale):
             raise ValueError(f"guidance_scale {scale!r} is not a finite number: 1 to 10 is usual")
@@ -164,16 +189,19 @@ class DDPM:
             if guidance_scale is not None:
                 raise ValueError("guidance needs a null label, and this model has none: set guidance_scale to 1")
             scale = 1.0
-        return _Way(rows, float(scale), sampler)
+        return _Way(rows, float(scale), float(guide_scale), sampler)
 
     @torch.no_grad()
-    def _steps(self, ways: Sequence[_Way], seeds: Sequence[int]) -> Generator[Step]:
+    def _steps(self, ways: Sequence[_Way], seeds: Sequence[int], guide: Guide | None) -> Generator[Step]:
         generators, before = drawing.generators_of(seeds), None
         x = drawing.noise(generators, self.shape, self.device)  # (B, 3, R, R)
         for index, level in enumerate(samplers.levels(self.scheduler, ways[0].sampler, len(ways))):
             way, a = ways[index], level.a.to(self.device)
             output = self._evaluate(x, level.timestep, way.rows, way.scale)  # (B, 3, R, R)
-            x0 = self._clip(predict_x0(output, x, a, self.scheduler.config.prediction_type))
+            x0 = predict_x0(output, x, a, self.scheduler.config.prediction_type)
+            if guide and way.guide_scale:
+                x0 = samplers.towards(x0, guide.gradient(x, float(a), self._asked(way.rows)), a, way.guide_scale)
+            x0 = self._clip(x0)
             eps = samplers.noise_in(x, x0, a)
             x = self._advance(way.sampler, level, x, x0, eps, before, generators)
             before = (x0, a)
@@ -202,7 +230,7 @@ class DDPM:
             return self.unet(x, t, class_labels=label).sample
         null = torch.full_like(label, self.null_label)
         both = self.unet(torch.cat([x, x]), t, class_labels=torch.cat([null, label])).sample  # (2 B, 3, R, R)
-        return guide(*both.chunk(2), scale)
+        return drawing.guide(*both.chunk(2), scale)
 
     def _clip(self, x0: torch.Tensor) -> torch.Tensor:
         if self.scheduler.config.thresholding:
@@ -243,6 +271,8 @@ class DDPM:
         num_inference_steps: int,
         guidance_scale: float,
         sampler: str,
+        guide: Guide | None = None,
+        guide_scale: float = 0.0,
         fork: Fork | None = None,
         steps_done: int | None = None,
     ) -> dict:
@@ -257,6 +287,8 @@ class DDPM:
             "sampler": sampler,
             "size": [self.resolution_px, self.resolution_px],
         }
+        if guide is not None:
+            fields |= {"guide": guide.name, "guide_sha256": guide.weights_sha256, "guide_scale": guide_scale}
         if fork is not None:
             towards = None if fork.labels is None else self._names(fork.labels)
             fields["fork"] = dataclasses.asdict(fork) | {"labels": towards}
@@ -264,8 +296,11 @@ class DDPM:
         return drawing.sealed(fields, self.device)
 
     def _names(self, labels: Sequence) -> list[str]:
-        rows = [self.label_index(label) for label in labels]
-        return ["any" if row in (None, self.null_label) else self.label_names[row] for row in rows]
+        return [label or "any" for label in self._asked([self.label_index(label) for label in labels])]
+
+    def _asked(self, rows: Sequence[int | None]) -> list[str | None]:
+        """The labels' names, None where the class is left to the model."""
+        return [None if row in (None, self.null_label) else self.label_names[row] for row in rows]
 
 
 def load(name: str = "emoji-32", device: str | torch.device | None = None) -> DDPM:

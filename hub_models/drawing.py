@@ -7,10 +7,11 @@ A receipt is a JSON object in a PNG's text under RECEIPT_KEY, of one schema what
     prompt, negative_prompt, seed       what was asked of a model that reads text; a seed is text, as JSON readers round
     labels, seeds                       what was asked of a model that knows labels: lists, a place for each picture
     num_inference_steps, guidance_scale, sampler, size       size: [width, height] of each picture
+    guide, guide_sha256, guide_scale    the classifier that guided it, and its γ
     strength, image_sha256              of a picture that was redrawn from another one
     steps_done                          of a drawing that was stopped
     fork                                of one that went another way: after `at` steps these labels, guidance_scale,
-                                        sampler, null where they stayed
+                                        guide_scale, sampler, null where they stayed
     picture_sha256, versions, device
     checks                              {field: short hash of it}, which tell what was altered by hand
 

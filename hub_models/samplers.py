@@ -41,6 +41,14 @@ def score(eps: torch.Tensor, a: torch.Tensor) -> torch.Tensor:
     return -eps / (1 - a).sqrt()
 
 
+def towards(x0: torch.Tensor, slope: torch.Tensor, a: torch.Tensor, scale: float) -> torch.Tensor:
+    """The x0 of ε - γ √(1 - ᾱ) ∇ log p(y | x_t): guidance by a classifier. Dhariwal & Nichol 2021, algorithm 2.
+
+    slope: ∇ log p(y | x_t). scale: γ. To first order in β it moves the mean of `ancestral` as their algorithm 1 does.
+    """
+    return x0 + scale * (1 - a) / a.sqrt() * slope
+
+
 def ancestral(
     x: torch.Tensor, x0: torch.Tensor, a: torch.Tensor, b: torch.Tensor, z: torch.Tensor | None, large: bool = False
 ) -> torch.Tensor:

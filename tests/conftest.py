@@ -33,7 +33,7 @@ LEFT: list[str] = []  # connections and look-ups of this process that were not f
 
 
 def pytest_collection_modifyitems(items):
-    """Long files first (make test hands out whole files): begun last, one would leave the other process without work."""
+    """Long files first: `make test` hands out whole files, and one begun last leaves the other process without work."""
     items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
 
 

@@ -3,6 +3,7 @@
     python -m training.classifier --preset swin --output_dir runs/swin     # Swin, window 4, 64 px, from scratch
     python -m training.classifier --preset vit --output_dir runs/vit       # ViT, patch 8, 64 px, from scratch
     python -m training.classifier --preset tower --output_dir runs/tower   # Swin that begins as that of clip/emoji
+    python -m training.classifier --preset noised --output_dir runs/noised # ViT of noisy pictures, 32 px: guides ddpm
     python -m training.classifier --preset finetune --dataset_name my_pictures --output_dir runs/my-classifier \
         --pretrained_model_name_or_path timm/vit_small_patch16_224.augreg_in21k_ft_in1k --resolution 224
                                                                                # somebody's class folders
@@ -33,7 +34,7 @@ from timm.loss import SoftTargetCrossEntropy
 from timm.optim import param_groups_layer_decay
 from torchvision import transforms
 
-from hub_models import building, store
+from hub_models import building, samplers, store
 from hub_models import classifier as contract
 from hub_models.documents import read_object
 from hub_models.publish.tables import as_text
@@ -60,6 +61,7 @@ class ClassifierConfig(TrainConfig):
     pretrained_model_name_or_path: str | None = None  # bundled variant, folder, Hub id or timm name to start from
     tower_name_or_path: str | None = None  # instead, the Swin of a model of transformers: bundled CLIP, folder, Hub id
     label_column: str | None = None  # column that holds the class; None = "label"
+    noised: bool = False  # pictures of any level of noise, which a fourth plane says: to guide a diffusion model
     # Augmentation (timm's own)
     rand_augment: str = "rand-m6-n2-mstd0.5-inc1"  # timm's RandAugment string (Cubuk 2020); "" = off
     scale: tuple[float, float] = (0.6, 1.0)  # area range of the random resized crop
@@ -104,6 +106,11 @@ PRESETS = {
         model_args={"img_size": 64, "patch_size": 8, "embed_dim": 192, "depth": 6, "num_heads": 3},
         drop_path=0.0,
     ),
+    "noised": dataclasses.replace(
+        EMOJI, noised=True, model_name="vit_tiny_patch16_224", resolution=32, max_train_steps=4000, optimizer="muon",
+        learning_rate=3e-3, margin=0.0, random_ground=0.0, grayscale=0.0, ink=0.0, color_jitter=0.1,
+        model_args={"img_size": 32, "patch_size": 4, "embed_dim": 192, "depth": 6, "num_heads": 3, "in_chans": 4},
+    ),
     "tower": dataclasses.replace(EMOJI, tower_name_or_path="emoji", max_train_steps=3000, learning_rate=5e-4),
     "finetune": dataclasses.replace(
         EMOJI, pretrained_model_name_or_path="swin", dataset_name="path/to/class/folders", train_batch_size=32,
@@ -120,7 +127,11 @@ PRESETS = {
 
 
 class LabelledPictures:
-    """Augmented training samples {"pixels": (3, R, R) normalised, "label": ()}; see `training.order.Samples`."""
+    """Augmented training samples {"pixels": (3, R, R) normalised, "label": ()}; see `training.order.Samples`.
+
+    Where pictures get noise, also "noise": (3, R, R) and "alpha_bar": (), which is cos²(π u / 2), u uniform: the cosine
+    schedule of Nichol & Dhariwal 2021, eq. 17, so that the model serves any schedule.
+    """
 
     def __init__(self, source: Source, cfg: ClassifierConfig, mean: tuple, std: tuple):
         self.source, self.cfg, self.data_hash = source, cfg, source.data_hash
@@ -162,12 +173,21 @@ class LabelledPictures:
         if random.random() < self.cfg.grayscale:
             picture = F.rgb_to_grayscale(picture, 3)
         pixels = F.normalize(F.to_tensor(picture), self.mean, self.std)  # (3, R, R)
-        return {"pixels": self.erase(pixels), "label": int(self.source.labels[index])}
+        sample = {"pixels": self.erase(pixels), "label": int(self.source.labels[index])}
+        if self.cfg.noised:
+            sample["noise"] = torch.randn(pixels.shape, generator=draw)
+            sample["alpha_bar"] = torch.rand((), generator=draw).mul(torch.pi / 2).cos().square()
+        return sample
 
 
 def _ground(probability: float) -> tuple[int, int, int]:
     return any_colour(random) if random.random() < probability else (255, 255, 255)
 
+
+NOISED = (
+    "It takes four planes: a picture in [-1, 1] with noise on it, √ᾱ x₀ + √(1 - ᾱ) ε, and √(1 - ᾱ) at every pixel; "
+    "0 is a clean picture. Its gradient guides a diffusion model."
+)
 
 # What a served model has to know of timm's pretrained_cfg; the rest tells where the base came from.
 KEPT = {"architecture", "fixed_input_size", "crop_mode", "mean", "std", "pool_size", "first_conv", "classifier"}
@@ -192,6 +212,8 @@ def create_model(cfg: ClassifierConfig, num_classes: int) -> tuple[torch.nn.Modu
         args = (read_object(folder / "config.json").get("model_args") or {}) | args
         args.pop("num_classes", None)  # the base's, which timm writes among them
         name = f"local-dir:{folder}"
+    if (args.get("in_chans", 3) == 4) != cfg.noised:
+        raise SystemExit("--noised goes with a model of four planes alone: take --preset noised, or start from one")
     drop: dict = {"drop_path_rate": cfg.drop_path} if cfg.drop_path else {}
     with contextlib.ExitStack() as guards:
         if name and not known:
@@ -211,7 +233,10 @@ def create_model(cfg: ClassifierConfig, num_classes: int) -> tuple[torch.nn.Modu
 def _serve(model: Any, cfg: ClassifierConfig, num_classes: int, **normalisation) -> None:
     """Has its pretrained_cfg say how pictures are shown to it."""
     kept = {key: value for key, value in model.pretrained_cfg.items() if key in KEPT}
-    side = {"input_size": (3, cfg.resolution, cfg.resolution), "interpolation": "bicubic", "crop_pct": 1.0}
+    planes = 4 if cfg.noised else 3
+    if cfg.noised:  # [-1, 1], as diffusion has it
+        normalisation = {"mean": (0.5,) * planes, "std": (0.5,) * planes}
+    side = {"input_size": (planes, cfg.resolution, cfg.resolution), "interpolation": "bicubic", "crop_pct": 1.0}
     model.pretrained_cfg = kept | normalisation | side | {"num_classes": num_classes}
 
 
@@ -244,7 +269,7 @@ def task_of(cfg: ClassifierConfig) -> Task:
     torch.manual_seed(cfg.seed)
     model, model_args = create_model(cfg, len(train.label_names))
     data = resolve_model_data_config(model)
-    samples = LabelledPictures(train, cfg, data["mean"], data["std"])
+    samples = LabelledPictures(train, cfg, data["mean"][:3], data["std"][:3])
     # Mixup with probability 0 still gives the smoothed one-hot targets, so there is one path.
     probability = cfg.mix_probability if cfg.mixup or cfg.cutmix else 0.0
     mix = Mixup(
@@ -254,6 +279,10 @@ def task_of(cfg: ClassifierConfig) -> Task:
 
     def loss(model, batch):
         pixels, target = mixed(mix, batch["pixels"], batch["label"])  # (B, 3, R, R), (B, K)
+        if cfg.noised:
+            alpha_bar = batch["alpha_bar"]  # (B,)
+            x_t = samplers.add_noise(pixels, batch["noise"], alpha_bar.reshape(-1, 1, 1, 1))
+            pixels = contract.with_noise_plane(x_t, alpha_bar)  # (B, 4, R, R)
         return soft_cross_entropy(model(pixels), target * samples.class_weight.to(target.device)), {}
 
     def evaluate(served):
@@ -333,6 +362,7 @@ def card_of(served: contract.Classifier, cfg: ClassifierConfig, train: Source) -
             f"It knows {classes} classes and always answers with one of them, also for pictures of nothing it has "
             "seen.",
             f"It sees {side} × {side} pixels.",
+            *([NOISED] if cfg.noised else []),
         ],
     )
 

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import html
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import gradio as gr
@@ -13,7 +13,8 @@ from PIL import Image
 from apps.ddpm.paint import Film, with_receipt
 from apps.kit import drawing_page, launch, pictures, values
 from apps.kit.session import StopFlags
-from hub_models import ddpm, store
+from hub_models import classifier, ddpm, store
+from hub_models.classifier import Classifier
 from hub_models.ddpm import DDPM, Step
 from hub_models.pictures import to_uint8
 
@@ -21,14 +22,18 @@ MAX_PICTURES = 16
 MAX_STEPS = 250
 STEPS = 20  # of DPM-Solver++ look like 50 of DDIM
 MAX_GUIDANCE = 10
+GUIDE = "guide="  # before the name of a classifier of noisy pictures, among the names of models
 FILM_FRAMES = 61
 SAMPLER_NAMES = {"DPM-Solver++": "dpm++", "DDIM": "ddim", "DDPM": "ddpm", "Langevin": "langevin"}
 ANY = "any"
 
 
-def load_models(names: list[str]) -> dict[str, DDPM | store.CheckpointError]:
-    """Each named model, or the error in its place."""
-    return launch.load_each(ddpm.load, names)
+def load_models(names: Sequence[str]) -> dict[str, DDPM | Classifier | store.CheckpointError]:
+    """Each named model, or the error in its place; a classifier of noisy pictures under GUIDE and its name."""
+    drawing = [name for name in names if not name.startswith(GUIDE)]
+    guides = [name for name in names if name.startswith(GUIDE)] or [f"{GUIDE}noised"]
+    found = launch.load_each(ddpm.load, drawing)
+    return found | launch.load_each(lambda name: classifier.load(name.removeprefix(GUIDE)), guides)
 
 
 @dataclass(frozen=True)
@@ -89,8 +94,8 @@ def max_steps(model: DDPM) -> int:
     return min(MAX_STEPS, model.num_train_timesteps)
 
 
-def own_fields(model: DDPM) -> dict[str, dict]:
-    """What the fields that depend on the model show."""
+def own_fields(model: DDPM, guide: Classifier | None) -> dict[str, dict]:
+    """What the fields that depend on the model, and on the classifier that can guide it, show."""
     options, top, last = label_choices(model), max_steps(model), model.num_train_timesteps - 1
     named, guidance = bool(model.label_names), min(max(model.default_guidance, 1), MAX_GUIDANCE)
     return {
@@ -101,10 +106,22 @@ def own_fields(model: DDPM) -> dict[str, dict]:
         "label": {"choices": options, "value": options[0], "visible": named},
         "fork_label": {"choices": options, "value": options[-1], "visible": named},
         "fork_guidance": {"value": guidance, "visible": model.null_label is not None},
+        "guide": {"value": 0, "visible": guide is not None},
+        "fork_guide": {"value": 0, "visible": guide is not None},
     }
 
 
-def check_order(model: DDPM, labels, count, seed, steps, guidance, sampler) -> Order:
+def guidance_by(guide: Classifier | None, scale) -> dict:
+    """The settings of guidance by a classifier, none for a scale of 0. Raises InputError."""
+    scale = values.number(scale, "Guidance by a classifier", 0, MAX_GUIDANCE)
+    if scale and guide is None:
+        raise values.InputError("No classifier of noisy pictures with these classes is here: set its guidance to 0.")
+    return {"guide": guide, "guide_scale": scale} if scale else {}
+
+
+def check_order(
+    model: DDPM, labels, count, seed, steps, guidance, sampler, guide_scale=0, *, guide: Classifier | None = None
+) -> Order:
     """The order that raw parameters stand for; gr.Error names the range of the first that is wrong."""
     count, options = values.number(count, "Pictures", 1, MAX_PICTURES, integer=True), label_choices(model)
     if isinstance(labels, str) or labels is None:
@@ -118,12 +135,14 @@ def check_order(model: DDPM, labels, count, seed, steps, guidance, sampler) -> O
         "num_inference_steps": values.number(steps, "Steps", 1, max_steps(model), integer=True),
         "guidance_scale": guidance if model.null_label is not None else 1.0,
         "sampler": SAMPLER_NAMES[values.choice(sampler, "Sampler", SAMPLER_NAMES)],
-    }
+    } | guidance_by(guide, guide_scale)
     seeds = [(seed + k) % 2**63 for k in range(count)]
     return Order(model, [labels[k % len(labels)] for k in range(count)], seeds, settings)
 
 
-def check_fork(order: Order, after, label, guidance, sampler) -> Order:
+def check_fork(
+    order: Order, after, label, guidance, sampler, guide_scale=0, *, guide: Classifier | None = None
+) -> Order:
     """The order with another way on after so many steps; gr.Error names the range of the first that is wrong."""
     model, steps = order.model, order.settings["num_inference_steps"]
     after = values.number(after, "Steps before the fork", 0, steps - 1, integer=True)
@@ -131,20 +150,34 @@ def check_fork(order: Order, after, label, guidance, sampler) -> Order:
     guidance = values.number(guidance, "Guidance", 1, MAX_GUIDANCE)
     sampler = SAMPLER_NAMES[values.choice(sampler, "Sampler", SAMPLER_NAMES)]
     labels = [label] * len(order.labels) if model.label_names else None
-    fork = ddpm.Fork(after, labels, guidance if model.null_label is not None else None, sampler)
-    return dataclasses.replace(order, settings=order.settings | {"fork": fork})
+    by = guidance_by(guide, guide_scale)
+    w = guidance if model.null_label is not None else None
+    fork = ddpm.Fork(after, labels, w, sampler, by.get("guide_scale", 0.0))
+    guided = {"guide": guide, "guide_scale": 0.0} if by else {}  # before the fork, unless the order says another
+    return dataclasses.replace(order, settings=guided | order.settings | {"fork": fork})
 
 
 class Desk:
-    """The models that are loaded, and the flags of those who draw."""
+    """The models that are loaded, the classifiers that can guide them, and the flags of those who draw."""
 
-    def __init__(self, models: Mapping[str, DDPM]):
-        self.models, self.flags = values.Models(models), StopFlags()
+    def __init__(self, models: Mapping[str, DDPM], guides: Sequence[Classifier] = ()):
+        self.models, self.guides, self.flags = values.Models(models), guides, StopFlags()
+
+    def guide_of(self, model: DDPM) -> Classifier | None:
+        """The first classifier that sees noisy pictures of this size and knows these classes."""
+        fits = (one for one in self.guides if one.reads_noise and one.resolution_px == model.resolution_px)
+        return next((one for one in fits if {*model.label_names} <= {*one.label_names}), None)
+
+    def own_fields(self, name) -> dict[str, dict]:
+        """See `own_fields`. Raises InputError for a model that isn't here."""
+        model = self.models.chosen(name)
+        return own_fields(model, self.guide_of(model))
 
     def order(self, name, *asked) -> Order:
-        return check_order(self.models.chosen(name), *asked)
+        model = self.models.chosen(name)
+        return check_order(model, *asked, guide=self.guide_of(model))
 
-    def branch(self, film: Film, k: int, frame: int, label, guidance, sampler) -> Order:
+    def branch(self, film: Film, k: int, frame: int, *changed) -> Order:
         """Picture k of a film, which goes another way at a frame. Raises InputError."""
         receipt, after = film.receipt, film.steps[frame]
         if after >= film.total or frame == film.last:
@@ -153,8 +186,10 @@ class Desk:
         if model is None:
             raise values.InputError("The model of this drawing is not here any more: draw again.")
         settings = {name: receipt[name] for name in ("num_inference_steps", "guidance_scale", "sampler")}
+        guide = self.guide_of(model)
+        settings |= guidance_by(guide, receipt.get("guide_scale", 0))
         order = Order(model, [receipt["labels"][k]], [int(receipt["seeds"][k])], settings)
-        return check_fork(order, after, label, guidance, sampler)
+        return check_fork(order, after, *changed, guide=guide)
 
     def noisy(self, image: Image.Image, t, seed, label, name) -> tuple[Image.Image, Image.Image]:
         """The picture t steps into the noise, and what the model sees under it. Raises InputError."""
@@ -165,7 +200,7 @@ class Desk:
 
     # For programs
 
-    def ddpm_draw(self, labels, count, seed, steps, guidance, sampler, model, request: gr.Request):
+    def ddpm_draw(self, labels, count, seed, steps, guidance, sampler, model, guide_scale, request: gr.Request):
         """Draw pictures. Returns one PNG a picture, a receipt in its text, and the receipt of them all.
 
         Parameters:
@@ -176,13 +211,14 @@ class Desk:
             guidance: 1 (none) to 10
             sampler: "DDIM", "DDPM", "DPM-Solver++" or "Langevin"
             model: the name of a loaded model
+            guide_scale: 0 (none) to 10, how far a classifier of noisy pictures guides besides
         """
-        order = self.order(model, labels, count, seed, steps, guidance, sampler)
+        order = self.order(model, labels, count, seed, steps, guidance, sampler, guide_scale)
         images = to_uint8(drawing_page.whole(order, self.flags, request.session_hash).x_t)
         drawn = [with_receipt(Image.fromarray(pixels), order.receipt(k)) for k, pixels in enumerate(images)]
         return list(zip(drawn, [f"{label}, {seed}" for label, seed in order.captions], strict=True)), order.receipt()
 
-    def ddpm_film(self, label, seed, steps, guidance, sampler, model, request: gr.Request):
+    def ddpm_film(self, label, seed, steps, guidance, sampler, model, guide_scale, request: gr.Request):
         """Draw one picture and return its film: a GIF with x_t on the left and the predicted x0 on the right.
 
         Parameters:
@@ -192,15 +228,16 @@ class Desk:
             guidance: 1 (none) to 10
             sampler: "DDIM", "DDPM", "DPM-Solver++" or "Langevin"
             model: the name of a loaded model
+            guide_scale: 0 (none) to 10, how far a classifier of noisy pictures guides besides
         """
-        order = self.order(model, label, 1, seed, steps, guidance, sampler)
+        order = self.order(model, label, 1, seed, steps, guidance, sampler, guide_scale)
         recorder = Recorder(order)
         drawing_page.whole(recorder, self.flags, request.session_hash)
         return recorder.film().gif_file(0), order.receipt()
 
     def ddpm_fork(
         self, label, seed, steps, guidance, sampler, after, new_label, new_guidance, new_sampler, model,
-        request: gr.Request,
+        guide_scale, new_guide_scale, request: gr.Request,
     ):  # fmt: skip
         """Draw one picture twice, the same way at first, and return a GIF of both: above as asked, below as changed.
 
@@ -215,9 +252,12 @@ class Desk:
             new_guidance: from then on
             new_sampler: from then on, over the same timesteps
             model: the name of a loaded model
+            guide_scale: 0 (none) to 10, how far a classifier of noisy pictures guides besides
+            new_guide_scale: from then on
         """
-        order = self.order(model, label, 1, seed, steps, guidance, sampler)
-        recorders = Recorder(order), Recorder(check_fork(order, after, new_label, new_guidance, new_sampler))
+        order = self.order(model, label, 1, seed, steps, guidance, sampler, guide_scale)
+        changed = new_label, new_guidance, new_sampler, new_guide_scale
+        recorders = Recorder(order), Recorder(check_fork(order, after, *changed, guide=self.guide_of(order.model)))
         for recorder in recorders:
             drawing_page.whole(recorder, self.flags, request.session_hash)
         film, fork = (recorder.film() for recorder in recorders)

@@ -8,11 +8,21 @@ import gradio as gr
 import numpy as np
 
 from apps.ddpm import words
-from apps.ddpm.desk import ANY, MAX_GUIDANCE, MAX_PICTURES, SAMPLER_NAMES, Desk, Recorder, load_models, own_fields
+from apps.ddpm.desk import (
+    ANY,
+    GUIDE,
+    MAX_GUIDANCE,
+    MAX_PICTURES,
+    SAMPLER_NAMES,
+    Desk,
+    Recorder,
+    load_models,
+)
 from apps.ddpm.paint import enlarge
 from apps.kit import answers, drawing_page, launch, parts, pictures, values, wires
 from apps.kit.page import Page
 from apps.kit.wires import HIDDEN, endpoint, fitted, wire
+from hub_models.classifier import Classifier
 from hub_models.ddpm import DDPM
 from hub_models.store import CheckpointError
 
@@ -27,19 +37,24 @@ PAGE = Page(
     gpu_seconds=60,  # the largest order, 16 pictures of 250 steps, measured at 54 s on one CPU thread
     call="ddpm_draw",
     example={"labels": ["food"], "count": 4, "seed": 7},
+    also=("classifier",),
 )
 PREVIEWS = 10  # of a drawing under way at most
 NO_PICTURE = "Upload a picture, or take one you drew."
 LATEST = {"trigger_mode": "always_last"} | HIDDEN
 
 
-def build(models: dict[str, DDPM | CheckpointError]) -> gr.Blocks:
-    """The page around loaded models; in the place of one that could not be loaded stands the cause."""
-    with parts.opened(PAGE, models) as (demo, ready):
+def build(models: dict[str, DDPM | Classifier | CheckpointError]) -> gr.Blocks:
+    """The page around loaded models; in the place of one that could not be loaded stands the cause.
+
+    Names that begin with GUIDE are classifiers of noisy pictures, of which the first that fits a model can guide it.
+    """
+    with parts.opened(PAGE, models) as (demo, opened):
+        ready = {name: model for name, model in opened.items() if not name.startswith(GUIDE)}
         if ready:
-            desk, names = Desk(ready), list(ready)
+            desk, names = Desk(ready, [opened[name] for name in opened if name not in ready]), list(ready)
             form, shown = SimpleNamespace(), SimpleNamespace()
-            form.own = own_fields(desk.models.first)
+            form.own = desk.own_fields(names[0])
             form.model_name = gr.Radio(names, value=names[0], label="Model", visible=len(names) > 1)
             with gr.Tabs():
                 with gr.Tab("Draw"):
@@ -49,7 +64,7 @@ def build(models: dict[str, DDPM | CheckpointError]) -> gr.Blocks:
                     _forward_part(desk, form, shown.film)
 
             def fit_to_model(name):
-                return fitted(form, own_fields(desk.models.chosen(name)))
+                return fitted(form, desk.own_fields(name))
 
             own = [getattr(form, key) for key in form.own]
             wire(form.model_name.change, fit_to_model, form.model_name, own, **HIDDEN)
@@ -81,11 +96,13 @@ def _draw_part(form: SimpleNamespace, shown: SimpleNamespace) -> None:
             form.steps = gr.Slider(1, **form.own["steps"], step=1, label="Steps")
             top, said = MAX_GUIDANCE, "1 switches it off."
             form.guidance = gr.Slider(1, top, **form.own["guidance"], step=0.5, label="Guidance", info=said)
+            said = "The gradient of a classifier that reads noise. 0 switches it off."
+            form.guide = gr.Slider(0, top, **form.own["guide"], step=0.5, label="Guidance by a classifier", info=said)
             said = "Langevin wants some 200 steps, and is rough."
             chips = {"label": "Sampler", "elem_classes": "chips", "value": "DPM-Solver++"}
             form.sampler = gr.Radio(list(SAMPLER_NAMES), info=said, **chips)
             shown.png = gr.DownloadButton("Download PNG with receipt", interactive=False, size="sm")
-    form.order = [form.labels, form.count, form.seed, form.steps, form.guidance, form.sampler]
+    form.order = [form.labels, form.count, form.seed, form.steps, form.guidance, form.sampler, form.guide]
     parts.section("Film of one picture", "Choose a picture above, then drag: what the model saw, and what it guessed.")
     shown.film, shown.chosen = gr.State(None, time_to_live=3600), gr.State(0)
     shown.frame = gr.Slider(0, 1, 0, step=1, label="Frame", interactive=False, elem_id="ddpm-frame")
@@ -98,10 +115,11 @@ def _draw_part(form: SimpleNamespace, shown: SimpleNamespace) -> None:
         form.fork_label = gr.Dropdown(**form.own["fork_label"], label="Class from here", min_width=160)
         top = MAX_GUIDANCE
         form.fork_guidance = gr.Slider(1, top, **form.own["fork_guidance"], step=0.5, label="Guidance from here")
+        form.fork_guide = gr.Slider(0, top, **form.own["fork_guide"], step=0.5, label="By a classifier from here")
         chips |= {"label": "Sampler from here", "elem_id": "ddpm-fork-sampler"}
         form.fork_sampler = gr.Radio(list(SAMPLER_NAMES), **chips)
         shown.fork = gr.Button("Fork at this frame", min_width=160)
-    form.fork = [form.fork_label, form.fork_guidance, form.fork_sampler]
+    form.fork = [form.fork_label, form.fork_guidance, form.fork_sampler, form.fork_guide]
     shown.fork_line = gr.HTML("", elem_id="ddpm-fork-line")
     shown.branch = parts.styled("", HERE / "pair.css", elem_id="ddpm-fork")
     shown.both = gr.DownloadButton("Download GIF of both", visible=False, size="sm", elem_classes="v-narrow")
@@ -117,8 +135,7 @@ def _draw_events(demo: gr.Blocks, desk: Desk, form: SimpleNamespace, shown: Simp
         return shows | {shown.chosen: 0, shown.frame: frame} | unforked(shown)
 
     def first():
-        name, model = next(iter(desk.models.items()))
-        own, count = own_fields(model), form.count.value
+        name, own, count = next(iter(desk.models)), form.own, form.count.value
         labels = [label for label in own["labels"]["choices"] if label != ANY][:count]
         order = desk.order(name, labels, count, 0, own["steps"]["value"], own["guidance"]["value"], form.sampler.value)
         recorder = Recorder(order)
@@ -146,11 +163,12 @@ def _draw_events(demo: gr.Blocks, desk: Desk, form: SimpleNamespace, shown: Simp
     receipt = gr.JSON(label="Receipt", visible=False)
     animation = gr.File(label="GIF", visible=False)
     label = gr.Textbox(ANY if ANY in form.own["label"]["choices"] else "", label="Class", visible=False)
-    endpoint(wires.DRAW, desk.ddpm_draw, [*form.order, form.model_name], [gallery, receipt])
-    one = [label, form.seed, form.steps, form.guidance, form.sampler, form.model_name]
-    endpoint(wires.DRAW, desk.ddpm_film, one, [animation, receipt])
-    after = gr.Number(0, label="Steps before the fork", visible=False)
-    endpoint(wires.DRAW, desk.ddpm_fork, [*one[:-1], after, *form.fork, one[-1]], [animation, receipt])
+    *usual, by = form.order
+    endpoint(wires.DRAW, desk.ddpm_draw, [*usual, form.model_name, by], [gallery, receipt])
+    one = [label, form.seed, form.steps, form.guidance, form.sampler]
+    endpoint(wires.DRAW, desk.ddpm_film, [*one, form.model_name, by], [animation, receipt])
+    after, (*changed, new_by) = gr.Number(0, label="Steps before the fork", visible=False), form.fork
+    endpoint(wires.DRAW, desk.ddpm_fork, [*one, after, *changed, form.model_name, by, new_by], [animation, receipt])
     return ended, opened
 
 
