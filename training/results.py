@@ -17,6 +17,7 @@ from hub_models.publish import card, tables
 from training import publish, recipes
 
 ROOT = Path(__file__).parent.parent
+GUIDANCE = ROOT / "docs" / "guidance.json"  # what `benchmarks.guidance` found
 START, END = "<!-- results:start -->", "<!-- results:end -->"
 HEADLINES = {  # what the README says of a model; of one that isn't here, its first three numbers
     "autoencoder": ("validation/psnr", "validation/ssim"),
@@ -106,7 +107,23 @@ def results_page() -> str:
                 f"Repeat: `python -m training.evaluate {stem} --model {variant} --dataset {results['dataset']}` "
                 f"(took {results['seconds']:.0f} s). Data: `{results['data_hash']}`."
             )
+    if GUIDANCE.is_file():
+        parts += guidance_part(json.loads(GUIDANCE.read_text()))
     return "\n\n".join(parts if len(parts) > 2 else [*parts, "No weights are shipped yet."]) + "\n"
+
+
+def guidance_part(found: dict) -> list[str]:
+    """What docs/RESULTS.md says of guidance scales, from what `benchmarks.guidance` found."""
+    titles = list(found["rows"][0])
+    lines = [f"| {' | '.join(titles)} |", f"|---{'|---:' * (len(titles) - 1)}|"]
+    for row in found["rows"]:
+        lines.append(f"| {' | '.join(f'{row[t]:.1f}' if isinstance(row[t], float) else row[t] for t in titles)} |")
+    said = (
+        f"{found['pictures']} pictures of ddpm/emoji-32 (`{found['model']}`) in each row, as many of each class, 20 steps "
+        f"of DPM-Solver++; the classifier that guides is classifier/noised (`{found['guide']}`), the judge another one "
+        "(`python -m training.judges`). Diversity: how far two pictures of a class are apart in the judge's features."
+    )
+    return ["## Guidance", said, "\n".join(lines), "Repeat: `python -m benchmarks.guidance --write`."]
 
 
 def with_block(readme: str, block: str, start: str = START, end: str = END) -> str:
