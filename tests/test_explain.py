@@ -254,7 +254,7 @@ def test_a_basis_gives_its_own_rows_the_whole_range_of_colours():
     painted = components.colours(rows.reshape(20, 20, 7), pca)
     assert painted.shape == (20, 20, 3) and painted.dtype == np.uint8
     for channel in painted.reshape(-1, 3).T:
-        assert all(8 <= (channel == end).sum() <= 12 for end in (0, 255))  # 2 % lie outside of the range, and some at it
+        assert all(8 <= (channel == end).sum() <= 12 for end in (0, 255))  # 2 % outside, and some there
     assert components.colours(rows.reshape(20, 20, 7), None) is None
     assert components.colours(np.zeros((2, 2, 5)), pca) is None
     with pytest.raises(ValueError, match="finite"):

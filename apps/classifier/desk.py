@@ -20,6 +20,7 @@ TOP_K = 5
 TOP_ANSWER = "top answer"
 ROLLOUT, OCCLUSION, SALIENCY, GRAD_CAM = "rollout", "occlusion", "saliency", "grad-cam"
 AT_ONCE = {ROLLOUT: "Attention rollout", GRAD_CAM: "Grad-CAM", SALIENCY: "Gradient saliency"}  # maps of one look
+METHODS = [*AT_ONCE, OCCLUSION]
 PATCHES_A_SIDE = 8  # the grey patch covers an eighth of a side and moves by half of itself: 15 × 15 places
 BATCH = 25  # places a step: 9 steps, and Stop acts between two
 DEADLINE_SECONDS = 300  # a map that takes longer is stopped, and says so
@@ -252,7 +253,7 @@ class Desk:
             method: "rollout" (a plain ViT's alone), "occlusion", "saliency" or "grad-cam"
             model: the name of a loaded model
         """
-        if values.choice(method, "Method", [*AT_ONCE, OCCLUSION]) != OCCLUSION:
+        if values.choice(method, "Method", METHODS) != OCCLUSION:
             overlay, said = self.at_once(picture, model, label, method)
             return overlay, status(said)
         with self.flags.armed(request.session_hash) as stop:

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import gradio as gr
 
 from apps.classifier import words
-from apps.classifier.desk import TOP_ANSWER, TOP_K, Desk, load_models, own_fields
+from apps.classifier.desk import GRAD_CAM, METHODS, TOP_ANSWER, TOP_K, Desk, load_models, own_fields
 from apps.classifier.paint import MAP_PX
 from apps.kit import drawing_page, launch, parts, picture_page, pictures, values, wires
 from apps.kit.page import Page
@@ -46,12 +46,12 @@ def build(models: dict[str, Classifier | CheckpointError]) -> gr.Blocks:
             parts.section("Under the microscope", said)
             own = own_fields(desk.models.first)
             asked.model = parts.model_choice(desk.models)
-            with gr.Tabs():
-                with gr.Tab("Where did it look?"):
+            with gr.Tabs(overflow_behavior="wrap"):
+                with gr.Tab("Where it looked"):
                     _maps_tab(own, asked, shown)
-                with gr.Tab("What can a patch see?"):
+                with gr.Tab("What a patch sees"):
                     _reach_tab(own, asked, shown)
-                with gr.Tab("What is alike?"):
+                with gr.Tab("What is alike"):
                     _alike_tab(own, asked, shown)
             seen = _answer_events(desk, asked, shown)
             _view_events(desk, asked, shown, seen)
@@ -87,7 +87,7 @@ def _maps_tab(own: dict, asked: SimpleNamespace, shown: SimpleNamespace) -> None
             parts.subheading("By a look inside", "White for least, through amber, to dark red for most.")
             chips = {"label": "Method", "show_label": False, "container": False, "elem_classes": "chips"}
             asked.method = gr.Radio(**own["method"], **chips)
-            shown.heat = pictures.picture_output("Map of the method", elem_id="classifier-map")
+            shown.heat = pictures.picture_output("Map of where it looked", elem_id="classifier-map")
             shown.heat_note = _note()
         with gr.Column(min_width=320, elem_classes="v-card"):
             parts.subheading("Occlusion", "Red: hiding this place lowers the answer. Blue: it raises it.")
@@ -120,7 +120,7 @@ def _alike_tab(own: dict, asked: SimpleNamespace, shown: SimpleNamespace) -> Non
     with gr.Row(elem_classes="v-columns", equal_height=False):
         with gr.Column(scale=5, min_width=320, elem_classes="v-card"):
             parts.subheading("Your picture", "The colours are fitted to it.")
-            shown.alike = _pair("")
+            shown.alike = _pair(0, "")
         with gr.Column(scale=7, min_width=320, elem_classes="v-card"):
             parts.subheading("A second one", "In the same colours, compared with the same patch.")
             with gr.Row():
@@ -129,15 +129,15 @@ def _alike_tab(own: dict, asked: SimpleNamespace, shown: SimpleNamespace) -> Non
                     names = [NO_EXAMPLE, *(row["name"] for row in PAGE.examples)]
                     asked.example = gr.Dropdown(names, value=NO_EXAMPLE, label="Or an example")
                 with gr.Column(scale=5, min_width=280):
-                    shown.alike += _pair(", second picture")
+                    shown.alike += _pair(1, ", second picture")
 
 
-def _pair(of: str) -> list[gr.Image]:
-    """Where tokens are shown, as colours and by their likeness."""
+def _pair(number: int, of: str) -> list[gr.Image]:
+    """Where the tokens of a picture are shown, as colours and by their likeness."""
     with gr.Row():
         return [
-            pictures.picture_output(f"{name}{of}", height=240, min_width=130)
-            for name in ("Principal components", "Likeness")
+            pictures.picture_output(said + of, height=240, min_width=130, elem_id=f"classifier-{name}-{number}")
+            for name, said in (("colours", "Principal components"), ("likeness", "Likeness"))
         ]
 
 
@@ -256,11 +256,12 @@ def _occlusion_events(demo: gr.Blocks, desk: Desk, asked: SimpleNamespace, shown
 
 
 def _endpoints(desk: Desk, asked: SimpleNamespace, shown: SimpleNamespace) -> None:
-    """What programs ask for. Fields of their own: what a visitor chooses is judged before it comes to the desk."""
+    """What programs ask for, with fields of their own: those of the page show what one model has."""
     names, box = list(desk.models), asked.box
+    labels = dict.fromkeys([TOP_ANSWER, *(label for model in desk.models.values() for label in model.label_names)])
     model = gr.Radio(names, value=names[0], label="Model", visible=False)
-    label = gr.Textbox(TOP_ANSWER, label="Label", visible=False)
-    method = gr.Textbox("grad-cam", label="Method", visible=False)
+    label = gr.Dropdown(list(labels), value=TOP_ANSWER, label="Label", visible=False)
+    method = gr.Radio(METHODS, value=GRAD_CAM, label="Method", visible=False)
     map_, note = gr.Image(label="Map", format="png", visible=False), gr.HTML(label="What it shows", visible=False)
     endpoint(wires.LOOK, desk.classifier_predict, box, shown.answers)
     endpoint(wires.DRAW, desk.classifier_occlusion, [box, model, label], [map_, note])
