@@ -36,7 +36,7 @@ from apps import classifier as app
 from apps import ddpm as ddpm_app
 from apps import gallery
 from apps.classifier import desk
-from apps.kit import pictures
+from apps.kit import pictures, values
 from hub_models import classifier, ddpm
 from hub_models.publish import halves, packing
 from hub_models.store import CheckpointError
@@ -398,6 +398,37 @@ def test_what_a_model_does_not_have_is_refused_in_a_sentence(asked, said, addres
     assert event == "error" and "Upload a picture first" in text_of(answer)
 
 
+def test_a_network_of_convolutions_says_what_it_lacks(models):
+    stock = timm.create_model("resnet10t", num_classes=len(LABELS)).eval().requires_grad_(False)
+    page_of = desk.Desk(models | {"net": classifier.Classifier(stock, LABELS, name="net", weights_sha256="0" * 64)})
+    net = page_of.models["net"]
+    fields = desk.own_fields(net, "food", "rollout")
+    assert fields["label"]["value"] == "food" and fields["method"]["value"] == "grad-cam"
+    assert not fields["block"]["visible"] and fields["layer"]["visible"]
+    with pytest.raises(values.InputError, match="net .ResNet. has neither Swin's windows nor a plain ViT's patches"):
+        page_of.reach(FOX, "net", 0, 50, 50)
+    four, said = page_of.alike(FOX, "net", len(net.layers), 50, 50, None)
+    assert "6 × 6 cells, as it has no tokens, of 512 numbers" in said and four[2:] == [None, None]
+    assert page_of.at_once(FOX, "net", "food", "grad-cam")[0].size == (448, 448)
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (("reach", "swin", 99, 50, 50), "Block must be a whole number from 0 to 4"),
+        (("reach", "swin", None, 50, 50), "Block must be"),
+        (("reach", "swin", 1, 101, 50), "Row, in percent, must be"),
+        (("reach", "swin", 1, 50, "left"), "Column, in percent, must be"),
+        (("alike", "swin", 3, 50, 50, None), "Layer must be a whole number from 1 to 2"),
+        (("alike", "vit", 1, 50, None, None), "Column, in percent, must be"),
+    ],
+)
+def test_places_outside_of_a_model_are_refused_in_a_sentence(asked, said, models):
+    method, *rest = asked
+    with pytest.raises(values.InputError, match=said):
+        getattr(desk.Desk(models), method)(FOX, *rest)
+
+
 def test_missing_arguments_and_malformed_bodies_leave_the_server_alive(address):
     assert call(address, "classifier_occlusion")[0] == "error"
     url = f"{address}/gradio_api/call/classifier_predict"
@@ -486,7 +517,7 @@ def test_a_person_walks_through_the_blocks(page, address):
     open_empty(page, address, "classifier")
     page.set_input_files("#classifier-picture input[type=file]", FOX)
     page.get_by_text("flows into the answer").wait_for()
-    tab(page, "What a patch sees")
+    tab(page, "One patch")
     page.get_by_text("Every patch sees all after one block.").wait_for()
     before = source(page, "#classifier-reach")
     page.get_by_label("swin").check()
@@ -516,11 +547,11 @@ def test_a_person_walks_through_the_blocks(page, address):
     changed(page, "#classifier-reach", before)
 
 
-def test_a_person_compares_patches_in_two_pictures(page, address):
+def test_a_person_compares_patches_in_two_pictures(page, address, tmp_path):
     open_empty(page, address, "classifier")
     page.set_input_files("#classifier-picture input[type=file]", FOX)
     page.get_by_text("flows into the answer").wait_for()
-    tab(page, "What is alike")
+    tab(page, "Alike")
     page.get_by_text("vit, layer 3 of 3: 4 × 4 tokens of 32 numbers").wait_for()
     alike, other = "#classifier-likeness-0", "#classifier-likeness-1"
     before = source(page, alike)
@@ -540,8 +571,15 @@ def test_a_person_compares_patches_in_two_pictures(page, address):
     assert source(page, "#classifier-colours-1") == colours, "one basis, wherever one looks"
     page.get_by_label("swin").check()
     page.get_by_text("swin, layer 1 of 2: 8 × 8 tokens of 16 numbers").wait_for()
-    changed(page, alike, before)
+    before = changed(page, alike, before)
     changed(page, other, second)
+    (tmp_path / "page.png").write_bytes(b"<html>404</html>")
+    page.locator("#classifier-second").get_by_role("button", name="Remove Image").click()
+    page.locator(f"{other} img").wait_for(state="hidden")
+    page.set_input_files("#classifier-second input[type=file]", tmp_path / "page.png")
+    page.get_by_text("page.png is not a readable image").wait_for()
+    page.locator("#classifier-second img").wait_for(state="hidden")
+    assert source(page, alike) == before, "the first picture's maps stay"
 
 
 def test_stop_acts_within_a_step(page, models, serve, monkeypatch):

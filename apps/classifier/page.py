@@ -49,9 +49,9 @@ def build(models: dict[str, Classifier | CheckpointError]) -> gr.Blocks:
             with gr.Tabs(overflow_behavior="wrap"):
                 with gr.Tab("Where it looked"):
                     _maps_tab(own, asked, shown)
-                with gr.Tab("What a patch sees"):
+                with gr.Tab("One patch"):
                     _reach_tab(own, asked, shown)
-                with gr.Tab("What is alike"):
+                with gr.Tab("Alike"):
                     _alike_tab(own, asked, shown)
             seen = _answer_events(desk, asked, shown)
             _view_events(desk, asked, shown, seen)
@@ -114,7 +114,7 @@ def _alike_tab(own: dict, asked: SimpleNamespace, shown: SimpleNamespace) -> Non
     said = "What a layer says of each place, by its three principal components as colours, and by how like it is to "
     parts.subheading("Patches compared", f"{said}the framed one. Click another in your picture.")
     with gr.Row():
-        asked.layer = gr.Slider(1, **own["layer"], step=1, label="Layer")
+        asked.layer = gr.Slider(1, **own["layer"], step=1, label="Layer", min_width=320)
         asked.token = _place()
     shown.alike_note = _note()
     with gr.Row(elem_classes="v-columns", equal_height=False):
