@@ -498,7 +498,10 @@ def test_a_person_chooses_a_map_and_a_label(page, address):
     page.set_input_files("#classifier-picture input[type=file]", FOX)
     page.get_by_text("flows into the answer").wait_for()
     seen = [source(page, "#classifier-map")]
-    for method, said in (("Grad-CAM", "4 × 4 places speaks for it"), ("Gradient saliency", "a little change of the")):
+    for method, said in (
+        ("Grad-CAM", "of 4 × 4 places, the redder ones"),
+        ("Gradient saliency", "a little change of the"),
+    ):
         page.get_by_label(method).check()
         page.get_by_text(said).wait_for()
         seen.append(changed(page, "#classifier-map", seen[-1]))
@@ -659,7 +662,7 @@ def test_a_degraded_page_names_the_cause_and_the_other_model_works(page, models,
     page.get_by_role("alert").get_by_text("x/model.safetensors is a <b>git-lfs</b> pointer").wait_for()
     page.set_input_files("#classifier-picture input[type=file]", FOX)
     page.locator("dd", has_text=" ms").wait_for()
-    page.get_by_text("places speaks for it").wait_for()
+    page.get_by_text("places, the redder ones speak").wait_for()
     assert page.get_by_label("Attention rollout").count() == 0 and page.get_by_label("Grad-CAM").is_checked()
 
 

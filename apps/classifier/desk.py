@@ -70,7 +70,7 @@ def explained(model: Classifier, image: Image.Image, label, method: str) -> tupl
         except ValueError as error:
             raise values.InputError(f"{model.name} has no Grad-CAM: {error}. Ask for saliency.") from None
         most, (rows, columns) = map_.max(), map_.shape
-        said = f"the redder, the more this one of {rows} × {columns} places speaks for it."
+        said = f"of {rows} × {columns} places, the redder ones speak for it more."
         said = said if most > 0 else "no place of its last layer speaks for it."
     return paint.heat(image, map_ / max(most, 1e-12)), f"{model.name}, “{label}” at {whole:.0%}: {said}"
 
@@ -96,7 +96,7 @@ def occlusion(
         yield overlay, status(text, step.done / step.total)
     if step.done < step.total:
         cause = "Stopped" if stop.is_set() else f"Out of time ({DEADLINE_SECONDS} s)"
-        yield overlay, status(f"{cause} after {step.done} of {step.total} places.")
+        yield overlay, status(f"{cause} after {step.done} of {step.total} places: {model.name}, “{label}”.")
 
 
 # ---- fields and places -----------------------------------------------------------------------------------------------

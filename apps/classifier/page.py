@@ -102,8 +102,8 @@ def _reach_tab(own: dict, asked: SimpleNamespace, shown: SimpleNamespace) -> Non
         with gr.Column(min_width=320, elem_classes="v-card"):
             shown.reach = pictures.picture_output("What the patch has seen", height=380, elem_id="classifier-reach")
         with gr.Column(min_width=320, elem_classes="v-card"):
-            said = "Patches look around in windows alone. Shifting these every other block passes it on. "
-            parts.subheading("One patch on its way", f"{said}Click one, and walk through the blocks.")
+            said = "A Swin's patches look around in windows; shifting these every other block passes it on. "
+            parts.subheading("One patch on its way", f"{said}Click a patch, and walk through the blocks.")
             chips = {"label": "Blocks passed", "elem_classes": "chips", "elem_id": "classifier-block"}
             asked.block = gr.Radio(**own["block"], **chips)
             asked.place = _place()
