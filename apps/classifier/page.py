@@ -222,12 +222,13 @@ def _view_events(desk: Desk, asked: SimpleNamespace, shown: SimpleNamespace, see
     def redrawn(path):
         return {shown.map: None, shown.note: status(NOT_DRAWN if path else WAITING)}
 
+    fields = [asked.label, asked.method, asked.block, asked.layer]
+    values.as_sent(*fields)  # what was asked of the model before may come when they have become those of another
     first, second, third = views = (
         (at_once, [asked.box, asked.model, asked.label, asked.method], [shown.heat, shown.heat_note]),
         (reach, [asked.box, asked.model, asked.block, *asked.place], [shown.reach, shown.reach_note]),
         (alike, [asked.box, asked.model, asked.layer, *asked.token, asked.second], [*shown.alike, shown.alike_note]),
     )
-    fields = [asked.label, asked.method, asked.block, asked.layer]
     switched = wire(asked.model.input, fit, [asked.model, asked.label, asked.method], fields, **wires.AT_ONCE)
     for event in (seen.success, wire(switched.then, redrawn, asked.box, [shown.map, shown.note], **QUIET).then):
         for view in views:
