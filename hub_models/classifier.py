@@ -1,4 +1,4 @@
-"""What is in a picture: any timm classifier, its top labels, and two maps of where it looked.
+"""What is in a picture: any timm classifier, its top labels, and maps of where it looked.
 
 A model folder is timm's own: config.json (architecture, num_classes, label_names, model_args, pretrained_cfg) and
 model.safetensors; `timm.create_model("local-dir:…", pretrained=True)` opens it. Nothing is added to it.
@@ -21,9 +21,8 @@ import torch
 from PIL import Image
 from timm.data import ImageNetInfo, infer_imagenet_subset, resolve_model_data_config
 from timm.layers.attention import Attention
-from timm.models.vision_transformer import VisionTransformer
 
-from hub_models import building, store
+from hub_models import building, explain, store, windows
 from hub_models.device import default_device
 from hub_models.documents import read_object
 from hub_models.pictures import frame
@@ -62,11 +61,7 @@ class Classifier:
     @property
     def has_attention(self) -> bool:
         """Whether `attention_rollout` works: a plain ViT whose patches all attend to each other."""
-        return (
-            isinstance(self.model, VisionTransformer)
-            and self.model.attn_pool is None
-            and all(type(getattr(block, "attn", None)) is Attention for block in self.model.blocks)
-        )
+        return windows.attends_to_all(self.model)
 
     def preprocess(self, images: Sequence[Image.Image]) -> torch.Tensor:
         """The pictures as the model wants them, (B, 3, R, R): framed (see `frame`), then (x - mean) / std.
@@ -130,7 +125,7 @@ class Classifier:
         if not self.has_attention:
             raise ValueError(f"{self.name} has no global attention to roll out: choose a plain ViT")
         vit = self.model
-        x = vit.norm_pre(vit.patch_drop(vit._pos_embed(vit.patch_embed(self.preprocess([image])))))  # (1, N, D)
+        x = explain.embedded(vit, self.preprocess([image]))  # (1, N, D)
         rollout = torch.eye(x.shape[1], device=x.device)  # (N, N)
         for block in vit.blocks:
             attention = _attention(block.attn, block.norm1(x)).mean(1)[0]  # (N, N), rows sum to 1
@@ -140,6 +135,47 @@ class Classifier:
         row = rollout[0] if vit.global_pool == "token" else rollout[prefix:].mean(0)  # (N,)
         return _stretch(row[prefix:].reshape(vit.patch_embed.grid_size).cpu().numpy())
 
+    def saliency(self, image: Image.Image, label: str) -> np.ndarray:
+        """How fast the score of `label` changes with each pixel, (R, R) float32: `explain.saliency`.
+
+        Raises ValueError for an unknown label.
+        """
+        return explain.saliency(self.model, self.preprocess([image]), self._index(label), self.std)
+
+    def grad_cam(self, image: Image.Image, label: str) -> np.ndarray:
+        """What in the last layer speaks for `label`, and where, (h, w) float32 from 0 up: `explain.grad_cam`.
+
+        Raises ValueError for an unknown label, and a model without such a layer.
+        """
+        return explain.grad_cam(self.model, self.preprocess([image]), self._index(label))
+
+    def token_maps(self, image: Image.Image) -> list[np.ndarray]:
+        """What each layer says of each place of the picture, (h, w, D) float32 each: `explain.token_maps`.
+
+        Raises ValueError for a model that doesn't give them.
+        """
+        return explain.token_maps(self.model, self.preprocess([image]))
+
+    @property
+    def layers(self) -> list[int]:
+        """Cells a side of each of `token_maps`, about; [] where it doesn't give them."""
+        found = getattr(self.model, "feature_info", None) if hasattr(self.model, "forward_intermediates") else None
+        return [self.resolution_px // info["reduction"] for info in found or ()]
+
+    def blocks(self) -> list[windows.Block]:
+        """The blocks that the patches of a picture pass. Raises ValueError as `windows.blocks`."""
+        return windows.blocks(self.model)
+
+    @property
+    def patches(self) -> tuple[int, int]:
+        """Rows and columns of patches that a model with `blocks` cuts a picture into."""
+        return tuple(self.model.patch_embed.grid_size)
+
+    def _index(self, label: str) -> int:
+        if label not in self.label_names:
+            raise ValueError(f"{label!r} is not a label of {self.name}: one of {', '.join(self.label_names[:20])}")
+        return self.label_names.index(label)
+
     def occlusion_steps(
         self, image: Image.Image, label: str, *, patch_px: int = 8, stride_px: int = 4, batch_size: int = 32
     ) -> Iterator[Occlusion]:
@@ -147,11 +183,10 @@ class Classifier:
 
         Raises ValueError: unknown label; patch or stride that does not fit the picture.
         """
-        if label not in self.label_names:
-            raise ValueError(f"{label!r} is not a label of {self.name}: one of {', '.join(self.label_names[:20])}")
+        index = self._index(label)
         if not (1 <= patch_px <= self.resolution_px and 1 <= stride_px and batch_size >= 1):
             raise ValueError(f"patch_px must be from 1 to {self.resolution_px}, stride_px and batch_size at least 1")
-        return self._occlude(image, self.label_names.index(label), patch_px, stride_px, batch_size)
+        return self._occlude(image, index, patch_px, stride_px, batch_size)
 
     def _occlude(self, image, index, patch_px, stride_px, batch_size) -> Iterator[Occlusion]:
         x = self.preprocess([image])  # (1, 3, R, R)

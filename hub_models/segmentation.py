@@ -30,7 +30,7 @@ from transformers import (
     AutoModelForSemanticSegmentation,
 )
 
-from hub_models import building, pretrained, store
+from hub_models import building, components, pretrained, store
 from hub_models.device import default_device
 from hub_models.documents import read_object
 from hub_models.pictures import on_ground
@@ -210,7 +210,7 @@ class Segmenter:
         sides = ((top, bottom), (left, right))
         rows, columns = (slice(int(a / cell_px), max(int(a / cell_px) + 1, round(b / cell_px))) for a, b in sides)
         values = x[:, rows, columns].permute(1, 2, 0).numpy()  # (h, w, D)
-        return FeatureMap(np.ascontiguousarray(values), component_colours(values, self.pca))
+        return FeatureMap(np.ascontiguousarray(values), components.colours(values, self.pca))
 
 
 # --- Sizes, tiles and their blending ---------------------------------------------------------------------------------
@@ -330,17 +330,6 @@ def side_of(processor, model: Stock) -> int:
     if not sides and not isinstance(model.config, dict) and isinstance(getattr(model.config, "image_size", None), int):
         sides = [model.config.image_size]
     return min(sides, default=512)
-
-
-def component_colours(values: np.ndarray, pca: dict[str, list] | None) -> np.ndarray | None:
-    """Values (h, w, D) as colours (h, w, 3) uint8: components from low to high go from 0 to 255; None without pca."""
-    if not pca:
-        return None
-    mean, basis, low, high = (np.asarray(pca[key], np.float32) for key in ("mean", "basis", "low", "high"))
-    if basis.shape != (values.shape[-1], 3):
-        return None
-    scaled = ((values - mean) @ basis - low) / np.maximum(high - low, 1e-6)
-    return np.rint(np.clip(scaled, 0, 1) * 255).astype(np.uint8)
 
 
 def default_palette(label_names: Sequence[str]) -> list[tuple[int, ...]]:

@@ -1,5 +1,6 @@
 """The classifier's contract, its page, and the gallery around it: on tiny models, over HTTP and in chromium."""
 
+import io
 import json
 import pickle
 import random
@@ -34,7 +35,8 @@ from timm.models import save_for_hf
 from apps import classifier as app
 from apps import ddpm as ddpm_app
 from apps import gallery
-from apps.kit import pictures
+from apps.classifier import desk
+from apps.kit import pictures, values
 from hub_models import classifier, ddpm
 from hub_models.publish import halves, packing
 from hub_models.store import CheckpointError
@@ -313,7 +315,7 @@ def test_no_picture_other_peoples_files_and_addresses_are_refused(address):
 
 def test_the_original_file_name_decides_nothing(address):
     image = Image.new("CMYK", (20, 20), (0, 255, 255, 0))
-    image.save(buffer := __import__("io").BytesIO(), "JPEG")
+    image.save(buffer := io.BytesIO(), "JPEG")
     [path] = upload(address, "x.jpg", buffer.getvalue()).json()
     replies = [
         call(address, "classifier_predict", picture(path, name)) for name in ("x.jpg", "x.gif", "x.svg", "", "x")
@@ -360,6 +362,73 @@ def test_the_refusal_names_the_choices(address):
     assert "vit, swin" in text_of(answer)
 
 
+MAPS = {"rollout": ["vit"], "occlusion": ["vit", "swin"], "saliency": ["vit", "swin"], "grad-cam": ["vit", "swin"]}
+
+
+@pytest.mark.parametrize(("method", "model"), [(method, name) for method in MAPS for name in MAPS[method]])
+def test_a_program_is_told_what_a_label_is_decided_by(method, model, address):
+    [path] = upload(address, "fox.png", Path(FOX).read_bytes()).json()
+    pictures_of = {}
+    for label in ("top answer", "flag"):
+        event, (file, said) = call(address, "classifier_explain", picture(path), label, method, model)
+        assert event == "complete" and model in said
+        assert label == "top answer" or method == "rollout" or "“flag”" in said
+        seen = Image.open(io.BytesIO(httpx.get(file["url"]).content))
+        assert seen.size == (448, 448) and np.asarray(seen).std() > 5
+        pictures_of[label] = seen.tobytes()
+    assert (len(set(pictures_of.values())) == 1) == (method == "rollout")
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (("unicorn", "grad-cam", "vit"), "Label must be one of: top answer, face"),
+        ((None, "saliency", "vit"), "Label must be one of"),
+        (("food", "rollout", "swin"), "swin has no attention rollout: it needs a plain ViT"),
+        (("food", "lime", "vit"), "Method must be one of: rollout, grad-cam, saliency, occlusion"),
+        (("food", ["saliency"], "vit"), "Method must be one of"),
+        (("food", "saliency", "unicorn"), "Model must be one of: vit, swin"),
+    ],
+)
+def test_what_a_model_does_not_have_is_refused_in_a_sentence(asked, said, address):
+    [path] = upload(address, "fox.png", Path(FOX).read_bytes()).json()
+    event, answer = call(address, "classifier_explain", picture(path), *asked)
+    assert event == "error" and said in text_of(answer)
+    event, answer = call(address, "classifier_explain", None, "food", "saliency", "vit")
+    assert event == "error" and "Upload a picture first" in text_of(answer)
+
+
+def test_a_network_of_convolutions_says_what_it_lacks(models):
+    stock = timm.create_model("resnet10t", num_classes=len(LABELS)).eval().requires_grad_(False)
+    page_of = desk.Desk(models | {"net": classifier.Classifier(stock, LABELS, name="net", weights_sha256="0" * 64)})
+    net = page_of.models["net"]
+    fields = desk.own_fields(net, "food", "rollout")
+    assert fields["label"]["value"] == "food" and fields["method"]["value"] == "grad-cam"
+    assert not fields["block"]["visible"] and fields["layer"]["visible"]
+    with pytest.raises(values.InputError, match="net .ResNet. has neither Swin's windows nor a plain ViT's patches"):
+        page_of.reach(FOX, "net", 0, 50, 50)
+    four, said = page_of.alike(FOX, "net", len(net.layers), 50, 50, None)
+    assert "6 × 6 cells, as it has no tokens, of 512 numbers" in said and four[2:] == [None, None]
+    assert page_of.at_once(FOX, "net", "food", "grad-cam")[0].size == (448, 448)
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (("reach", "swin", 99, 50, 50), "Block must be a whole number from 0 to 4"),
+        (("reach", "swin", None, 50, 50), "Block must be"),
+        (("reach", "swin", 1, 101, 50), "Row, in percent, must be"),
+        (("reach", "swin", 1, 50, "left"), "Column, in percent, must be"),
+        (("alike", "swin", 3, 50, 50, None), "Layer must be a whole number from 1 to 2"),
+        (("alike", "vit", 1, 50, None, None), "Column, in percent, must be"),
+    ],
+)
+def test_places_outside_of_a_model_are_refused_in_a_sentence(asked, said, models):
+    method, *rest = asked
+    with pytest.raises(values.InputError, match=said):
+        getattr(desk.Desk(models), method)(FOX, *rest)
+
+
 def test_missing_arguments_and_malformed_bodies_leave_the_server_alive(address):
     assert call(address, "classifier_occlusion")[0] == "error"
     url = f"{address}/gradio_api/call/classifier_predict"
@@ -373,6 +442,7 @@ def test_endpoints_start_with_the_stem(address):
         "/classifier_predict",
         "/classifier_rollout",
         "/classifier_occlusion",
+        "/classifier_explain",
     }
 
 
@@ -395,7 +465,7 @@ def test_a_person_reads_both_answers_and_draws_the_maps(page, address, models):
         for label, probability in top:  # waited for: an answer to the picture that the page opened with may still come
             shown.filter(has_text=re.compile(rf"{label}\s*{round(probability * 100)}%")).wait_for()
     page.get_by_text("the redder").wait_for()
-    page.get_by_alt_text("Attention rollout").wait_for()
+    page.get_by_alt_text("Map of where it looked").wait_for()
 
     page.get_by_label("swin").check()
     page.get_by_label("Label", exact=True).click()
@@ -409,8 +479,114 @@ def test_a_person_reads_both_answers_and_draws_the_maps(page, address, models):
     assert page.get_by_alt_text("Occlusion map").count() == 0
 
 
+def source(page, name: str) -> str:
+    """The address of a picture on the page, which names its content."""
+    return page.locator(name).locator("img").get_attribute("src")
+
+
+def changed(page, name: str, before: str) -> str:
+    page.wait_for_function("([name, old]) => document.querySelector(`${name} img`)?.src !== old", arg=[name, before])
+    return source(page, name)
+
+
+def tab(page, name: str) -> None:
+    page.get_by_role("tab", name=name).locator("visible=true").click()
+
+
+def test_a_person_chooses_a_map_and_a_label(page, address):
+    open_empty(page, address, "classifier")
+    page.set_input_files("#classifier-picture input[type=file]", FOX)
+    page.get_by_text("flows into the answer").wait_for()
+    seen = [source(page, "#classifier-map")]
+    for method, said in (
+        ("Grad-CAM", "of 4 × 4 places, the redder ones"),
+        ("Gradient saliency", "a little change of the"),
+    ):
+        page.get_by_label(method).check()
+        page.get_by_text(said).wait_for()
+        seen.append(changed(page, "#classifier-map", seen[-1]))
+    page.get_by_label("Label", exact=True).click()
+    page.get_by_role("option", name="flag").click()
+    page.get_by_text("vit, “flag” at").wait_for()
+    seen.append(changed(page, "#classifier-map", seen[-1]))
+    page.get_by_label("swin").check()
+    page.get_by_text("swin, “flag” at").wait_for()
+    seen.append(changed(page, "#classifier-map", seen[-1]))
+    assert len(set(seen)) == len(seen) == 5
+    assert page.get_by_label("Gradient saliency").is_checked() and page.get_by_label("Attention rollout").count() == 0
+
+
+def test_a_person_walks_through_the_blocks(page, address):
+    open_empty(page, address, "classifier")
+    page.set_input_files("#classifier-picture input[type=file]", FOX)
+    page.get_by_text("flows into the answer").wait_for()
+    tab(page, "One patch")
+    page.get_by_text("Every patch sees all after one block.").wait_for()
+    before = source(page, "#classifier-reach")
+    page.get_by_label("swin").check()
+    page.get_by_text("shifted by 2; what lies at opposite edges").wait_for()
+    before = changed(page, "#classifier-reach", before)
+    for chip, said in (
+        ("Patches", "8 × 8 patches. The patch in row 5, column 5 knows itself alone."),
+        (
+            "1.1",
+            "8 × 8 tokens look around in windows of 4 × 4. The patch in row 5, column 5 has seen 16 of 64 patches.",
+        ),
+        ("1.2 shifted", "stays apart. The patch in row 5, column 5 has seen the whole picture."),
+        ("2.1", "4 × 4 tokens look around in one window, which is the whole picture."),
+    ):
+        page.locator("#classifier-block").get_by_label(chip, exact=True).check()
+        page.get_by_text(said).wait_for()
+        before = changed(page, "#classifier-reach", before)
+    page.locator("#classifier-block").get_by_label("1.1", exact=True).check()
+    before = changed(page, "#classifier-reach", before)
+    image = page.locator("#classifier-reach img")
+    box = image.bounding_box()  # square in it, whatever its shape
+    image.click(position={"x": box["width"] / 2 + 0.4 * box["height"], "y": 0.1 * box["height"]})
+    page.get_by_text("row 1, column 8 has seen 16 of 64 patches").wait_for()
+    before = changed(page, "#classifier-reach", before)
+    page.get_by_label("number input for Row, %").locator("visible=true").fill("100")
+    page.get_by_text("row 8, column 8 has seen").wait_for()
+    changed(page, "#classifier-reach", before)
+
+
+def test_a_person_compares_patches_in_two_pictures(page, address, tmp_path):
+    open_empty(page, address, "classifier")
+    page.set_input_files("#classifier-picture input[type=file]", FOX)
+    page.get_by_text("flows into the answer").wait_for()
+    tab(page, "Alike")
+    page.get_by_text("vit, layer 3 of 3: 4 × 4 tokens of 32 numbers").wait_for()
+    alike, other = "#classifier-likeness-0", "#classifier-likeness-1"
+    before = source(page, alike)
+    image = page.locator(f"{alike} img")
+    box = image.bounding_box()
+    image.click(position={"x": box["width"] / 2, "y": 0.45 * box["height"]})
+    page.get_by_text("like the one in row 2, column 3").wait_for()
+    before = changed(page, alike, before)
+    assert page.locator(f"{other} img").count() == 0
+    page.get_by_label("Or an example").click()
+    page.get_by_role("option", name="octopus").click()
+    page.locator(f"{other} img").wait_for()
+    second, colours = source(page, other), source(page, "#classifier-colours-1")
+    page.locator("#classifier-colours-0 img").click(position={"x": 8, "y": box["height"] / 2})
+    page.get_by_text("like the one in row 3, column 1").wait_for()
+    before, second = changed(page, alike, before), changed(page, other, second)
+    assert source(page, "#classifier-colours-1") == colours, "one basis, wherever one looks"
+    page.get_by_label("swin").check()
+    page.get_by_text("swin, layer 1 of 2: 8 × 8 tokens of 16 numbers").wait_for()
+    before = changed(page, alike, before)
+    changed(page, other, second)
+    (tmp_path / "page.png").write_bytes(b"<html>404</html>")
+    page.locator("#classifier-second").get_by_role("button", name="Remove Image").click()
+    page.locator(f"{other} img").wait_for(state="hidden")
+    page.set_input_files("#classifier-second input[type=file]", tmp_path / "page.png")
+    page.get_by_text("page.png is not a readable image").wait_for()
+    page.locator("#classifier-second img").wait_for(state="hidden")
+    assert source(page, alike) == before, "the first picture's maps stay"
+
+
 def test_stop_acts_within_a_step(page, models, serve, monkeypatch):
-    monkeypatch.setattr(app, "BATCH", 1)  # 225 steps
+    monkeypatch.setattr(desk, "BATCH", 1)  # 225 steps
     url = serve(app.build(models))
     open_empty(page, url, "classifier")
     page.set_input_files("#classifier-picture input[type=file]", FOX)
@@ -434,7 +610,7 @@ def test_stop_acts_within_a_step(page, models, serve, monkeypatch):
 
 
 def test_closing_the_page_stops_the_map(browser, models, serve, monkeypatch):
-    monkeypatch.setattr(app, "BATCH", 1)
+    monkeypatch.setattr(desk, "BATCH", 1)
     calls = []
     page = browser.new_page()
     open_empty(page, serve(app.build(models)), "classifier")
@@ -486,7 +662,8 @@ def test_a_degraded_page_names_the_cause_and_the_other_model_works(page, models,
     page.get_by_role("alert").get_by_text("x/model.safetensors is a <b>git-lfs</b> pointer").wait_for()
     page.set_input_files("#classifier-picture input[type=file]", FOX)
     page.locator("dd", has_text=" ms").wait_for()
-    page.get_by_text("Needs a ViT").wait_for()
+    page.get_by_text("places, the redder ones speak").wait_for()
+    assert page.get_by_label("Attention rollout").count() == 0 and page.get_by_label("Grad-CAM").is_checked()
 
 
 @pytest.fixture(scope="module")

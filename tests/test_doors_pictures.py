@@ -32,6 +32,7 @@ ENDPOINTS = {  # each with a picture first, and the rest of its arguments
     "ddpm_forward": (10, 0, "any", None),
     "classifier_predict": (),
     "classifier_rollout": ("vit",),
+    "classifier_explain": ("top answer", "saliency", "swin"),
     "segmentation_compare": ("the picture", "the truth"),
     "segmentation_predict": ("tiny", 50, 0),
     "captioning_rank": ("a cat\na dog",),

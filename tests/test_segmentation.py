@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from PIL import Image
 from transformers import AutoModelForSemanticSegmentation, VisionEncoderDecoderModel, VisionTextDualEncoderModel
 
+from hub_models import components, store
 from hub_models import segmentation as contract
-from hub_models import store
 from training import evaluate, metrics, segmentation
 from training.data.facts import put_card
 from training.data.masks import open_masks
@@ -74,7 +74,7 @@ def test_principal_components_of_a_known_cloud():
     rng = np.random.default_rng(0)
     axes = np.linalg.qr(rng.normal(size=(5, 5)))[0]
     rows = rng.normal(size=(20_000, 5)) * [9, 5, 3, 0.1, 0.1] @ axes.T + 2
-    mean, basis = metrics.principal_components(rows, 3)
+    mean, basis = components.principal_components(rows, 3)
     np.testing.assert_allclose(mean, 2, atol=0.2)
     np.testing.assert_allclose(np.abs(np.sum(basis * axes[:, :3], 0)), 1, atol=1e-2)
     np.testing.assert_allclose(basis.T @ basis, np.eye(3), atol=1e-9)

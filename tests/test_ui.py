@@ -295,6 +295,22 @@ def test_choices_are_closed():
 # ---- text in pictures ------------------------------------------------------------------------------------------------
 
 
+def test_what_was_sent_reaches_the_handler_also_after_an_update_of_its_choices():
+    with gr.Blocks() as demo:
+        chips, bar = gr.Radio(["a", "b"], value="a"), gr.Slider(1, 9, value=3)
+        before = [(part.get_block_name(), part.component_class_id, part.get_config()) for part in (chips, bar)]
+        values.as_sent(chips, bar)
+        values.as_sent(chips)
+    assert [(part.get_block_name(), part.component_class_id, part.get_config()) for part in (chips, bar)] == before
+    assert type(chips).__mro__[1] is gr.Radio and chips.preprocess(["x"]) == ["x"] and bar.preprocess("x") == "x"
+    for part, update in ((chips, {"choices": ["c"]}), (bar, {"maximum": 2})):
+        again = type(part)(**part.constructor_args | update | {"render": False})  # as gradio's postprocess_data does
+        assert again.preprocess(7) == 7 and again.get_block_name() == part.get_block_name()
+    assert gr.Radio(["a"], render=False).preprocess("a") == "a" and demo.get_config_file()
+    with pytest.raises(gr.Error):
+        gr.Radio(["a"], render=False).preprocess("b")
+
+
 def test_png_text_survives_the_way_through_an_output_box(tmp_path):
     text = {"vitrail": '{"seed": 7}', "label": "naïve 🦊"}
     image = pictures.png_with_text(Image.new("RGB", (8, 8), RED), text)

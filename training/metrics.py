@@ -412,21 +412,6 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray, low: float = 0.1, hi
     return 2 / (a + b)
 
 
-def principal_components(rows: np.ndarray, count: int = 3) -> tuple[np.ndarray, np.ndarray]:
-    """Mean (D,) and the first `count` principal components (D, count) of rows (N, D), float64, largest variance first.
-
-    Orthonormal; the largest number of each component is positive, so that the same rows give the same signs.
-    Raises ValueError for fewer dimensions than components, and rows that are not finite.
-    """
-    rows = _matrix(rows, "rows")
-    if rows.shape[1] < count or not len(rows):
-        raise ValueError(f"rows {rows.shape} don't have {count} components")
-    mean = rows.mean(0)
-    _, vectors = np.linalg.eigh((rows - mean).T @ (rows - mean))  # ascending
-    basis = vectors[:, ::-1][:, :count]
-    return mean, basis * np.sign(np.take_along_axis(basis, np.abs(basis).argmax(0)[None], 0))
-
-
 def cider_d(candidates: Sequence[str], references: Sequence[Sequence[str]], sigma: float = 6.0) -> np.ndarray:
     """CIDEr-D of each candidate among its references, (N,) float64 in [0, 10]: see `CiderD`.
 

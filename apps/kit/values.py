@@ -1,5 +1,6 @@
 """Checks of what comes in as a parameter: each gives the value, or a sentence that names what can be asked for."""
 
+import abc
 import html
 import math
 import re
@@ -18,10 +19,19 @@ class InputError(gr.Error):
 def as_sent(*components: gr.components.Component) -> None:
     """Have the components' values reach the handler as they were sent, for `number` and the like to judge.
 
-    gradio's own checks end in an error without a reason for most of what isn't of their type.
+    gradio's own checks end in an error without a reason for most of what isn't of their type. They'd be made as well
+    once an update of choices or bounds has overtaken what was sent: gradio then makes the component anew, of its class.
     """
     for component in components:
-        component.preprocess = lambda payload: payload
+        component.__class__ = _unchecked(type(component))
+
+
+def _unchecked(kind: type) -> type:
+    """The class without its check. Made without gradio's metaclass, which would write a .pyi file beside its module."""
+    if "unchecked" in vars(kind):
+        return kind
+    own = {"preprocess": lambda self, payload: payload, "unchecked": True, "__module__": kind.__module__}
+    return abc.ABCMeta.__new__(type(kind), kind.__name__, (kind,), own)
 
 
 def number(value, name: str, low: float, high: float, *, integer: bool = False) -> float | int:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from hub_models import components
 from hub_models import segmentation as contract
 from training import figures, metrics
 from training.data.facts import facts_of
@@ -139,7 +140,4 @@ def _basis(rows: np.ndarray) -> dict[str, list] | None:
     """Three principal components of rows (N, D), and the range from the 2nd to the 98th percentile on each."""
     if rows.shape[1] < 3:
         return None
-    mean, basis = metrics.principal_components(rows, 3)
-    low, high = np.percentile((rows - mean) @ basis, (2, 98), axis=0)
-    parts = {"mean": mean, "basis": basis, "low": low, "high": high}
-    return {name: np.round(part, 5).tolist() for name, part in parts.items()}
+    return {name: np.round(part, 5).tolist() for name, part in components.fitted(rows).items()}
