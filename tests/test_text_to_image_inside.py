@@ -305,7 +305,7 @@ def test_a_model_of_somebody_else_has_films_too(foreign):
     assert made.maps is not None and made.words[:2] == ["start", "a"]
     assert made.rough.std() > 1, "by a map fitted to the picture"
     page = inside_words.film_html(made, 2, 1)
-    assert page.count("<figure>") == 7 and 'aria-pressed="true">a<' in page
+    assert page.count("<figure>") == 7 and 'aria-pressed="true">a <' in page
 
 
 def test_a_fitted_map_is_the_linear_one_where_there_is_one():
@@ -522,9 +522,9 @@ def test_the_api_films_and_forks(serve, model, tmp_path):
     assert shares.shape == (5, 6) and np.abs(shares.sum(0) - 1).max() < 1e-3
     assert np.array(looked[0]["mean"]).shape == (4, 4)
 
-    changed = {"after": 2, "new_prompt": "a blue cat", "new_guidance": 3, "new_sampler": "Euler"}
+    changed = {"after": 2, "new_prompt": "a blue cat", "new_guidance": 3, "new_sampler": "DDPM"}
     gif, png, receipt = client.predict(**asked, **changed, api_name="/text_to_image_fork")
-    assert receipt["fork"] == {"at": 2, "prompt": "a blue cat", "guidance_scale": 3, "sampler": "euler"}
+    assert receipt["fork"] == {"at": 2, "prompt": "a blue cat", "guidance_scale": 3, "sampler": "ddpm"}
     assert json.loads(pictures.read_png_text(png)["vitrail"]) == receipt
     frames = [np.asarray(frame.convert("RGB")).astype(int) for frame in ImageSequence.Iterator(Image.open(gif))]
     same = [np.abs(frame[:160, :160] - frame[168:, :160]).mean() < 0.5 for frame in frames]  # of x_t
