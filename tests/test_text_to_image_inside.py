@@ -1,6 +1,7 @@
 """Films of drawings from prompts: cross-attention against a layer by hand, forks that change nothing, and the tab."""
 
 import base64
+import copy
 import dataclasses
 import io
 import json
@@ -10,13 +11,15 @@ import numpy as np
 import pytest
 import tiny_models
 import torch
+from diffusers import UNet2DConditionModel
+from gradio import processing_utils
 from gradio_client import Client
 from gradio_client.exceptions import AppError
 from PIL import Image, ImageSequence
 
 from apps import text_to_image as app
 from apps.kit import films, pictures, values
-from apps.text_to_image import desk, film, inside_words
+from apps.text_to_image import desk, film, inside_words, words
 from apps.text_to_image.desk import Desk
 from hub_models import text_to_image
 from hub_models.text_to_image import Fork, inside
@@ -300,6 +303,16 @@ def test_a_long_film_keeps_some_frames_and_the_mean_of_all_steps(model, monkeypa
     assert made.views(5).shape == (4, 32, 32, 3) and 'class="rough"' not in inside_words.film_html(made, 5, 0)
 
 
+def test_of_a_film_with_much_to_decode_some_frames_are_decoded(model, monkeypatch):
+    monkeypatch.setattr(film, "SHARP_PX", 10 * 4 * 32 * 32)
+    made = recorded(model, steps=20)
+    assert sorted(made.sharp) == made.shown and len(made.shown) == 10 and made.shown[::9] == [0, 20]
+    with Image.open(io.BytesIO(made.gif())) as gif:
+        assert gif.n_frames == 10
+    monkeypatch.setattr(film, "SHARP_PX", 7 * 4 * 32 * 32)
+    assert not recorded(model, steps=20).sharp, "so few would be no film"
+
+
 def test_a_model_of_somebody_else_has_films_too(foreign):
     made = recorded(foreign)
     assert made.maps is not None and made.words[:2] == ["start", "a"]
@@ -317,14 +330,48 @@ def test_a_fitted_map_is_the_linear_one_where_there_is_one():
     assert np.abs(film.fitted(latents, latents[0], picture).astype(int) - inner).max() <= 2
 
 
-def test_without_layers_or_words_it_is_said(model, monkeypatch):
+def test_without_words_it_is_said(model):
     page = inside_words.film_html(recorded(model, prompt=""), 2, 0)
     assert "no words to look for" in page and "no two guesses" in page and page.count("<figure>") == 2
-    monkeypatch.setattr(inside, "cross_attention", lambda unet: [])
-    made = recorded(model)
-    assert made.maps is None and made.attention() == []
+
+
+@pytest.mark.parametrize("kind", ["", "SimpleCrossAttn"])
+def test_a_unet_without_layers_that_can_be_listened_to_has_a_film_that_says_so(foreign, monkeypatch, kind):
+    """One that knows no text, and one that adds the image's own keys to those of the text, as DeepFloyd's does."""
+    odd = UNet2DConditionModel(
+        sample_size=8, block_out_channels=(16, 32), layers_per_block=1, norm_num_groups=8, cross_attention_dim=32,
+        attention_head_dim=8, down_block_types=("DownBlock2D", f"{kind}DownBlock2D"),
+        mid_block_type=f"UNetMidBlock2D{kind}", up_block_types=(f"{kind}UpBlock2D", "UpBlock2D"),
+    )  # fmt: skip
+    monkeypatch.setattr(foreign.pipe, "unet", odd.eval())
+    made = recorded(foreign)
+    assert made.maps is None and made.mean is None and made.attention() == [] and made.first_word == 0
     page = inside_words.film_html(made, 2, 0)
     assert "no cross-attention that can be listened to" in page and page.count("<figure>") == 5
+
+
+def test_the_png_of_a_fork_is_restored_with_a_word_on_it_and_verified(model, tmp_path):
+    mine = Desk({"tiny": model})
+    other = mine.film(mine.branch(recorded(model), 3, "a blue cat", 5.0, "UniPC"), None)
+    (tmp_path / "fork.png").write_bytes(processing_utils.encode_pil_to_bytes(other.picture))
+    found, verdict = mine.verified(str(tmp_path / "fork.png"), None, "tiny", None)
+    assert (verdict.state, verdict.fields) == ("identical", ())
+    assert found.settings["prompt"] == PROMPT and "went another way" in found.problems[0]
+    page = words.restored_html(found)
+    assert "after 3 steps: “a blue cat”, guidance 5, UniPC" in page
+    gone = Desk({"other": foreign_named(model)})
+    with pytest.raises(text_to_image.ReceiptError, match="not loaded here"):
+        gone.verified(str(tmp_path / "fork.png"), None, "other", None)
+    for fork in ({}, 7, {"at": "<b>", "prompt": 3, "guidance_scale": "<i>", "sampler": []}):
+        page = words.receipt_html(dataclasses.replace(found, receipt=found.receipt | {"fork": fork}))
+        assert "<b>" not in page and "<i>" not in page
+
+
+def foreign_named(model):
+    """The same model by another hash."""
+    other = copy.copy(model)
+    other.weights_sha256 = "0" * 64
+    return other
 
 
 def test_the_gain_of_a_difference_is_the_largest_that_cuts_next_to_nothing_off():
@@ -481,6 +528,19 @@ def test_a_picture_is_filmed_scrubbed_its_words_found_and_forked(serve, page, mo
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     page.locator("#text-to-image-picks button").nth(0).click()  # another picture has no fork yet
     page.wait_for_function("() => !document.querySelector('#text-to-image-fork img')")
+
+
+def test_a_film_too_large_to_be_decoded_whole_is_decoded_frame_by_frame(serve, page, model, monkeypatch):
+    monkeypatch.setattr(film, "SHARP_PX", 0)
+    page.goto(serve(app.build({"tiny": model})))
+    wait_until(page, "#text-to-image-status", "An example")
+    page.get_by_role("tab", name="Look inside").click()
+    page.locator("#text-to-image-picks button").first.click()
+    wait_until(page, "#text-to-image-film-line", "drag the frame")
+    for number in (2, 6):
+        to_frame(page, number, FILM)
+        page.wait_for_function("where => !document.querySelector(`${where} img.rough`)", arg=FILM)
+        assert f"after {number} of" in page.inner_text(FILM)
 
 
 def test_what_is_forgotten_or_never_drawn_is_said(serve, page, model, monkeypatch):

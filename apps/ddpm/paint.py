@@ -65,7 +65,7 @@ class Film:
         fork: a film of one picture that went another way, below it. Its comment holds the receipts, as PNG text does.
         """
         frames, receipts = [], [self.receipt] + ([fork.receipt] if fork else [])
-        for frame in films.gif_frames(self.last):
+        for frame in films.spread(self.last, films.GIF_FRAMES):
             rows = [(self, frame, k)] + ([(fork, fork.frame_beside(self, frame), 0)] if fork else [])
             frames.append(
                 [[enlarge(part[at, row], 160) for part in (film.noisy, film.guess)] for film, at, row in rows]

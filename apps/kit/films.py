@@ -22,12 +22,12 @@ PICK = Path(__file__).with_name("pick.js")  # of a part with buttons of which on
 
 def kept(total: int) -> set[int]:
     """The steps, of so many, before which a film has a frame: evenly spaced; the result is one more."""
-    return set(np.linspace(0, total - 1, min(total, FRAMES - 1)).round().astype(int).tolist())
+    return set(spread(total - 1, min(total, FRAMES - 1)))
 
 
-def gif_frames(last: int) -> list[int]:
-    """The frames of a film, up to the last, that its GIF shows."""
-    return np.unique(np.linspace(0, last, GIF_FRAMES).round().astype(int)).tolist()
+def spread(last: int, count: int) -> list[int]:
+    """At most so many frames of a film, from its first to the last, evenly spaced."""
+    return np.unique(np.linspace(0, last, count).round().astype(int)).tolist()
 
 
 def enlarge(pixels: np.ndarray, side_px: int) -> Image.Image:

@@ -362,8 +362,9 @@ class Desk:
     ):
         """Draw one picture and return its film, its receipt, and where the model looked for each word of the prompt.
 
-        The film is a GIF with x_t on the left and the predicted x0 on the right, the receipt in its comment. Of each
-        word comes the share of cross-attention that its tokens get at each frame, and on a grid the mean over steps.
+        The film is a GIF of at most 24 frames, x_t on the left and the predicted x0 on the right, the receipt in its
+        comment. Of each word comes the share of cross-attention that its tokens get, at no more than 60 of the steps,
+        and its mean over all steps on a grid.
 
         Parameters:
             prompt: up to 2,000 characters; empty leaves all to the model

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from apps.text_to_image.desk import Order
 
 VIEWS = ("x_t", "x0", "with", "without")  # the last two: x0 guessed with the prompt, and without it
-SHARP_PX = 2**22  # of all views of a film together that are decoded at once: 256 pictures of 128 px
+SHARP_PX = 96 * 128**2  # of a film that are decoded at once, evenly spaced: all views of 24 frames of 128 px
+FEWEST = 8  # frames decoded so, or else none: then the film is shown by its rough views, and frame by frame decoded
 MAX_GAIN = 64
 
 
@@ -40,6 +41,7 @@ class Film:
     receipt: dict
     picture: Image.Image  # what came out, with its receipt
     start: Image.Image | None  # what it was drawn from
+    shown: list[int]  # the frames of its GIF
     sharp: dict[int, np.ndarray] = field(default_factory=dict)  # frame: (V, R, R, 3) uint8, decoded
 
     @property
@@ -85,7 +87,7 @@ class Film:
     def gif(self, fork: "Film | None" = None) -> bytes:
         """x_t on the left, predicted x0 on the right, and below it those of a film that went another way."""
         frames, receipts = [], [self.receipt] + ([fork.receipt] if fork else [])
-        for frame in films.gif_frames(self.last):
+        for frame in self.shown:
             rows = [(self, frame)] + ([(fork, fork.frame_beside(self, frame))] if fork else [])
             tiles = [[Image.fromarray(view) for view in film.views(at)[:2]] for film, at in rows]
             frames.append([[tile.resize((160, 160), Image.Resampling.LANCZOS) for tile in row] for row in tiles])
@@ -127,22 +129,24 @@ class Recorder:
         return torch.stack([attention[0, word.tokens].sum(0) for word in self.words]).cpu().numpy()
 
     def film(self) -> Film:
-        """All of it, decoded where that isn't too much to be waited for."""
+        """All of it, as much of it decoded as isn't too much to be waited for."""
         views, maps, steps, timesteps = zip(*self.frames, strict=True)
         most = max(map(len, views))  # a fork may begin or end to be guided: where it isn't, its guess is the only one
         views = [np.concatenate([part, *[part[1:2]] * (most - len(part))]) for part in views]
         end = self.last.best.cpu().numpy()  # (1, C, h, w)
         latents = np.stack([*views, np.repeat(end, most, 0)])
         [picture] = self.order.pngs(self.last)
-        heard = all(each is not None for each in self.heard)
+        heard, last = all(each is not None for each in self.heard), len(steps)
+        room = SHARP_PX // (most * self.model.resolution_px**2)
+        developed = films.spread(last, room) if room >= FEWEST else []
         film = Film(
             latents, self._rough(latents, picture), np.stack(maps) if heard else None,
             np.mean(self.heard, 0) if heard else None, [word.text for word in self.words],
             [*steps, self.last.index + 1], [*timesteps, -1], self.last.total,
             json.loads(picture.info[RECEIPT_KEY]), picture, self.order.settings.get("image"),
+            developed or films.spread(last, films.GIF_FRAMES),
         )  # fmt: skip
-        if latents.shape[0] * most * self.model.resolution_px**2 <= SHARP_PX:
-            film.develop(self.model, range(film.last + 1))
+        film.develop(self.model, developed)
         return film
 
     def _rough(self, latents: np.ndarray, picture: Image.Image) -> np.ndarray:

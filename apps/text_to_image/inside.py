@@ -125,7 +125,8 @@ def _film_events(desk: Desk, shown: SimpleNamespace, tab: gr.Tab) -> None:
     wire(recorded.failure, failed, None, shown.line, **AT_ONCE)
     look = [shown.film, shown.frame, shown.word, shown.other, shown.other_word]
     scrubbed = wire(shown.frame.change, scrub, look, [shown.panel, shown.branch], **LATEST)
-    wire(scrubbed.then, develop, look, [shown.panel, shown.branch], **wires.latest(wires.LOOK))
+    for event in (recorded.then, scrubbed.then):
+        wire(event, develop, look, [shown.panel, shown.branch], **wires.latest(wires.LOOK))
 
 
 def _word_events(shown: SimpleNamespace) -> None:
