@@ -556,7 +556,7 @@ def test_what_is_forgotten_or_never_drawn_is_said(serve, page, model, monkeypatc
     wait_until(page, "#text-to-image-status", "An example")
     page.get_by_role("tab", name="Look inside").click()
     page.locator("#text-to-image-picks button").first.click()
-    wait_until(page, FILM, "at most")
+    wait_until(page, FILM, "mean over steps")
     page.wait_for_timeout(12_000)
     page.locator("#text-to-image-frame input[type=range]").fill("1")
     wait_until(page, FILM, "forgotten")

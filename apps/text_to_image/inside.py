@@ -39,7 +39,7 @@ def inside_part(desk: Desk, form: SimpleNamespace, tab: gr.Tab) -> None:
     shown.other, shown.other_word = gr.State(None, time_to_live=3600), gr.State(0)
     with gr.Row(equal_height=False):
         shown.prompt = gr.Textbox("", label="Prompt from here", max_lines=3, min_width=220, scale=2)
-        shown.guidance = gr.Slider(1, MAX_GUIDANCE, 3, step=0.1, label="Guidance from here", min_width=160)
+        shown.guidance = gr.Slider(1, MAX_GUIDANCE, 3, step=0.1, label="Guidance from here", min_width=220)
         chips = {"label": "Sampler from here", "elem_classes": "chips", "elem_id": "text-to-image-fork-sampler"}
         shown.sampler = gr.Radio(list(SAMPLER_NAMES), value=next(iter(SAMPLER_NAMES)), min_width=260, **chips)
         shown.fork = gr.Button("Fork at this frame", min_width=160)

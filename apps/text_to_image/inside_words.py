@@ -98,4 +98,5 @@ def _heat(pixels: np.ndarray, values: np.ndarray, title: str, alt: str) -> str:
     """A map over a picture, yellow where it is largest; one that is next to nothing everywhere stays dark."""
     top = float(values.max())
     heat = heat_map(Image.fromarray(pixels), values / max(top, FAINT), SIDE_PX, OPACITY)
-    return _figure(np.asarray(heat), f"<b>{title}</b>: at most {share(top)} of a place's attention", alt)
+    said = f"yellow is {share(top)} of a place's attention" if top >= FAINT else "next to nothing"
+    return _figure(np.asarray(heat), f"<b>{title}</b>: {said}", alt)
