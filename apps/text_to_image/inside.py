@@ -1,5 +1,6 @@
 """The tab "Look inside": the film of one picture, where the model looked for its words, and forks of it."""
 
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -66,7 +67,7 @@ def _at(film: Film, at) -> int:
 
 def _film_events(desk: Desk, shown: SimpleNamespace, tab: gr.Tab) -> None:
     """A picture is chosen and filmed, and its film looked at; it is None again after an hour."""
-    chosen = gr.State(0)
+    chosen, late = gr.State(0), gr.State(None)  # late: when a frame was shown that has to be decoded yet
 
     def offer(sheet: Sheet | None):
         if sheet is None:
@@ -94,7 +95,8 @@ def _film_events(desk: Desk, shown: SimpleNamespace, tab: gr.Tab) -> None:
         }
         shows |= {shown.gif: gr.update(value=answers.cached_file(film.gif(), name), visible=True)}
         shows |= {shown.frame: gr.update(maximum=film.last, value=film.last // 2, interactive=True)}
-        return shows | {shown.panel: words.film_html(film, film.last // 2, film.first_word)} | _unforked(shown)
+        shows |= {shown.panel: words.film_html(film, film.last // 2, film.first_word)} | _unforked(shown)
+        return shows | ({} if film.last // 2 in film.sharp else {late: time.monotonic()})
 
     def failed():
         return {shown.line: parts.status("Not filmed: the message says why.")}
@@ -104,29 +106,29 @@ def _film_events(desk: Desk, shown: SimpleNamespace, tab: gr.Tab) -> None:
             return {shown.panel: parts.blank(FORGOTTEN), shown.branch: ""}
         at = _at(film, at)
         branch = {shown.branch: words.film_html(other, other.frame_beside(film, at), other_word)} if other else {}
-        return {shown.panel: words.film_html(film, at, word)} | branch
+        rough = {late: time.monotonic()} if undecoded(film, at, other) else {}
+        return {shown.panel: words.film_html(film, at, word)} | branch | rough
 
-    def develop(film, at, *rest):
-        """The frame decoded, where the film is too large for all of it to be."""
+    def undecoded(film, at, other):
+        seen = [(film, at), *([(other, other.frame_beside(film, at))] if other else [])]
+        return [(each, frame) for each, frame in seen if frame not in each.sharp]
+
+    def develop(film, at, word, other, other_word):
         if film is None:
             return {}
-        frame, other = _at(film, at), rest[1]
-        seen = [(film, frame), *([(other, other.frame_beside(film, frame))] if other else [])]
-        late = [(each, frame) for each, frame in seen if frame not in each.sharp]
-        for each, frame in late:
+        for each, frame in undecoded(film, _at(film, at), other):
             desk.develop(each, frame)
-        return scrub(film, at, *rest) if late else {}
+        return scrub(film, at, word, other, other_word)
 
     wire(tab.select, offer, shown.drawn, shown.picks, **AT_ONCE)
     picked = wire(shown.picks.click, choose, shown.drawn, [chosen, shown.line], **HIDDEN)
     outputs = [shown.film, shown.line, shown.word, shown.prompt, shown.guidance, shown.sampler, shown.gif, shown.frame]
-    outputs += [shown.panel, *_unforked(shown)]
+    outputs += [shown.panel, late, *_unforked(shown)]
     recorded = wire(picked.success, record, [shown.drawn, chosen], outputs, **wires.quiet(wires.DRAW))
     wire(recorded.failure, failed, None, shown.line, **AT_ONCE)
     look = [shown.film, shown.frame, shown.word, shown.other, shown.other_word]
-    scrubbed = wire(shown.frame.change, scrub, look, [shown.panel, shown.branch], **LATEST)
-    for event in (recorded.then, scrubbed.then):
-        wire(event, develop, look, [shown.panel, shown.branch], **wires.latest(wires.LOOK))
+    wire(shown.frame.change, scrub, look, [shown.panel, shown.branch, late], **LATEST)
+    wire(late.change, develop, look, [shown.panel, shown.branch, late], **wires.latest(wires.LOOK))
 
 
 def _word_events(shown: SimpleNamespace) -> None:
