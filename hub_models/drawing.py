@@ -10,8 +10,8 @@ A receipt is a JSON object in a PNG's text under RECEIPT_KEY, of one schema what
     guide, guide_sha256, guide_scale    the classifier that guided it, and its γ
     strength, image_sha256              of a picture that was redrawn from another one
     steps_done                          of a drawing that was stopped
-    fork                                of one that went another way: after `at` steps these labels, guidance_scale,
-                                        guide_scale, sampler, null where they stayed
+    fork                                of one that went another way: after `at` steps these labels or this prompt,
+                                        guidance_scale, guide_scale, sampler, null where they stayed
     picture_sha256, versions, device
     checks                              {field: short hash of it}, which tell what was altered by hand
 
@@ -38,7 +38,7 @@ from hub_models import texts
 MAX_SEED = 2**63 - 1
 SCHEMA = 2
 RECEIPT_KEY = "vitrail"  # the PNG text chunk our receipts live in
-MAX_RECEIPT_BYTES = 64_000  # of it; two prompts of the longest, in JSON's escapes, are 48,000
+MAX_RECEIPT_BYTES = 96_000  # of it; three prompts of the longest, in JSON's escapes, are 72,000
 MAX_RECEIPT_DEPTH = 8  # of brackets in brackets
 
 
@@ -66,6 +66,7 @@ class Step:
     preview: np.ndarray | None = None  # uint8 (B, H, W, 3): x0 of latents as colours, where there is a linear map
     noise: torch.Tensor | None = None  # (B, C, H, W): the ε that x0 implies
     alpha_bar: float | None = None  # ᾱ of the timestep
+    inside: Any = None  # what a drawing from a prompt shows of itself, if asked: see text_to_image.inside
 
     @property
     def score(self) -> torch.Tensor:

@@ -36,8 +36,8 @@ from apps.captioning import page as the_page
 from apps.captioning.desk import Desk
 from apps.captioning.paint import Looked
 from apps.captioning.words import Said
+from apps.kit import heat, pictures, values, visitors
 from apps.kit import page as kit_page
-from apps.kit import pictures, values, visitors
 from hub_models import captioning, clip
 from hub_models.captioning import Caption, Evidence
 from hub_models.publish import halves, packing
@@ -179,7 +179,7 @@ def test_equal_draws_are_shown_once_with_their_number(models, photo, monkeypatch
 
 
 def test_the_colours_of_the_map_only_get_lighter():
-    red, green, blue = paint.colours(np.linspace(0, 1, 200)).T
+    red, green, blue = heat.colours(np.linspace(0, 1, 200)).T
     for weights in ((0.2126, 0.7152, 0.0722), (0.1, 0.8, 0.1), (0.299, 0.587, 0.114)):
         assert (np.diff(weights[0] * red + weights[1] * green + weights[2] * blue) > 0).all()
 
@@ -191,7 +191,7 @@ def test_the_map_lies_over_what_the_model_sees_and_the_region_is_outlined():
     large = picture_.resize((paint.MAP_PX, paint.MAP_PX), Image.Resampling.BICUBIC)
     assert np.array_equal(np.asarray(paint.heat_map(picture_, attention, none, 0)), np.asarray(large))
     full = np.asarray(paint.heat_map(picture_, attention, none, 100)).astype(int)
-    assert np.abs(full[10, -10] - paint.VIRIDIS[-1]).max() < 12 and np.abs(full[-10, 10] - paint.VIRIDIS[0]).max() < 12
+    assert np.abs(full[10, -10] - heat.VIRIDIS[-1]).max() < 12 and np.abs(full[-10, 10] - heat.VIRIDIS[0]).max() < 12
     region = attention == 1
     line = np.asarray(paint.heat_map(picture_, attention, region, 100)).astype(int)
     cell = paint.MAP_PX // 4

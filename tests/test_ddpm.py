@@ -19,7 +19,7 @@ from PIL import Image, ImageSequence
 
 from apps import ddpm as app
 from apps.ddpm import desk, words
-from apps.kit import pictures, session, values
+from apps.kit import films, pictures, session, values
 from hub_models import ddpm, store
 
 LABELS = ("face", "food", "<b>flag</b>")
@@ -259,7 +259,7 @@ def test_the_film_pairs_each_noisy_picture_with_the_guess_made_from_it(model):
     recorder = desk.Recorder(order)
     steps = list(recorder.steps())
     film = recorder.film()
-    assert film.noisy.shape == film.guess.shape == (desk.FILM_FRAMES, 2, 16, 16, 3) and film.noisy.dtype == np.uint8
+    assert film.noisy.shape == film.guess.shape == (films.FRAMES, 2, 16, 16, 3) and film.noisy.dtype == np.uint8
     assert film.steps[0] == 0 and film.steps[-1] == 100 and film.steps == sorted(set(film.steps))
     for frame in (1, 30, 59):
         done = film.steps[frame]

@@ -116,7 +116,7 @@ def test_a_small_png_with_a_stack_of_marks_in_it_holds_nobody_up(address, others
     )
     with visitor(1) as who:
         sentence = said(answer(who, address, endpoint, *arguments))
-    assert "is broken" in sentence and "64,000 bytes are the most" in sentence
+    assert "is broken" in sentence and "96,000 bytes are the most" in sentence
 
 
 def test_a_stack_that_fits_into_the_limit_of_a_receipt_holds_nobody_up(address, others):

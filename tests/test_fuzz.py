@@ -37,6 +37,8 @@ USUAL = {  # endpoint: arguments that it takes; a picture stands as PICTURE
     "segmentation_pixel": [PICTURE, "tiny", 0, 0],
     "segmentation_predict": [PICTURE, "tiny", 50, 0],
     "text_to_image_draw": PROMPTED,
+    "text_to_image_film": ["a red apple", "", "3", 2, 2, "DDIM", "tiny"],
+    "text_to_image_fork": ["a red apple", "", "3", 2, 2, "DDIM", 1, "a cat", 2, "DDPM", "tiny"],
     "text_to_image_settings": [PICTURE, "tiny"],
     "text_to_image_verify": [PICTURE, None, "tiny"],
 }

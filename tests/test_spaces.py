@@ -231,7 +231,7 @@ def test_modules_of_a_space_are_those_that_one_would_copy_by_hand(built):
     assert sources == {
         "app.py", "apps/__init__.py", "apps/ddpm/__init__.py", "apps/ddpm/desk.py", "apps/ddpm/page.py",
         "apps/ddpm/paint.py", "apps/ddpm/words.py", "apps/kit/__init__.py", "apps/kit/answers.py",
-        "apps/kit/drawing_page.py", "apps/kit/hosts.py", "apps/kit/launch.py", "apps/kit/page.py",
+        "apps/kit/drawing_page.py", "apps/kit/films.py", "apps/kit/hosts.py", "apps/kit/launch.py", "apps/kit/page.py",
         "apps/kit/parts.py", "apps/kit/pictures.py", "apps/kit/session.py", "apps/kit/sizes.py",
         "apps/kit/tidy.py", "apps/kit/uploads.py", "apps/kit/values.py", "apps/kit/visitors.py", "apps/kit/wires.py",
         "hub_models/__init__.py", "hub_models/bounds.py",

@@ -246,7 +246,7 @@ def test_models_that_cannot_be_loaded_leave_a_page_that_names_the_cause(serve, p
 def test_the_api_draws_reads_and_verifies(serve, model, tmp_path):
     client = Client(serve(app.build({"tiny": model})), verbose=False, download_files=str(tmp_path))
     endpoints = client.view_api(return_format="dict")["named_endpoints"]
-    assert set(endpoints) == {"/text_to_image_draw", "/text_to_image_settings", "/text_to_image_verify"}
+    assert set(endpoints) == {f"/text_to_image_{name}" for name in ("draw", "film", "fork", "settings", "verify")}
     for endpoint in endpoints.values():
         assert endpoint["description"] and all(parameter["label"] for parameter in endpoint["parameters"])
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import threading
 
 import numpy as np
 import pytest
@@ -154,6 +155,30 @@ def test_a_prompt_that_is_too_long_is_cut_and_it_says_what(models):
         assert cut and long.endswith(cut)
         assert model.was_cut(long.removesuffix(cut)) is None
         assert (drawn(model, long) == drawn(model, long.removesuffix(cut))).all()
+
+
+def test_prompts_that_are_read_meanwhile_change_nothing_of_what_a_drawing_is_told(models):
+    """The page reads a prompt at every key, in a thread of its own; tokenizers keep how they cut and pad, for all."""
+    for model in models.values():
+        told, over, other = model.text_states([PROMPT]), threading.Event(), []
+
+        def read(model=model, over=over):
+            while not over.is_set():
+                model.was_cut(PROMPT)
+                model.words(PROMPT)
+
+        def tell(model=model, told=told, other=other):
+            other.append([k for k in range(100) if not torch.equal(model.text_states([PROMPT]), told)])
+
+        readers, tellers = ([threading.Thread(target=each) for _ in range(2)] for each in (read, tell))
+        for thread in (*readers, *tellers):
+            thread.start()
+        for thread in tellers:
+            thread.join()
+        over.set()
+        for thread in readers:
+            thread.join()
+        assert other == [[], []]
 
 
 def test_normalised_prompts():

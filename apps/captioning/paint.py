@@ -5,15 +5,12 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw
 
+from apps.kit import heat
 from hub_models import captioning
 from hub_models.captioning import Caption, Evidence
 
 MAP_PX = 560
 OPACITY = 65
-
-# Viridis (van der Walt & Smith 2015), every eighth of it: lightness only rises, to the colour-blind as to everybody.
-STOPS = "#440154 #472c7a #3b518b #2c718e #21908d #27ad81 #5cc863 #aadc32 #fde725".split()
-VIRIDIS = np.array([list(bytes.fromhex(colour[1:])) for colour in STOPS], np.float32)  # (9, 3)
 
 
 @dataclass(frozen=True)
@@ -29,21 +26,9 @@ class Looked:
         return sum(self.caption.token_log_probs[self.caption.words[word][1]])
 
 
-def colours(values: np.ndarray) -> np.ndarray:
-    """Viridis for values in [0, 1] of any shape: float32 (…, 3)."""
-    places = np.linspace(0, 1, len(VIRIDIS))
-    return np.stack([np.interp(values, places, channel) for channel in VIRIDIS.T], -1).astype(np.float32)
-
-
 def heat_map(seen: Image.Image, attention: np.ndarray, patches: np.ndarray, opacity: float) -> Image.Image:
     """What the model sees under its attention (h, w) at `opacity` percent; a line around the patches, bool (h, w)."""
-    base = seen.resize((MAP_PX, MAP_PX), Image.Resampling.BICUBIC)
-    grey = np.asarray(base.convert("L"), np.float32)[..., None]
-    ground = np.asarray(base, np.float32) * (1 - opacity / 100) + grey * opacity / 100  # (MAP_PX, MAP_PX, 3)
-    smooth = Image.fromarray(attention.astype(np.float32)).resize((MAP_PX, MAP_PX), Image.Resampling.BICUBIC)
-    coloured = colours(np.asarray(smooth).clip(0, 1))
-    mixed = ground + opacity / 100 * (coloured - ground)
-    return outlined(Image.fromarray(mixed.round().clip(0, 255).astype(np.uint8)), patches)
+    return outlined(heat.heat_map(seen, attention, MAP_PX, opacity), patches)
 
 
 def covered_picture(seen: Image.Image, patches: np.ndarray) -> Image.Image:

@@ -5,8 +5,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from apps.captioning.paint import STOPS, Looked
+from apps.captioning.paint import Looked
 from apps.kit import parts
+from apps.kit.heat import STOPS
 from hub_models.captioning import Caption, Captioner
 
 COPY = (

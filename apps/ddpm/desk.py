@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from apps.ddpm.paint import Film, with_receipt
-from apps.kit import drawing_page, launch, pictures, values
+from apps.kit import drawing_page, films, launch, pictures, values
 from apps.kit.session import StopFlags
 from hub_models import classifier, ddpm, store
 from hub_models.classifier import Classifier
@@ -23,7 +23,6 @@ MAX_STEPS = 250
 STEPS = 20  # of DPM-Solver++ look like 50 of DDIM
 MAX_GUIDANCE = 10
 GUIDE = "guide="  # before the name of a classifier of noisy pictures, among the names of models
-FILM_FRAMES = 61
 SAMPLER_NAMES = {"DPM-Solver++": "dpm++", "DDIM": "ddim", "DDPM": "ddpm", "Langevin": "langevin"}
 ANY = "any"
 
@@ -60,11 +59,11 @@ class Order:
 
 
 class Recorder:
-    """An order whose drawing is filmed: FILM_FRAMES frames, evenly spaced; `film` is what there is so far."""
+    """An order whose drawing is filmed: at most films.FRAMES frames, evenly spaced; `film` is what there is so far."""
 
     def __init__(self, order: Order):
         self.order, self.total = order, order.settings["num_inference_steps"]
-        self.kept = set(np.linspace(0, self.total - 1, min(self.total, FILM_FRAMES - 1)).round().astype(int).tolist())
+        self.kept = films.kept(self.total)
         self.done, self.last = 0, to_uint8(order.model.initial_noise(order.seeds))  # (B, R, R, 3)
         self.frames = []  # (x_t before a step, x0 and noise predicted from it, score's lengths, steps done before, t)
 

@@ -8,18 +8,8 @@ import gradio as gr
 import numpy as np
 
 from apps.ddpm import words
-from apps.ddpm.desk import (
-    ANY,
-    GUIDE,
-    MAX_GUIDANCE,
-    MAX_PICTURES,
-    SAMPLER_NAMES,
-    Desk,
-    Recorder,
-    load_models,
-)
-from apps.ddpm.paint import enlarge
-from apps.kit import answers, drawing_page, launch, parts, pictures, values, wires
+from apps.ddpm.desk import ANY, GUIDE, MAX_GUIDANCE, MAX_PICTURES, SAMPLER_NAMES, Desk, Recorder, load_models
+from apps.kit import answers, drawing_page, films, launch, parts, pictures, values, wires
 from apps.kit.page import Page
 from apps.kit.wires import HIDDEN, endpoint, fitted, wire
 from hub_models.classifier import Classifier
@@ -86,7 +76,7 @@ def _draw_part(form: SimpleNamespace, shown: SimpleNamespace) -> None:
                 shown.stop = gr.Button("Stop", variant="stop", interactive=False, min_width=80)
         with gr.Column(scale=9, min_width=320):
             nothing = parts.blank("Choose a class and press Draw: the pictures form here.")
-            files = drawing_page.SHEET, HERE / "sheet.css", HERE / "sheet.js"
+            files = drawing_page.SHEET, HERE / "sheet.css", films.PICK
             shown.sheet = parts.styled(nothing, *files, elem_id="ddpm-sheet")
             shown.line = gr.HTML(parts.status("Nothing drawn yet."), elem_id="ddpm-status")
         with gr.Column(scale=4, min_width=240):
@@ -257,7 +247,7 @@ def _forward_part(desk: Desk, form: SimpleNamespace, drawn: gr.State) -> None:
     def from_film(film):
         if film is None:
             raise values.InputError("Draw a picture in the first tab, then take it here.")
-        return {upload: answers.cached_file(pictures.png_bytes(enlarge(film.noisy[-1, 0], 256)), "drawn.png")}
+        return {upload: answers.cached_file(pictures.png_bytes(films.enlarge(film.noisy[-1, 0], 256)), "drawn.png")}
 
     def show(image, t, *rest):
         if image is None:

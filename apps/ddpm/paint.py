@@ -3,7 +3,6 @@
 Letters: B pictures of R × R pixels, F kept frames of a film.
 """
 
-import io
 import json
 from dataclasses import dataclass
 
@@ -11,17 +10,10 @@ import numpy as np
 from gradio import processing_utils
 from PIL import Image
 
-from apps.kit import answers, pictures
+from apps.kit import answers, films, pictures
 from apps.kit.drawing_page import columns
+from apps.kit.films import enlarge
 from hub_models.drawing import RECEIPT_KEY
-
-GIF_FRAMES = 40
-
-
-def enlarge(pixels: np.ndarray, side_px: int) -> Image.Image:
-    """A picture (R, R, 3) of bytes at about side_px a side, by a whole factor, so that pixels stay equally large."""
-    factor = max(1, side_px // pixels.shape[0])
-    return Image.fromarray(pixels).resize((pixels.shape[1] * factor,) * 2, Image.Resampling.LANCZOS)
 
 
 def with_receipt(image: Image.Image, receipt: dict) -> Image.Image:
@@ -70,18 +62,12 @@ class Film:
     def gif_file(self, k: int, fork: "Film | None" = None) -> str:
         """The path of a GIF of picture k's film, x_t on the left, predicted x0 on the right; the last frame stays.
 
-        fork: a film of one picture that went another way, below it.
+        fork: a film of one picture that went another way, below it. Its comment holds the receipts, as PNG text does.
         """
-        frames = []
-        for frame in np.unique(np.linspace(0, self.last, GIF_FRAMES).round().astype(int)):
+        frames, receipts = [], [self.receipt] + ([fork.receipt] if fork else [])
+        for frame in films.spread(self.last, films.GIF_FRAMES):
             rows = [(self, frame, k)] + ([(fork, fork.frame_beside(self, frame), 0)] if fork else [])
-            tiles = [[enlarge(part[at, row], 160) for part in (film.noisy, film.guess)] for film, at, row in rows]
-            pitch = tiles[0][0].width + 8
-            image = Image.new("RGB", (2 * pitch - 8, len(rows) * pitch - 8), "white")
-            for y, pair in enumerate(tiles):
-                for x, tile in enumerate(pair):
-                    image.paste(tile, (x * pitch, y * pitch))
-            frames.append(image.quantize(256, method=Image.Quantize.FASTOCTREE))  # median cut takes 0.2 s for noise
-        buffer, durations = io.BytesIO(), [90] * (len(frames) - 1) + [1800]
-        frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0)
-        return answers.cached_file(buffer.getvalue(), f"ddpm-{self.receipt['seeds'][k]}.gif")
+            frames.append(
+                [[enlarge(part[at, row], 160) for part in (film.noisy, film.guess)] for film, at, row in rows]
+            )
+        return answers.cached_file(films.gif(frames, receipts), f"ddpm-{self.receipt['seeds'][k]}.gif")

@@ -1,23 +1,18 @@
 """What the page shows of drawings and of noisy pictures, as HTML. Letters: B pictures of R × R pixels."""
 
 import html
-import io
 from collections.abc import Sequence
 
 import numpy as np
 
-from apps.ddpm.paint import Film, enlarge
-from apps.kit import parts, pictures
+from apps.ddpm.paint import Film
+from apps.kit import parts
 from apps.kit.drawing_page import columns
+from apps.kit.films import data_url
 from hub_models.ddpm import DDPM
 
 GUESS = "<b>predicted x<sub>0</sub></b>"
 NOISY, CLEAN = "the noisy picture", "the model's guess of the clean picture"
-
-
-def data_url(pixels: np.ndarray, side_px: int) -> str:
-    enlarge(pixels, side_px).save(buffer := io.BytesIO(), "WEBP", quality=90, method=1)
-    return pictures.data_url(buffer.getvalue(), "webp")
 
 
 def sheet_html(pictures: np.ndarray, captions: Sequence[tuple[str, str]], *, done: bool) -> str:

@@ -1,7 +1,9 @@
 """What the page computes, for people and for programs: orders checked and drawn, receipts read and verified."""
 
+import dataclasses
 import functools
 import html
+import io
 import json
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -10,9 +12,10 @@ from dataclasses import dataclass
 import gradio as gr
 from PIL import Image
 
-from apps.kit import drawing_page, launch, pictures, values
+from apps.kit import answers, drawing_page, launch, pictures, values
 from apps.kit.drawing_page import DEADLINE_SECONDS
 from apps.kit.session import StopFlags, Watch
+from apps.text_to_image.film import Film, Recorder
 from hub_models import store, text_to_image
 from hub_models.text_to_image import ReceiptError, Step, TextToImage, Verdict
 
@@ -41,16 +44,15 @@ class Order:
     seeds: list[int]
     settings: dict
 
-    def steps(self) -> Iterator[Step]:
-        return self.model.generate(self.prompt, self.seeds, **self.settings)
+    def steps(self, **how) -> Iterator[Step]:
+        """how: `look_inside` of `TextToImage.generate`."""
+        return self.model.generate(self.prompt, self.seeds, **self.settings, **how)
 
     def pngs(self, step: Step) -> list[Image.Image]:
         """The pictures after this step, each with its receipt; of a stopped drawing, what the model takes them for."""
-        done = step.index + 1
-        drawn = self.model.decode(step.latents if done == step.total else step.x0)
         pngs = []
-        for picture, seed in zip(drawn, self.seeds, strict=True):
-            receipt = self.model.receipt(self.prompt, seed, picture=picture, steps_done=done, **self.settings)
+        for picture, seed in zip(self.model.decode(step.best), self.seeds, strict=True):
+            receipt = self.model.receipt(self.prompt, seed, picture=picture, steps_done=step.index + 1, **self.settings)
             line = text_to_image.parameters_text(receipt)
             text = {text_to_image.RECEIPT_KEY: json.dumps(receipt), text_to_image.PARAMETERS_KEY: line}
             pngs.append(pictures.png_with_text(picture, text))
@@ -140,6 +142,36 @@ def check_order(
         settings |= {"image": pictures.read_picture(picture, ground=model.ground), "strength": strength}
     prompt = check_text(with_style(prompt, style), "Prompt")
     return Order(model, prompt, [(first + k) % 2**63 for k in range(count)], settings)
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """The last drawing of a visitor."""
+
+    pngs: list[bytes]  # as they are downloaded, receipts and all
+    start: Image.Image | None  # what they were drawn from
+
+    def receipt(self, k: int) -> dict:
+        with Image.open(io.BytesIO(self.pngs[k])) as png:
+            return text_to_image.read_receipt(dict(png.text))
+
+
+def check_fork(order: Order, after, prompt, guidance, sampler) -> Order:
+    """The order with another way on after so many steps; gr.Error says what is wrong with the first that is."""
+    image, steps = order.settings.get("image"), order.settings["num_inference_steps"]
+    run = text_to_image.steps_run(steps, None if image is None else order.settings["strength"])
+    fork = text_to_image.Fork(
+        values.number(after, "Steps before the fork", 0, run - 1, integer=True),
+        check_text(prompt, "Prompt"),
+        values.number(guidance, "Guidance", 1, MAX_GUIDANCE),
+        SAMPLER_NAMES[values.choice(sampler, "Sampler", SAMPLER_NAMES)],
+    )
+    forked = dataclasses.replace(order, settings=order.settings | {"fork": fork})
+    try:
+        forked.steps()
+    except ValueError as error:  # a sampler that takes other timesteps with somebody else's scheduler
+        raise values.InputError(html.escape(f"Not forked: {error}.")) from error
+    return forked
 
 
 def notices(model: TextToImage, prompt: str, negative: str) -> list[str]:
@@ -242,6 +274,11 @@ class Desk:
         if not here:
             name = named if named in self.models else chosen
         settings, problems = taken(receipt, self.models[name])
+        if receipt.get("fork") is not None:
+            problems.append(
+                "It went another way after some of its steps, which the form above doesn't hold: Verify draws that, "
+                "too, and Look inside forks again."
+            )
         if not here:
             sha = str(receipt.get("weights_sha256") or receipt.get("model_hash") or "unknown")
             problems.append(
@@ -262,6 +299,35 @@ class Desk:
             return found, verify(found, self.models[found.name], path, start, on_step)
         finally:
             self.verifying.drop(session)
+
+    # Films
+
+    def recorded(self, receipt: Mapping, start: Image.Image | None) -> Order:
+        """The order of the picture with this receipt, to be drawn once more. Raises InputError."""
+        model = next((m for m in self.models.values() if m.weights_sha256 == receipt["weights_sha256"]), None)
+        if model is None:
+            raise values.InputError("The model of this drawing is not here any more: draw again.")
+        names = ("negative_prompt", "num_inference_steps", "guidance_scale", "sampler")
+        settings = {name: receipt[name] for name in names}
+        if start is not None:
+            settings |= {"image": start, "strength": receipt["strength"]}
+        return Order(model, receipt["prompt"], [int(receipt["seed"])], settings)
+
+    def branch(self, film: Film, frame: int, prompt, guidance, sampler) -> Order:
+        """A film's drawing, which goes another way at a frame. Raises InputError."""
+        if frame == film.last:
+            raise values.InputError("That is the end of the film: drag the frame to where it should go another way.")
+        return check_fork(self.recorded(film.receipt, film.start), film.steps[frame], prompt, guidance, sampler)
+
+    def film(self, order: Order, session: str | None) -> Film:
+        """Of an order of one picture. Raises InputError where it was stopped."""
+        recorder = Recorder(order)
+        drawing_page.whole(recorder, self.drawing, session)
+        return recorder.film()
+
+    def develop(self, film: Film, frame: int) -> None:
+        """Decode a frame of a film that is too large to be decoded whole. Raises InputError."""
+        film.develop(self.recorded(film.receipt, film.start).model, [frame])
 
     # For programs
 
@@ -290,6 +356,53 @@ class Desk:
         made = [json.loads(png.info[text_to_image.RECEIPT_KEY]) for png in pngs]
         captions = [f"{order.prompt or 'no prompt'}, seed {seed}" for seed in order.seeds]
         return list(zip(pngs, captions, strict=True)), made, order.notices()
+
+    def text_to_image_film(
+        self, prompt, negative_prompt, seed, steps, guidance, sampler, model=None, request: gr.Request = None
+    ):
+        """Draw one picture and return its film, its receipt, and where the model looked for each word of the prompt.
+
+        The film is a GIF of at most 24 frames, x_t on the left and the predicted x0 on the right, the receipt in its
+        comment. Of each word comes the share of cross-attention that its tokens get, at no more than 60 of the steps,
+        and its mean over all steps on a grid.
+
+        Parameters:
+            prompt: up to 2,000 characters; empty leaves all to the model
+            negative_prompt: what to steer away from
+            seed: reduced modulo 2**63; -1 draws a fresh one
+            steps: denoising steps, 1 to 100, at most the timesteps the model was trained with
+            guidance: 1 (none) to 20
+            sampler: "DPM-Solver++", "DDIM", "UniPC", "DDPM" or "Euler"
+            model: the name of a loaded model
+        """
+        order = self.order(model, prompt, negative_prompt, 1, seed, steps, guidance, sampler, None, None)
+        film = self.film(order, request.session_hash)
+        return answers.cached_file(film.gif(), "film.gif"), film.receipt, film.attention()
+
+    def text_to_image_fork(
+        self, prompt, negative_prompt, seed, steps, guidance, sampler, after, new_prompt, new_guidance, new_sampler,
+        model=None, request: gr.Request = None,
+    ):  # fmt: skip
+        """Draw one picture twice, the same way at first, and return both: a GIF, above as asked and below as changed,
+        and the PNG of the second with its receipt, which holds the fork.
+
+        Parameters:
+            prompt: up to 2,000 characters; empty leaves all to the model
+            negative_prompt: what to steer away from
+            seed: reduced modulo 2**63; -1 draws a fresh one
+            steps: denoising steps, 1 to 100, at most the timesteps the model was trained with
+            guidance: 1 (none) to 20
+            sampler: "DPM-Solver++", "DDIM", "UniPC", "DDPM" or "Euler"
+            after: how many steps are the same, 0 to one less than steps
+            new_prompt: the prompt from then on
+            new_guidance: from then on
+            new_sampler: from then on, over the same timesteps
+            model: the name of a loaded model
+        """
+        order = self.order(model, prompt, negative_prompt, 1, seed, steps, guidance, sampler, None, None)
+        forked = check_fork(order, after, new_prompt, new_guidance, new_sampler)
+        film, other = (self.film(each, request.session_hash) for each in (order, forked))
+        return answers.cached_file(film.gif(other), "fork.gif"), other.picture, other.receipt
 
     def text_to_image_settings(self, picture, model):
         """The settings that a PNG was drawn with, from its receipt or from other programs' `parameters` text.

@@ -16,10 +16,12 @@ from apps.text_to_image.desk import (
     MAX_PICTURES,
     SAMPLER_NAMES,
     Desk,
+    Sheet,
     load_models,
     own_settings,
     without_style,
 )
+from apps.text_to_image.inside import inside_part
 from hub_models.store import CheckpointError
 from hub_models.text_to_image import ReceiptError, TextToImage
 
@@ -47,8 +49,12 @@ def build(models: dict[str, TextToImage | CheckpointError]) -> gr.Blocks:
     with parts.opened(PAGE, models) as (demo, ready):
         if ready:
             desk = Desk(ready)
-            form = _draw_part(demo, desk)
-            _restore_part(demo, desk, form)
+            with gr.Tabs():
+                with gr.Tab("Draw"):
+                    form = _draw_part(demo, desk)
+                    _restore_part(demo, desk, form)
+                with gr.Tab("Look inside") as tab:
+                    inside_part(desk, form, tab)
     return demo
 
 
@@ -120,11 +126,15 @@ def _settings_column(form: SimpleNamespace, own: dict[str, dict]) -> None:
 def _draw_events(demo: gr.Blocks, desk: Desk, form: SimpleNamespace, around: tuple) -> None:
     """around: the buttons Draw and Stop, the line of the status, and the sheet."""
     draw, stop, line, sheet = around
-    drawn = gr.State(None, time_to_live=3600)  # the PNGs on the sheet
+    drawn = form.drawn = gr.State(None, time_to_live=3600)  # a Sheet
 
     def finished(order, step, said):
         pngs = [processing_utils.encode_pil_to_bytes(png) for png in order.pngs(step)]
-        return {sheet: words.sheet_html(pngs, order), line: parts.status(said), drawn: pngs}
+        return {
+            sheet: words.sheet_html(pngs, order),
+            line: parts.status(said),
+            drawn: Sheet(pngs, order.settings.get("image")),
+        }
 
     def first():
         name, model = next(iter(desk.models.items()))
@@ -143,11 +153,11 @@ def _draw_events(demo: gr.Blocks, desk: Desk, form: SimpleNamespace, around: tup
         said = " ".join([f"{drawing.outcome()}, seed {order.seeds[0]}.", *order.notices()])
         yield seed | finished(order, drawing.step, said)
 
-    def start_from(event: gr.EventData, pngs):
-        if pngs is None:
+    def start_from(event: gr.EventData, was: Sheet | None):
+        if was is None:
             return {}
-        k = values.number(event.k, "Picture", 0, len(pngs) - 1, integer=True)
-        return {form.picture: answers.cached_file(pngs[k], "start.png"), form.from_picture: gr.update(open=True)}
+        k = values.number(event.k, "Picture", 0, len(was.pngs) - 1, integer=True)
+        return {form.picture: answers.cached_file(was.pngs[k], "start.png"), form.from_picture: gr.update(open=True)}
 
     inputs, outputs = [form.model_name, form.fresh, *form.order, form.style], [sheet, line, form.seed, drawn]
     drawing_page.opened(demo, desk.drawing, first, [sheet, line, drawn], drawn)

@@ -2,6 +2,7 @@
 
 import html
 import re
+from collections.abc import Mapping
 
 from PIL import Image
 
@@ -11,6 +12,7 @@ from apps.kit.pictures import data_url, png_bytes
 from apps.text_to_image import desk
 from apps.text_to_image.desk import MAX_CHARACTERS, SAMPLER_NAMES, Found, Order
 from hub_models import text_to_image
+from hub_models.drawing import is_number
 from hub_models.text_to_image import Step, TextToImage, Verdict
 
 FIELDS = {
@@ -66,11 +68,26 @@ def receipt_html(found: Found) -> str:
         "Guidance": receipt.get("guidance_scale", ""),
         "Sampler": next((shown for shown, name in SAMPLER_NAMES.items() if name == receipt.get("sampler")), ""),
         "Strength": receipt.get("strength", ""),
+        "Fork": fork_said(receipt),
         "Model": receipt.get("model", ""),
         "Weights": str(receipt.get("weights_sha256") or receipt.get("model_hash") or "")[:12],
         "Device": receipt.get("device", ""),
     }
     return parts.facts({name: str(value)[:MAX_CHARACTERS] for name, value in rows.items() if value not in ("", None)})
+
+
+def fork_said(receipt: Mapping) -> str:
+    """On where a drawing forked, and into what; nothing of one that didn't, or of a fork that is no such thing."""
+    fork = receipt.get("fork")
+    if not isinstance(fork, Mapping):
+        return ""
+    shown = {name: shown for shown, name in SAMPLER_NAMES.items()}
+    changes = [
+        "no prompt" if fork.get("prompt") == "" else f"“{fork['prompt']}”" if fork.get("prompt") else "",
+        f"guidance {scale:g}" if is_number(scale := fork.get("guidance_scale")) else "",
+        shown.get(str(fork.get("sampler")), ""),
+    ]
+    return f"after {fork.get('at')} steps: {', '.join(filter(None, changes))}"
 
 
 def preview_html(step: Step, seeds: list[int]) -> str:

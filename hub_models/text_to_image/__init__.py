@@ -6,8 +6,9 @@ A model folder is that of a stock `StableDiffusionPipeline`, plus one file for w
     preprocessor_config.json {"guidance_scale", "default_steps", "default_sampler", "resolution_px", "ground", "styles",
                               "latent_to_rgb", "latent_to_rgb_bias"}; any of these, or the whole file, may be absent
 
-model.py draws; receipts.py writes and verifies what it drew; settings.py is what may be asked, and the texts of other
-programs; folder.py opens and writes model folders; single.py makes a folder of a single file, lora.py merges a LoRA.
+model.py draws, sampling.py takes its steps, inside.py looks into them; receipts.py writes and verifies what was drawn;
+settings.py is what may be asked, and the texts of other programs; folder.py opens and writes model folders; single.py
+makes a folder of a single file, lora.py merges a LoRA.
 """
 
 from hub_models.drawing import (
@@ -22,6 +23,7 @@ from hub_models.drawing import (
 )
 from hub_models.store import CheckpointError
 from hub_models.text_to_image.folder import load, resolve, save_folder
+from hub_models.text_to_image.inside import Word
 from hub_models.text_to_image.model import EXTRA, TextToImage
 from hub_models.text_to_image.settings import (
     MAX_PICTURES,
@@ -29,7 +31,9 @@ from hub_models.text_to_image.settings import (
     PARAMETERS_KEY,
     SAMPLERS,
     THEIR_NAMES,
+    Fork,
     parameters_text,
     read_parameters,
     read_receipt,
+    steps_run,
 )

@@ -5,6 +5,9 @@ scaled as the pipeline's are (times `vae.config.scaling_factor`).
 """
 
 import contextlib
+import copy
+import functools
+import threading
 from collections.abc import Generator, Sequence
 from typing import Any
 
@@ -16,10 +19,10 @@ from PIL import Image, ImageFilter
 from transformers.utils import logging as transformers_logging
 
 from hub_models import drawing
-from hub_models.drawing import Step, check_seed, check_whole, guide, is_number, normalise_prompt, predict_x0
+from hub_models.drawing import Step, check_seed, check_whole, is_number, normalise_prompt
 from hub_models.pictures import frame, from_uint8
-from hub_models.text_to_image import receipts
-from hub_models.text_to_image.settings import MAX_PICTURES, MAX_PROMPT_CHARACTERS, SAMPLERS, steps_run
+from hub_models.text_to_image import inside, receipts, sampling
+from hub_models.text_to_image.settings import MAX_PICTURES, MAX_PROMPT_CHARACTERS, SAMPLERS, Fork
 
 SCHEDULERS = {
     "dpm++": diffusers.DPMSolverMultistepScheduler,  # 2M: Lu et al. 2022
@@ -54,6 +57,7 @@ class TextToImage:
         self.default_sampler = extra["default_sampler"]
         self.styles = list(extra["styles"])
         self.ground = tuple(extra["ground"])
+        self._reading = threading.Lock()  # the pipeline sets how its tokenizer cuts and pads, for all threads
         self._to_rgb = None
         if extra["latent_to_rgb"] is not None:
             self._to_rgb = torch.tensor(extra["latent_to_rgb"]).float(), torch.tensor(extra["latent_to_rgb_bias"])
@@ -83,12 +87,23 @@ class TextToImage:
 
     def was_cut(self, prompt: str) -> str | None:
         """The end of the prompt that the text tower doesn't read; None if it reads all of it."""
-        text, tokenizer = normalise_prompt(prompt), self.pipe.tokenizer
-        kept = self.max_length - tokenizer.num_special_tokens_to_add()
-        read = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        if len(read["input_ids"]) <= kept:
-            return None
-        return text[read["offset_mapping"][kept][0] :]
+        text = normalise_prompt(prompt)
+        _, spans, kept = self.tokens(text)
+        return None if len(spans) <= kept else text[spans[kept][0] :]
+
+    @functools.cached_property
+    def _reader(self):
+        """A tokenizer of its own: one that cuts and pads in one thread does so in all, and a drawing's has to."""
+        return copy.deepcopy(self.pipe.tokenizer)
+
+    def tokens(self, text: str) -> tuple[int, list[tuple[int, int]], int]:
+        """Of a normalised text: how many marks the text tower reads before it, where each of its tokens begins and
+        ends in it, and how many of these are read.
+        """
+        asked = {"return_offsets_mapping": True, "verbose": False}
+        spans = self._reader(text, add_special_tokens=False, **asked)["offset_mapping"]
+        marked = self._reader(text, return_special_tokens_mask=True, **asked)["special_tokens_mask"]
+        return marked.index(0) if spans else 0, spans, self.max_length - self._reader.num_special_tokens_to_add()
 
     def scheduler(self, sampler: str):
         """A new scheduler with the noise schedule of the saved one, its steps spaced from pure noise down.
@@ -111,6 +126,8 @@ class TextToImage:
         sampler: str | None = None,
         image: Image.Image | None = None,
         strength: float = 0.6,
+        fork: Fork | None = None,
+        look_inside: bool = False,
     ) -> Generator[Step]:
         """One `Step` for every step of sampling. Close it to stop at once. None takes the model's own default.
 
@@ -120,6 +137,8 @@ class TextToImage:
             comes out the same within 1/255 (floating point sums differ).
         guidance_scale: 1 … 30; 1 means none and costs half (Ho & Salimans 2022).
         image, strength: start from this picture, and redraw it by strength in (0, 1] of the steps (SDEdit, Meng 2022).
+        fork: the drawing is the same up to and with step fork.at, and goes on as it says, over the same timesteps.
+        look_inside: each step has `inside`, an `inside.Inside`; the pictures are the same to the bit.
         Raises ValueError, here and not at the first step, for anything out of these ranges.
         """
         if not 1 <= len(seeds) <= MAX_PICTURES:
@@ -129,11 +148,16 @@ class TextToImage:
             raise ValueError(f"{len(prompts)} prompts for {len(seeds)} seeds: give one for all, or one for each")
         choices = negative_prompt, num_inference_steps, guidance_scale, sampler
         prompts = [self.settings(text, *choices)[0] for text in prompts]
-        _, *settings = self.settings("", *choices)
+        _, negative, num_steps, scale, sampler = self.settings("", *choices)
         seeds = [check_seed(seed) for seed in seeds]
         if image is not None and not (is_number(strength) and 0 < strength <= 1):
             raise ValueError(f"strength {strength!r} is not a number above 0 and up to 1")
-        return self._steps(prompts, *settings, seeds, None if image is None else self.to_tensor(image), strength)
+        way, other = sampling.Way(prompts, negative, scale, sampler), None
+        if fork is not None:
+            share = None if image is None else strength
+            other = fork.at, sampling.way_on(self, way, fork, num_steps, share)
+        start = None if image is None else self.to_tensor(image)
+        return sampling.steps(self, way, other, num_steps, seeds, start, strength, look_inside)
 
     def settings(self, prompt, negative_prompt, steps, scale, sampler) -> tuple[str, str, int, float, str]:
         """The settings with the defaults filled in. Raises ValueError for one that is out of its range."""
@@ -150,45 +174,12 @@ class TextToImage:
         return *texts, steps, float(scale), drawing.check_sampler(sampler, SAMPLERS)
 
     @torch.no_grad()
-    def _steps(self, prompts, negative, num_steps, scale, sampler, seeds, image, strength) -> Generator[Step]:
-        generators = drawing.generators_of(seeds)
-        guided = scale > 1 and set(prompts) != {negative}
-        distinct = list(dict.fromkeys(prompts))
-        states = self.text_states(distinct)[[distinct.index(text) for text in prompts]]  # (B, L, D)
-        if guided:
-            states = torch.cat([self.text_states([negative]).expand_as(states), states])  # (2 B, L, D)
-        scheduler = self.scheduler(sampler)
-        scheduler.set_timesteps(num_steps, device=self.device)
-        timesteps = scheduler.timesteps
-        if image is None:
-            noise = drawing.noise(generators, self.latent_shape, self.device)
-            x = noise * scheduler.init_noise_sigma  # (B, C, h, w)
-        else:  # StableDiffusionImg2ImgPipeline's order of draws: the posterior first, then the noise
-            clean = self._encode(image.to(self.device), generators)  # (B, C, h, w)
-            noise = drawing.noise(generators, self.latent_shape, self.device)
-            begin = num_steps - steps_run(num_steps, strength)
-            timesteps = timesteps[begin:]
-            if hasattr(scheduler, "set_begin_index"):
-                scheduler.set_begin_index(begin)
-            x = scheduler.add_noise(clean, noise, timesteps[:1].repeat(len(seeds)))
-        by_chance = {"generator": generators} if sampler == "ddpm" else {}
-        alphas_cumprod = scheduler.alphas_cumprod.to(self.device)  # (T,)
-        for index, t in enumerate(timesteps):
-            x_t = scheduler.scale_model_input(x, t)
-            output = self.pipe.unet(torch.cat([x_t, x_t]) if guided else x_t, t, encoder_hidden_states=states).sample
-            if guided:
-                output = guide(*output.chunk(2), scale)
-            x0 = predict_x0(output, x_t, alphas_cumprod[round(t.item())], scheduler.config.prediction_type)
-            x = scheduler.step(output, t, x, **by_chance, return_dict=False)[0]
-            yield Step(index, len(timesteps), round(t.item()), x, x0, self.preview(x0))
-
-    @torch.no_grad()
     def text_states(self, texts: Sequence[str]) -> torch.Tensor:
         """What the U-Net is told of each text, (B, L, D): computed as the stock pipeline does, padded and cut to L."""
-        with _quiet():
+        with _quiet(), self._reading:
             return self.pipe.encode_prompt(list(texts), self.device, 1, False)[0]
 
-    def _encode(self, pixels: torch.Tensor, generators: list[torch.Generator]) -> torch.Tensor:
+    def encode(self, pixels: torch.Tensor, generators: list[torch.Generator]) -> torch.Tensor:
         """Latents (B, C, h, w) of one picture (1, 3, R, R), drawn from its posterior by each generator."""
         posterior = self.pipe.vae.encode(pixels).latent_dist
         drawn = torch.cat([posterior.sample(generator=generator) for generator in generators])
@@ -224,7 +215,7 @@ class TextToImage:
         """The whole picture in a square of the ground's colour, RGB, R × R: what image-to-image starts from."""
         return frame(image, self.resolution_px, self.ground)
 
-    receipt, verify = receipts.receipt, receipts.verify
+    receipt, verify, words = receipts.receipt, receipts.verify, inside.words
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """The receipt of a picture by a prompt: written, and drawn again to verify it. `TextToImage` has both as methods."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
@@ -7,7 +8,7 @@ from PIL import Image
 
 from hub_models import drawing
 from hub_models.drawing import ReceiptError, Step, Verdict, check_seed, check_whole, pixels_sha256
-from hub_models.text_to_image.settings import steps_run
+from hub_models.text_to_image.settings import Fork, steps_run
 
 if TYPE_CHECKING:
     from hub_models.text_to_image.model import TextToImage
@@ -24,6 +25,7 @@ def receipt(
     sampler: str | None = None,
     image: Image.Image | None = None,
     strength: float = 0.6,
+    fork: Fork | None = None,
     picture: Image.Image | None = None,
     steps_done: int | None = None,
 ) -> dict:
@@ -46,6 +48,10 @@ def receipt(
     }
     if image is not None:
         fields |= {"strength": float(strength), "image_sha256": pixels_sha256(model.frame(image))}
+    if fork is not None:
+        fields["fork"] = dataclasses.asdict(fork)
+        if fork.prompt is not None:
+            fields["fork"]["prompt"] = drawing.normalise_prompt(fork.prompt)
     if steps_done is not None:
         run = steps_run(texts[2], None if image is None else strength)
         if check_whole("steps_done", steps_done, 1, run) < run:
@@ -80,7 +86,8 @@ def verify(
         with drawing.settings_of_a_receipt():
             names = ("negative_prompt", "num_inference_steps", "guidance_scale", "sampler")
             arguments = {name: receipt[name] for name in names} | {"strength": receipt.get("strength", 0.6)}
-            steps = model.generate(receipt["prompt"], [int(receipt["seed"])], image=image, **arguments)
+            fork = Fork(**receipt["fork"]) if receipt.get("fork") is not None else None
+            steps = model.generate(receipt["prompt"], [int(receipt["seed"])], image=image, fork=fork, **arguments)
             run = steps_run(arguments["num_inference_steps"], None if image is None else arguments["strength"])
             done = receipt.get("steps_done")
             done = run if done is None else check_whole("steps_done", done, 1, run)

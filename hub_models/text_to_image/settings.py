@@ -6,6 +6,7 @@ Beside a picture's receipt (see `drawing`) stands, under PARAMETERS_KEY, the tex
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from hub_models import drawing
 from hub_models.drawing import RECEIPT_KEY, ReceiptError, check_seed, normalise_prompt
@@ -15,6 +16,16 @@ SAMPLERS = tuple(THEIR_NAMES)
 MAX_PICTURES = 64
 MAX_PROMPT_CHARACTERS = 2000
 PARAMETERS_KEY = "parameters"  # the PNG text chunk of other programs
+
+
+@dataclass(frozen=True)
+class Fork:
+    """Another way on, after `at` steps of a drawing are done; what is None stays as it was."""
+
+    at: int
+    prompt: str | None = None
+    guidance_scale: float | None = None
+    sampler: str | None = None
 
 
 def steps_run(num_inference_steps: int, strength: float | None) -> int:
@@ -40,6 +51,9 @@ def parameters_text(receipt: Mapping) -> str:
     }
     if "strength" in receipt:
         pairs["Denoising strength"] = f"{receipt['strength']:g}"
+    if "fork" in receipt:
+        changes = [f"{name} {value}" for name, value in receipt["fork"].items() if name != "at" and value is not None]
+        pairs["Fork"] = f"after {receipt['fork']['at']} steps {', '.join(changes)}"
     pairs["Version"] = f"vitrail, diffusers {receipt['versions']['diffusers']}"
     quoted = {key: json.dumps(str(v)) if re.search(r'[,:\n"]', str(v)) else v for key, v in pairs.items() if v != ""}
     return "\n".join([*lines, ", ".join(f"{key}: {value}" for key, value in quoted.items())])
