@@ -70,9 +70,9 @@ class Film:
     def gif_file(self, k: int, fork: "Film | None" = None) -> str:
         """The path of a GIF of picture k's film, x_t on the left, predicted x0 on the right; the last frame stays.
 
-        fork: a film of one picture that went another way, below it.
+        fork: a film of one picture that went another way, below it. Its comment holds the receipts, as PNG text does.
         """
-        frames = []
+        frames, receipts = [], [self.receipt] + ([fork.receipt] if fork else [])
         for frame in np.unique(np.linspace(0, self.last, GIF_FRAMES).round().astype(int)):
             rows = [(self, frame, k)] + ([(fork, fork.frame_beside(self, frame), 0)] if fork else [])
             tiles = [[enlarge(part[at, row], 160) for part in (film.noisy, film.guess)] for film, at, row in rows]
@@ -83,5 +83,6 @@ class Film:
                     image.paste(tile, (x * pitch, y * pitch))
             frames.append(image.quantize(256, method=Image.Quantize.FASTOCTREE))  # median cut takes 0.2 s for noise
         buffer, durations = io.BytesIO(), [90] * (len(frames) - 1) + [1800]
-        frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0)
+        options = {"duration": durations, "loop": 0, "comment": json.dumps({RECEIPT_KEY: receipts})}
+        frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:], **options)
         return answers.cached_file(buffer.getvalue(), f"ddpm-{self.receipt['seeds'][k]}.gif")
