@@ -11,9 +11,9 @@ import numpy as np
 from PIL import Image
 
 from apps.ddpm.paint import Film, with_receipt
-from apps.kit import drawing_page, launch, pictures, values
+from apps.kit import drawing_page, pictures, values
 from apps.kit.session import StopFlags
-from hub_models import ddpm, store
+from hub_models import ddpm
 from hub_models.ddpm import DDPM, Step
 from hub_models.pictures import to_uint8
 
@@ -24,11 +24,6 @@ MAX_GUIDANCE = 10
 FILM_FRAMES = 61
 SAMPLER_NAMES = {"DPM-Solver++": "dpm++", "DDIM": "ddim", "DDPM": "ddpm", "Langevin": "langevin"}
 ANY = "any"
-
-
-def load_models(names: list[str]) -> dict[str, DDPM | store.CheckpointError]:
-    """Each named model, or the error in its place."""
-    return launch.load_each(ddpm.load, names)
 
 
 @dataclass(frozen=True)

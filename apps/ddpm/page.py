@@ -7,12 +7,15 @@ from types import SimpleNamespace
 import gradio as gr
 import numpy as np
 
-from apps.ddpm import words
-from apps.ddpm.desk import ANY, MAX_GUIDANCE, MAX_PICTURES, SAMPLER_NAMES, Desk, Recorder, load_models, own_fields
+from apps.ddpm import field, scales, two_films, words
+from apps.ddpm.desk import ANY, MAX_GUIDANCE, MAX_PICTURES, SAMPLER_NAMES, Desk, Recorder, own_fields
 from apps.ddpm.paint import enlarge
+from apps.ddpm.scales import JUDGE
 from apps.kit import answers, drawing_page, launch, parts, pictures, values, wires
 from apps.kit.page import Page
 from apps.kit.wires import HIDDEN, endpoint, fitted, wire
+from hub_models import classifier, ddpm
+from hub_models.classifier import Classifier
 from hub_models.ddpm import DDPM
 from hub_models.store import CheckpointError
 
@@ -27,15 +30,28 @@ PAGE = Page(
     gpu_seconds=60,  # the largest order, 16 pictures of 250 steps, measured at 54 s on one CPU thread
     call="ddpm_draw",
     example={"labels": ["food"], "count": 4, "seed": 7},
+    also=("classifier/swin",),
 )
 PREVIEWS = 10  # of a drawing under way at most
 NO_PICTURE = "Upload a picture, or take one you drew."
 LATEST = {"trigger_mode": "always_last"} | HIDDEN
 
 
-def build(models: dict[str, DDPM | CheckpointError]) -> gr.Blocks:
-    """The page around loaded models; in the place of one that could not be loaded stands the cause."""
-    with parts.opened(PAGE, models) as (demo, ready):
+def load_models(names: Sequence[str]) -> dict[str, DDPM | Classifier | CheckpointError]:
+    """Each named model, or the error in its place; a classifier that judges them under JUDGE and its name."""
+    drawing = [name for name in names if not name.startswith(JUDGE)] or PAGE.models
+    judges = [name for name in names if name.startswith(JUDGE)] or [f"{JUDGE}swin"]
+    found = launch.load_each(ddpm.load, drawing)
+    return found | launch.load_each(lambda name: classifier.load(name.removeprefix(JUDGE)), judges)
+
+
+def build(models: dict[str, DDPM | Classifier | CheckpointError]) -> gr.Blocks:
+    """The page around loaded models; in the place of one that could not be loaded stands the cause.
+
+    Names that begin with JUDGE are classifiers, of which the first that knows a model's classes judges its pictures.
+    """
+    judges = {name.removeprefix(JUDGE): model for name, model in models.items() if name.startswith(JUDGE)}
+    with parts.opened(PAGE, {name: models[name] for name in models if not name.startswith(JUDGE)}) as (demo, ready):
         if ready:
             desk, names = Desk(ready), list(ready)
             form, shown = SimpleNamespace(), SimpleNamespace()
@@ -47,6 +63,12 @@ def build(models: dict[str, DDPM | CheckpointError]) -> gr.Blocks:
                     _film_events(desk, form, shown, _draw_events(demo, desk, form, shown))
                 with gr.Tab("Into the noise"):
                     _forward_part(desk, form, shown.film)
+                with gr.Tab("Two films"):
+                    two_films.part(demo, desk, form.model_name)
+                with gr.Tab("Guidance"):
+                    scales.part(demo, desk, form.model_name, judges)
+                with gr.Tab("Score field"):
+                    field.part(desk, form.model_name)
 
             def fit_to_model(name):
                 return fitted(form, own_fields(desk.models.chosen(name)))
