@@ -59,7 +59,11 @@ def judged(jury: judges.Judges, pictures: np.ndarray, labels: Sequence[str]) -> 
         own = torch.from_numpy(features[asked == row])
         apart.append(float(torch.pdist(own).mean()))
     right = float((logits.argmax(1) == asked).mean())
-    return {"label right, %": 100 * right, "its probability, %": 100 * float(sure.mean()), "apart": float(np.mean(apart))}
+    return {
+        "label right, %": 100 * right,
+        "its probability, %": 100 * float(sure.mean()),
+        "apart": float(np.mean(apart)),
+    }
 
 
 def real(model: ddpm.DDPM, jury: judges.Judges) -> dict[str, float]:
@@ -74,7 +78,9 @@ def real(model: ddpm.DDPM, jury: judges.Judges) -> dict[str, float]:
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="benchmarks.guidance", description=__doc__.split("\n")[0])
     parser.add_argument("--of_each", type=int, default=16, help="pictures of each class in each row")
-    parser.add_argument("--guide", default="noised", help="the classifier of noisy pictures: a variant, folder or Hub id")
+    parser.add_argument(
+        "--guide", default="noised", help="the classifier of noisy pictures: a variant, folder or Hub id"
+    )
     parser.add_argument("--write", action="store_true", help="put the table into docs/RESULTS.md")
     args = parser.parse_args(argv)
     model, guide, jury = ddpm.load("emoji-32"), classifier.load(args.guide), judges.load()
@@ -88,7 +94,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         seconds = (time.perf_counter() - began) / len(numbers)
         rows.append({"guidance": said} | found)
         print(markdown(rows[-1:]).splitlines()[-1], f"{seconds:.2f} s a picture", flush=True)
-    told = {"pictures": len(numbers), "model": model.weights_sha256[:12], "guide": guide.weights_sha256[:12], "rows": rows}
+    told = {
+        "pictures": len(numbers),
+        "model": model.weights_sha256[:12],
+        "guide": guide.weights_sha256[:12],
+        "rows": rows,
+    }
     write("guidance", told)
     if args.write:
         results.GUIDANCE.write_text(json.dumps(told, indent=1) + "\n")

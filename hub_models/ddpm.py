@@ -247,13 +247,22 @@ class DDPM:
         q(x_t | x_0) = N(sqrt(ᾱ_t) x_0, 1 - ᾱ_t): Ho et al. 2020, eq. 4. t is 0 … T-1; ValueError outside.
         """
         t = drawing.check_whole("t", t, 0, self.num_train_timesteps - 1)
-        rows = [self.label_index(label)]
         alpha_bar = self.scheduler.alphas_cumprod[t].to(self.device)
         x_0 = self.to_tensor(image).to(self.device)  # (1, 3, R, R)
         x_t = alpha_bar.sqrt() * x_0 + (1 - alpha_bar).sqrt() * self.initial_noise([seed])  # (1, 3, R, R)
-        output = self._evaluate(x_t, t, rows, 1.0)
-        x0 = self._clip(predict_x0(output, x_t, alpha_bar, self.scheduler.config.prediction_type))
-        return self.to_pil(x_t)[0], self.to_pil(x0)[0]
+        return self.to_pil(x_t)[0], self.to_pil(self.look(x_t, t, label).x0)[0]
+
+    @torch.no_grad()
+    def look(self, x: torch.Tensor, t: int, label: int | str | None = None) -> Step:
+        """What the model sees in any x (B, 3, R, R) at timestep t, 0 … T-1: x0, noise, score; x_t is x itself.
+
+        Without guidance, and clipped as in sampling. Raises ValueError for a t or a label that there is not.
+        """
+        t = drawing.check_whole("t", t, 0, self.num_train_timesteps - 1)
+        alpha_bar = self.scheduler.alphas_cumprod[t].to(self.device)
+        output = self._evaluate(x, t, [self.label_index(label)] * len(x), 1.0)
+        x0 = self._clip(predict_x0(output, x, alpha_bar, self.scheduler.config.prediction_type))
+        return Step(0, 1, t, x, x0, noise=samplers.noise_in(x, x0, alpha_bar), alpha_bar=float(alpha_bar))
 
     def to_tensor(self, image: Image.Image) -> torch.Tensor:
         """(1, 3, R, R) in [-1, 1]: alpha composited on the ground, padded to a square with it, resized."""

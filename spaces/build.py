@@ -185,8 +185,9 @@ def choose_weights(stem: str, chosen: Sequence[str] = ()) -> Weights:
         names[page].append(name)
     weights = Weights()
     for page, mine in names.items():
-        for other in page_of(page).also:
-            for variant in store.variants(other):
+        for also in page_of(page).also:
+            other, _, one = also.partition("/")
+            for variant in [one] if one else store.variants(other):
                 _bundle(weights, other, store.bundled(other)[variant], variant)
         here = [name for name in page_of(page).models if name in store.variants(page)]
         weights.choices[page] = [_choose(weights, page, name) for name in mine or here or store.variants(page)]

@@ -240,7 +240,7 @@ def test_its_space_answers(published, built, answered, stem):
     front = build.split((folder / "README.md").read_text())[0]
     assert front["models"] == [name] and sha in front["preload_from_hub"][0]
     assert f"{name}@{sha}" in (folder / "app.py").read_text()
-    besides = {*build.page_of(stem).also}
+    besides = {also.partition("/")[0] for also in build.page_of(stem).also}
     carried = {path.parent.name for path in (folder / "hub_models").glob("weights/*/*")}
     assert carried <= besides, "they come from the Hub"
     answers = answer if len(returns) > 1 else [answer]

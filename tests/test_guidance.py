@@ -16,6 +16,7 @@ from test_samplers import MODES, SHARES, SPREAD, cosine, mixture_guess
 
 from apps import ddpm as app
 from apps.ddpm import desk
+from apps.ddpm.page import GUIDE
 from apps.kit import values
 from hub_models import classifier, ddpm, samplers
 from training import classifier as training
@@ -192,7 +193,7 @@ def test_a_guide_fits_a_model_by_size_and_classes(model):
 
 def test_the_api_guides_by_it_and_the_receipt_says_so(serve, model, tmp_path):
     guide = small_guide()
-    client = Client(serve(app.build({"tiny": model, f"{desk.GUIDE}noised": guide})), verbose=False,
+    client = Client(serve(app.build({"tiny": model, f"{GUIDE}noised": guide})), verbose=False,
                     download_files=str(tmp_path))  # fmt: skip
     asked = {"labels": ["food"], "count": 1, "seed": 5, "steps": 4, "guidance": 1, "sampler": "DDIM"}
     files, receipt = client.predict(**asked, guide_scale=6, api_name="/ddpm_draw")
@@ -212,7 +213,7 @@ def test_the_slider_is_there_where_a_guide_fits_and_changes_the_picture(serve, p
     page.goto(serve(app.build({"tiny": model})))
     page.get_by_label("number input for Guidance", exact=True).wait_for()
     assert not page.get_by_label("number input for Guidance by a classifier").count()
-    page.goto(serve(app.build({"tiny": model, f"{desk.GUIDE}noised": small_guide()})))
+    page.goto(serve(app.build({"tiny": model, f"{GUIDE}noised": small_guide()})))
     page.get_by_label("New seed every time").uncheck()
     drawn = []
     for scale, steps in ((0, 6), (9, 7), (9, 6)):

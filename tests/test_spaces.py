@@ -229,16 +229,18 @@ def test_space_has_all_it_imports_and_nothing_else(built, stem):
 def test_modules_of_a_space_are_those_that_one_would_copy_by_hand(built):
     sources = {path.relative_to(built["ddpm"]).as_posix() for path in built["ddpm"].rglob("*.py")}
     assert sources == {
-        "app.py", "apps/__init__.py", "apps/ddpm/__init__.py", "apps/ddpm/desk.py", "apps/ddpm/page.py",
-        "apps/ddpm/paint.py", "apps/ddpm/words.py", "apps/kit/__init__.py", "apps/kit/answers.py",
+        "app.py", "apps/__init__.py", "apps/ddpm/__init__.py", "apps/ddpm/desk.py", "apps/ddpm/field.py",
+        "apps/ddpm/page.py", "apps/ddpm/paint.py", "apps/ddpm/plane.py", "apps/ddpm/plot.py", "apps/ddpm/scales.py",
+        "apps/ddpm/two_films.py", "apps/ddpm/words.py", "apps/kit/__init__.py", "apps/kit/answers.py",
         "apps/kit/drawing_page.py", "apps/kit/films.py", "apps/kit/hosts.py", "apps/kit/launch.py", "apps/kit/page.py",
         "apps/kit/parts.py", "apps/kit/pictures.py", "apps/kit/session.py", "apps/kit/sizes.py",
         "apps/kit/tidy.py", "apps/kit/uploads.py", "apps/kit/values.py", "apps/kit/visitors.py", "apps/kit/wires.py",
         "hub_models/__init__.py", "hub_models/bounds.py",
-        "hub_models/building.py", "hub_models/client.py", "hub_models/ddpm.py", "hub_models/device.py",
+        "hub_models/building.py", "hub_models/classifier.py", "hub_models/client.py", "hub_models/ddpm.py",
+        "hub_models/device.py",
         "hub_models/documents.py", "hub_models/drawing.py", "hub_models/pictures.py", "hub_models/pretrained.py",
         "hub_models/samplers.py", "hub_models/stock.py", "hub_models/store.py", "hub_models/terminal.py",
-        "hub_models/texts.py", "space.py",
+        "hub_models/texts.py", "hub_models/worlds.py", "space.py",
     }  # fmt: skip
 
 

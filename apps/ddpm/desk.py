@@ -11,9 +11,9 @@ import numpy as np
 from PIL import Image
 
 from apps.ddpm.paint import Film, with_receipt
-from apps.kit import drawing_page, films, launch, pictures, values
+from apps.kit import drawing_page, films, pictures, values
 from apps.kit.session import StopFlags
-from hub_models import classifier, ddpm, store
+from hub_models import ddpm
 from hub_models.classifier import Classifier
 from hub_models.ddpm import DDPM, Step
 from hub_models.pictures import to_uint8
@@ -22,17 +22,8 @@ MAX_PICTURES = 16
 MAX_STEPS = 250
 STEPS = 20  # of DPM-Solver++ look like 50 of DDIM
 MAX_GUIDANCE = 10
-GUIDE = "guide="  # before the name of a classifier of noisy pictures, among the names of models
 SAMPLER_NAMES = {"DPM-Solver++": "dpm++", "DDIM": "ddim", "DDPM": "ddpm", "Langevin": "langevin"}
 ANY = "any"
-
-
-def load_models(names: Sequence[str]) -> dict[str, DDPM | Classifier | store.CheckpointError]:
-    """Each named model, or the error in its place; a classifier of noisy pictures under GUIDE and its name."""
-    drawing = [name for name in names if not name.startswith(GUIDE)]
-    guides = [name for name in names if name.startswith(GUIDE)] or [f"{GUIDE}noised"]
-    found = launch.load_each(ddpm.load, drawing)
-    return found | launch.load_each(lambda name: classifier.load(name.removeprefix(GUIDE)), guides)
 
 
 @dataclass(frozen=True)
@@ -93,7 +84,7 @@ def max_steps(model: DDPM) -> int:
     return min(MAX_STEPS, model.num_train_timesteps)
 
 
-def own_fields(model: DDPM, guide: Classifier | None) -> dict[str, dict]:
+def own_fields(model: DDPM, guide: Classifier | None = None) -> dict[str, dict]:
     """What the fields that depend on the model, and on the classifier that can guide it, show."""
     options, top, last = label_choices(model), max_steps(model), model.num_train_timesteps - 1
     named, guidance = bool(model.label_names), min(max(model.default_guidance, 1), MAX_GUIDANCE)

@@ -7,11 +7,13 @@ from types import SimpleNamespace
 import gradio as gr
 import numpy as np
 
-from apps.ddpm import words
-from apps.ddpm.desk import ANY, GUIDE, MAX_GUIDANCE, MAX_PICTURES, SAMPLER_NAMES, Desk, Recorder, load_models
+from apps.ddpm import field, scales, two_films, words
+from apps.ddpm.desk import ANY, MAX_GUIDANCE, MAX_PICTURES, SAMPLER_NAMES, Desk, Recorder
+from apps.ddpm.scales import JUDGE
 from apps.kit import answers, drawing_page, films, launch, parts, pictures, values, wires
 from apps.kit.page import Page
 from apps.kit.wires import HIDDEN, endpoint, fitted, wire
+from hub_models import classifier, ddpm
 from hub_models.classifier import Classifier
 from hub_models.ddpm import DDPM
 from hub_models.store import CheckpointError
@@ -27,19 +29,36 @@ PAGE = Page(
     gpu_seconds=60,  # the largest order, 16 pictures of 250 steps, measured at 54 s on one CPU thread
     call="ddpm_draw",
     example={"labels": ["food"], "count": 4, "seed": 7},
-    also=("classifier",),
+    also=("classifier/swin", "classifier/noised"),
 )
 PREVIEWS = 10  # of a drawing under way at most
 NO_PICTURE = "Upload a picture, or take one you drew."
+GUIDE = "guide="  # before the name of a classifier of noisy pictures, among the names of models
 LATEST = {"trigger_mode": "always_last"} | HIDDEN
+
+
+def load_models(names: Sequence[str]) -> dict[str, DDPM | Classifier | CheckpointError]:
+    """Each named model, or the error in its place.
+
+    Under JUDGE and its name a classifier that judges their pictures, under GUIDE one of noisy pictures that guides.
+    """
+    drawing = [name for name in names if not name.startswith((JUDGE, GUIDE))] or PAGE.models
+    found = launch.load_each(ddpm.load, drawing)
+    for role, usual in ((JUDGE, "swin"), (GUIDE, "noised")):
+        named = [name for name in names if name.startswith(role)] or [role + usual]
+        found |= launch.load_each(lambda name, role=role: classifier.load(name.removeprefix(role)), named)
+    return found
 
 
 def build(models: dict[str, DDPM | Classifier | CheckpointError]) -> gr.Blocks:
     """The page around loaded models; in the place of one that could not be loaded stands the cause.
 
-    Names that begin with GUIDE are classifiers of noisy pictures, of which the first that fits a model can guide it.
+    Names that begin with JUDGE are classifiers, of which the first that knows a model's classes judges its pictures;
+    with GUIDE classifiers of noisy pictures, of which the first that fits a model can guide it.
     """
-    with parts.opened(PAGE, models) as (demo, opened):
+    judges = {name.removeprefix(JUDGE): model for name, model in models.items() if name.startswith(JUDGE)}
+    drawing = {name: model for name, model in models.items() if not name.startswith(JUDGE)}
+    with parts.opened(PAGE, drawing) as (demo, opened):
         ready = {name: model for name, model in opened.items() if not name.startswith(GUIDE)}
         if ready:
             desk, names = Desk(ready, [opened[name] for name in opened if name not in ready]), list(ready)
@@ -52,6 +71,12 @@ def build(models: dict[str, DDPM | Classifier | CheckpointError]) -> gr.Blocks:
                     _film_events(desk, form, shown, _draw_events(demo, desk, form, shown))
                 with gr.Tab("Into the noise"):
                     _forward_part(desk, form, shown.film)
+                with gr.Tab("Two films"):
+                    two_films.part(demo, desk, form.model_name)
+                with gr.Tab("Guidance"):
+                    scales.part(demo, desk, form.model_name, judges)
+                with gr.Tab("Score field"):
+                    field.part(desk, form.model_name)
 
             def fit_to_model(name):
                 return fitted(form, desk.own_fields(name))

@@ -58,6 +58,12 @@ def frame_html(film: Film, k: int, frame: int) -> str:
     )
 
 
+def settings(receipt: dict) -> str:
+    """HTML of how the one picture of a receipt was drawn."""
+    guidance = f"guidance {receipt['guidance_scale']:g}"
+    return html.escape(", ".join([*receipt["labels"], f"seed {receipt['seeds'][0]}", guidance, receipt["sampler"]]))
+
+
 def fork_said(receipt: dict) -> str:
     """A sentence on where a drawing forked, and into what."""
     fork, sampler = receipt["fork"], receipt["fork"]["sampler"]

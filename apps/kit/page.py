@@ -23,7 +23,7 @@ class Page:
     gpu_seconds: int  # what a call may take on ZeroGPU
     call: str  # the endpoint that stands for the page in checks
     example: Mapping = field(default_factory=dict)  # its arguments in docs/api.md
-    also: tuple[str, ...] = ()  # stems whose weights it loads besides
+    also: tuple[str, ...] = ()  # what it loads besides: all weights of a stem, or one of them, stem/variant
 
     @property
     def folder(self) -> Path:
