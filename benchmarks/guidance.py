@@ -78,9 +78,7 @@ def real(model: ddpm.DDPM, jury: judges.Judges) -> dict[str, float]:
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="benchmarks.guidance", description=__doc__.split("\n")[0])
     parser.add_argument("--of_each", type=int, default=16, help="pictures of each class in each row")
-    parser.add_argument(
-        "--guide", default="noised", help="the classifier of noisy pictures: a variant, folder or Hub id"
-    )
+    parser.add_argument("--guide", default="noised", help="a classifier of noisy pictures: variant, folder or Hub id")
     parser.add_argument("--write", action="store_true", help="put the table into docs/RESULTS.md")
     args = parser.parse_args(argv)
     model, guide, jury = ddpm.load("emoji-32"), classifier.load(args.guide), judges.load()

@@ -157,7 +157,8 @@ def test_without_a_classifier_of_these_classes_the_page_says_so(serve, page, mod
 
 def test_the_page_takes_the_bundled_classifier_along_unless_another_one_is_named(tmp_path):
     found = the_page.load_models(["no-such"])
-    assert list(found) == ["no-such", "classifier=swin"]
+    assert list(found) == ["no-such", "classifier=swin", "guide=noised"]
     shipped = ddpm.load("emoji-32", device="cpu")
     assert scales.judge_of(shipped, {"swin": found["classifier=swin"]}) is not None
-    assert list(the_page.load_models([f"{scales.JUDGE}{tmp_path}"])) == ["emoji-32", f"{scales.JUDGE}{tmp_path}"]
+    named = [f"{scales.JUDGE}{tmp_path}", f"{the_page.GUIDE}swin"]
+    assert list(the_page.load_models(named)) == ["emoji-32", *named]

@@ -143,7 +143,7 @@ def plain_attention(model: torch.nn.Module) -> None:
         if attend_by := getattr(part, "set_attn_implementation", None):
             attend_by("eager")
         if hasattr(part, "fused_attn"):
-            part.fused_attn = False
+            setattr(part, "fused_attn", False)  # noqa: B010 (typed as a Tensor or Module)
         if attend_by := getattr(part, "set_attn_processor", None):  # a model of diffusers, which is there then
             from diffusers.models.attention_processor import AttnProcessor
 

@@ -119,9 +119,10 @@ def guidance_part(found: dict) -> list[str]:
     for row in found["rows"]:
         lines.append(f"| {' | '.join(f'{row[t]:.1f}' if isinstance(row[t], float) else row[t] for t in titles)} |")
     said = (
-        f"{found['pictures']} pictures of ddpm/emoji-32 (`{found['model']}`) in each row, as many of each class, 20 steps "
-        f"of DPM-Solver++; the classifier that guides is classifier/noised (`{found['guide']}`), the judge another one "
-        "(`python -m training.judges`). Diversity: how far two pictures of a class are apart in the judge's features."
+        f"{found['pictures']} pictures of ddpm/emoji-32 (`{found['model']}`) in each row, as many of each class, 20 "
+        f"steps of DPM-Solver++; the classifier that guides is classifier/noised (`{found['guide']}`), the judge "
+        "another one (`python -m training.judges`). Diversity: how far two pictures of a class are apart in the "
+        "judge's features."
     )
     return ["## Guidance", said, "\n".join(lines), "Repeat: `python -m benchmarks.guidance --write`."]
 
