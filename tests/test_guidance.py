@@ -1,4 +1,4 @@
-"""Guidance by a classifier of noisy pictures: its gradient, the sampler that follows it, its training, the page."""
+"""Classifier guidance of noisy pictures: its gradient, the sampler that follows it, its training, the page."""
 
 import json
 
@@ -212,12 +212,12 @@ def test_the_slider_is_there_where_a_guide_fits_and_changes_the_picture(serve, p
     page.set_default_timeout(60_000)
     page.goto(serve(app.build({"tiny": model})))
     page.get_by_label("number input for Guidance", exact=True).wait_for()
-    assert not page.get_by_label("number input for Guidance by a classifier").count()
+    assert not page.get_by_label("number input for Classifier guidance").count()
     page.goto(serve(app.build({"tiny": model, f"{GUIDE}noised": small_guide()})))
     page.get_by_label("New seed every time").uncheck()
     drawn = []
     for scale, steps in ((0, 6), (9, 7), (9, 6)):
-        for label, value in (("Pictures", 1), ("Steps", steps), ("Guidance by a classifier", scale)):
+        for label, value in (("Pictures", 1), ("Steps", steps), ("Classifier guidance", scale)):
             box = page.get_by_label(f"number input for {label}")
             box.fill(str(value))
             box.press("Tab")

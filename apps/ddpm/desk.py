@@ -103,7 +103,7 @@ def own_fields(model: DDPM, guide: Classifier | None = None) -> dict[str, dict]:
 
 def guidance_by(guide: Classifier | None, scale) -> dict:
     """The settings of guidance by a classifier, none for a scale of 0. Raises InputError."""
-    scale = values.number(scale, "Guidance by a classifier", 0, MAX_GUIDANCE)
+    scale = values.number(scale, "Classifier guidance", 0, MAX_GUIDANCE)
     if scale and guide is None:
         raise values.InputError("No classifier of noisy pictures with these classes is here: set its guidance to 0.")
     return {"guide": guide, "guide_scale": scale} if scale else {}

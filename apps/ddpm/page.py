@@ -111,8 +111,8 @@ def _draw_part(form: SimpleNamespace, shown: SimpleNamespace) -> None:
             form.steps = gr.Slider(1, **form.own["steps"], step=1, label="Steps")
             top, said = MAX_GUIDANCE, "1 switches it off."
             form.guidance = gr.Slider(1, top, **form.own["guidance"], step=0.5, label="Guidance", info=said)
-            said = "The gradient of a classifier that reads noise. 0 switches it off."
-            form.guide = gr.Slider(0, top, **form.own["guide"], step=0.5, label="Guidance by a classifier", info=said)
+            said = "By its gradient. 0 switches it off."
+            form.guide = gr.Slider(0, top, **form.own["guide"], step=0.5, label="Classifier guidance", info=said)
             said = "Langevin wants some 200 steps, and is rough."
             chips = {"label": "Sampler", "elem_classes": "chips", "value": "DPM-Solver++"}
             form.sampler = gr.Radio(list(SAMPLER_NAMES), info=said, **chips)
@@ -130,7 +130,7 @@ def _draw_part(form: SimpleNamespace, shown: SimpleNamespace) -> None:
         form.fork_label = gr.Dropdown(**form.own["fork_label"], label="Class from here", min_width=160)
         top = MAX_GUIDANCE
         form.fork_guidance = gr.Slider(1, top, **form.own["fork_guidance"], step=0.5, label="Guidance from here")
-        form.fork_guide = gr.Slider(0, top, **form.own["fork_guide"], step=0.5, label="By a classifier from here")
+        form.fork_guide = gr.Slider(0, top, **form.own["fork_guide"], step=0.5, label="Classifier guidance from here")
         chips |= {"label": "Sampler from here", "elem_id": "ddpm-fork-sampler"}
         form.fork_sampler = gr.Radio(list(SAMPLER_NAMES), **chips)
         shown.fork = gr.Button("Fork at this frame", min_width=160)
