@@ -14,9 +14,7 @@ import dataclasses
 import json
 import math
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -29,39 +27,7 @@ from hub_models.documents import read_object
 from hub_models.drawing import RECEIPT_KEY as RECEIPT_KEY  # for who writes it
 from hub_models.drawing import Step, predict_x0
 from hub_models.pictures import frame, from_uint8, is_ground, to_uint8
-from hub_models.samplers import SAMPLERS, Level
-
-
-class Guide(Protocol):
-    """A classifier of noisy pictures, such as `hub_models.classifier.Classifier` where it reads noise."""
-
-    name: str
-    weights_sha256: str
-
-    def gradient(self, x_t: torch.Tensor, alpha_bar: float, labels: Sequence[str | None]) -> torch.Tensor:
-        """∇ log p(label | x_t), of the shape of x_t (B, 3, R, R); 0 where the label is None. Raises ValueError."""
-        ...
-
-
-@dataclass(frozen=True)
-class Fork:
-    """Another way on, after `at` steps of a drawing are done; what is None stays as it was."""
-
-    at: int
-    labels: Sequence[int | str | None] | None = None
-    guidance_scale: float | None = None
-    sampler: str | None = None
-    guide_scale: float | None = None
-
-
-@dataclass(frozen=True)
-class _Way:
-    """How a step is taken: towards which rows of the class embedding, how strongly (by w, by γ), by which sampler."""
-
-    rows: list[int | None]
-    scale: float
-    guide_scale: float
-    sampler: str
+from hub_models.ways import Asked, Fork, Guide, Way, row_of, ways_of
 
 
 class DDPM:
@@ -107,24 +73,8 @@ class DDPM:
         return (3, self.resolution_px, self.resolution_px)
 
     def label_index(self, label: int | str | None) -> int | None:
-        """The class embedding's row of a label's name or number; the null label's for None and "any".
-
-        Raises ValueError that lists the labels.
-        """
-        if label is None or label == "any":
-            if self.label_names and self.null_label is None:
-                raise ValueError(f"this model has no null label: choose one of {', '.join(self.label_names)}")
-            return self.null_label
-        if not self.label_names:
-            raise ValueError(f"this model is unconditional and knows no label {label!r}: pass None")
-        if label in self.label_names:
-            return self.label_names.index(label)
-        if isinstance(label, int | np.integer) and not isinstance(label, bool) and 0 <= label < len(self.label_names):
-            return int(label)
-        raise ValueError(
-            f"label {label!r} is unknown: choose a number from 0 to {len(self.label_names) - 1}, "
-            f"or one of {', '.join(self.label_names)}, any"
-        )
+        """See `ways.row_of`."""
+        return row_of(label, self.label_names, self.null_label)
 
     def initial_noise(self, seeds: Sequence[int]) -> torch.Tensor:
         """The noise that sampling starts from, (B, 3, R, R). Picture k's depends on seed k alone."""
@@ -160,66 +110,29 @@ class DDPM:
             raise ValueError(f"{len(labels)} labels for {len(seeds)} seeds: give one label and one seed a picture")
         seeds = [drawing.check_seed(seed) for seed in seeds]
         steps = drawing.check_whole("num_inference_steps", num_inference_steps, 1, self.num_train_timesteps)
-        way = self._way(labels, guidance_scale, sampler, guide, guide_scale)
-        ways = [way] * steps
-        if fork is not None:
-            at = drawing.check_whole("fork.at", fork.at, 0, steps - 1)
-            labels, sampler = labels if fork.labels is None else fork.labels, fork.sampler or sampler
-            if len(labels) != len(seeds):
-                raise ValueError(f"{len(labels)} labels for {len(seeds)} seeds: a fork needs one label a picture, too")
-            scale = way.scale if fork.guidance_scale is None else fork.guidance_scale
-            followed = way.guide_scale if fork.guide_scale is None else fork.guide_scale
-            ways[at:] = [self._way(labels, scale, sampler, guide, followed)] * (steps - at)
-        return self._steps(ways, seeds, guide)
-
-    def _way(
-        self, labels: Sequence, guidance_scale: float | None, sampler: str, guide: Guide | None, guide_scale: float
-    ) -> _Way:
-        """How a step goes on, checked. Raises ValueError."""
-        drawing.check_sampler(sampler, SAMPLERS)
-        if not drawing.is_number(guide_scale) or guide_scale < 0:
-            raise ValueError(f"guide_scale {guide_scale!r} is not a number from 0: 1 to 10 is usual")
-        if guide_scale and guide is None:
-            raise ValueError(f"guide_scale {guide_scale:g} needs a guide, a classifier of noisy pictures")
-        scale = self.default_guidance if guidance_scale is None else guidance_scale
-        if not drawing.is_number(scale):
-            raise ValueError(f"guidance_scale {scale!r} is not a finite number: 1 to 10 is usual")
-        rows = [self.label_index(label) for label in labels]
-        if scale != 1 and self.null_label is None:
-            if guidance_scale is not None:
-                raise ValueError("guidance needs a null label, and this model has none: set guidance_scale to 1")
-            scale = 1.0
-        return _Way(rows, float(scale), float(guide_scale), sampler)
+        asked = Asked(labels, guidance_scale, sampler, guide_scale)
+        return self._steps(ways_of(self, asked, guide, fork, steps), seeds, guide)
 
     @torch.no_grad()
-    def _steps(self, ways: Sequence[_Way], seeds: Sequence[int], guide: Guide | None) -> Generator[Step]:
+    def _steps(self, ways: Sequence[Way], seeds: Sequence[int], guide: Guide | None) -> Generator[Step]:
         generators, before = drawing.generators_of(seeds), None
-        x = drawing.noise(generators, self.shape, self.device)  # (B, 3, R, R)
+        large = self.scheduler.config.variance_type.startswith("fixed_large")
+
+        def fresh() -> torch.Tensor:
+            return drawing.noise(generators, self.shape, self.device)  # (B, 3, R, R)
+
+        x = fresh()
         for index, level in enumerate(samplers.levels(self.scheduler, ways[0].sampler, len(ways))):
             way, a = ways[index], level.a.to(self.device)
             output = self._evaluate(x, level.timestep, way.rows, way.scale)  # (B, 3, R, R)
             x0 = predict_x0(output, x, a, self.scheduler.config.prediction_type)
             if guide and way.guide_scale:
                 x0 = samplers.towards(x0, guide.gradient(x, float(a), self._asked(way.rows)), a, way.guide_scale)
-            x0 = self._clip(x0)
+            x0 = clipped(self.scheduler, x0)
             eps = samplers.noise_in(x, x0, a)
-            x = self._advance(way.sampler, level, x, x0, eps, before, generators)
+            x = samplers.advance(way.sampler, level, x, x0, before, fresh, large)
             before = (x0, a)
             yield Step(index, len(ways), level.timestep, x, x0, noise=eps, alpha_bar=float(a))
-
-    def _advance(self, sampler: str, level: Level, x, x0, eps, before, generators) -> torch.Tensor:
-        """x (B, 3, R, R) at the next level. before: x0 and ᾱ of the step before, or None."""
-        a, b = level.a.to(x.device), level.b.to(x.device)
-        if sampler == "ddim":
-            return samplers.ddim(x, x0, a, b)
-        if sampler == "dpm++":
-            return samplers.dpm_solver(x, x0, a, b, before)
-        if sampler == "langevin":  # the last step takes the rest of the noise off at once
-            z = drawing.noise(generators, self.shape, x.device) if b < 1 else None
-            return x0 if z is None else samplers.langevin(x, samplers.score(eps, a), a, z)
-        z = drawing.noise(generators, self.shape, x.device) if level.timestep > 0 else None
-        large = self.scheduler.config.variance_type.startswith("fixed_large")
-        return samplers.ancestral(x, x0, a, b, z, large)
 
     def _evaluate(self, x: torch.Tensor, t: int, rows: list[int | None], scale: float) -> torch.Tensor:
         """The model's output at x (B, 3, R, R), guided: one forward pass, of 2 B where guidance needs both."""
@@ -231,12 +144,6 @@ class DDPM:
         null = torch.full_like(label, self.null_label)
         both = self.unet(torch.cat([x, x]), t, class_labels=torch.cat([null, label])).sample  # (2 B, 3, R, R)
         return drawing.guide(*both.chunk(2), scale)
-
-    def _clip(self, x0: torch.Tensor) -> torch.Tensor:
-        if self.scheduler.config.thresholding:
-            return self.scheduler._threshold_sample(x0)  # Saharia et al. 2022, §2.3
-        most = self.scheduler.config.clip_sample_range
-        return x0.clamp(-most, most) if self.scheduler.config.clip_sample else x0
 
     @torch.no_grad()
     def forward_process(
@@ -261,7 +168,7 @@ class DDPM:
         t = drawing.check_whole("t", t, 0, self.num_train_timesteps - 1)
         alpha_bar = self.scheduler.alphas_cumprod[t].to(self.device)
         output = self._evaluate(x, t, [self.label_index(label)] * len(x), 1.0)
-        x0 = self._clip(predict_x0(output, x, alpha_bar, self.scheduler.config.prediction_type))
+        x0 = clipped(self.scheduler, predict_x0(output, x, alpha_bar, self.scheduler.config.prediction_type))
         return Step(0, 1, t, x, x0, noise=samplers.noise_in(x, x0, alpha_bar), alpha_bar=float(alpha_bar))
 
     def to_tensor(self, image: Image.Image) -> torch.Tensor:
@@ -310,6 +217,14 @@ class DDPM:
     def _asked(self, rows: Sequence[int | None]) -> list[str | None]:
         """The labels' names, None where the class is left to the model."""
         return [None if row in (None, self.null_label) else self.label_names[row] for row in rows]
+
+
+def clipped(scheduler: DDPMScheduler, x0: torch.Tensor) -> torch.Tensor:
+    """x0 within the range that the scheduler keeps pictures in, as it does so itself."""
+    if scheduler.config.thresholding:
+        return scheduler._threshold_sample(x0)  # Saharia et al. 2022, §2.3
+    most = scheduler.config.clip_sample_range
+    return x0.clamp(-most, most) if scheduler.config.clip_sample else x0
 
 
 def load(name: str = "emoji-32", device: str | torch.device | None = None) -> DDPM:

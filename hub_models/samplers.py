@@ -7,7 +7,7 @@ normal noise. a and b are ᾱ, scalars, of the level that a step leaves and of t
 picture.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -106,6 +106,29 @@ def langevin(
     """
     alpha = size * (1 - a)
     return x + alpha / 2 * slope + alpha.sqrt() * z
+
+
+def advance(
+    sampler: str,
+    level: Level,
+    x: torch.Tensor,
+    x0: torch.Tensor,
+    before: tuple[torch.Tensor, torch.Tensor] | None,
+    fresh: Callable[[], torch.Tensor],
+    large: bool = False,
+) -> torch.Tensor:
+    """x at the next level, by one of SAMPLERS.
+
+    before: x0 and ᾱ of the step before, or None. fresh: draws z, of the shape of x. large: see `ancestral`.
+    """
+    a, b = level.a.to(x.device), level.b.to(x.device)
+    if sampler == "ddim":
+        return ddim(x, x0, a, b)
+    if sampler == "dpm++":
+        return dpm_solver(x, x0, a, b, before)
+    if sampler == "langevin":  # the last step takes the rest of the noise off at once
+        return langevin(x, score(noise_in(x, x0, a), a), a, fresh()) if b < 1 else x0
+    return ancestral(x, x0, a, b, fresh() if level.timestep > 0 else None, large)
 
 
 def trailing_timesteps(num_train_timesteps: int, num_inference_steps: int) -> list[int]:

@@ -10,7 +10,7 @@ import torch
 from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler, UNet2DModel
 from PIL import Image
 
-from hub_models import ddpm, store
+from hub_models import ddpm, samplers, store
 from hub_models.publish import halves
 
 LABELS = ("circle", "square", "star")
@@ -123,7 +123,7 @@ def test_guidance_one_costs_one_evaluation_a_step_and_more_costs_a_batch_of_two(
     assert sizes == [2, 2, 4, 4, 2, 2]
 
 
-@pytest.mark.parametrize("sampler", ddpm.SAMPLERS)
+@pytest.mark.parametrize("sampler", samplers.SAMPLERS)
 def test_a_picture_of_a_batch_is_the_one_drawn_alone(sampler):
     model = small_model("v_prediction", "squaredcos_cap_v2")
     labels, seeds = [0, "star", None], [0, 2**63 - 1, 7]
@@ -134,7 +134,7 @@ def test_a_picture_of_a_batch_is_the_one_drawn_alone(sampler):
     assert np.abs(batch[0].astype(int) - batch[1]).max() > 20
 
 
-@pytest.mark.parametrize("sampler", ddpm.SAMPLERS)
+@pytest.mark.parametrize("sampler", samplers.SAMPLERS)
 @pytest.mark.parametrize("schedule", ["linear", "squaredcos_cap_v2"])
 def test_the_last_step_leaves_the_picture_and_every_step_is_finite(sampler, schedule):
     model = small_model("v_prediction", schedule, timestep_spacing="trailing")
