@@ -10,7 +10,7 @@ import torch
 from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler, UNet2DModel
 from PIL import Image
 
-from hub_models import ddpm, samplers, store
+from hub_models import ddpm, drawing, samplers, store
 from hub_models.publish import halves
 
 LABELS = ("circle", "square", "star")
@@ -109,9 +109,9 @@ def test_a_perfect_noise_prediction_gives_the_picture_back():
 
 def test_guidance_formula_and_its_two_fixed_points():
     null, label = torch.randn(2, 1, 3, 4, 4, generator=torch.Generator().manual_seed(0))
-    assert torch.allclose(ddpm.guide(null, label, 0), null)
-    assert torch.allclose(ddpm.guide(null, label, 1), label)
-    assert torch.allclose(ddpm.guide(null, label, 3), 3 * label - 2 * null, atol=1e-6)
+    assert torch.allclose(drawing.guide(null, label, 0), null)
+    assert torch.allclose(drawing.guide(null, label, 1), label)
+    assert torch.allclose(drawing.guide(null, label, 3), 3 * label - 2 * null, atol=1e-6)
 
 
 def test_guidance_one_costs_one_evaluation_a_step_and_more_costs_a_batch_of_two():
