@@ -86,6 +86,11 @@ def scores(model, x: torch.Tensor) -> torch.Tensor:
     return getattr(out, "logits", out)
 
 
+def classified(ours, theirs, x: torch.Tensor) -> tuple:
+    x = classifier.with_noise_plane(x, 0.5) if ours.reads_noise else x
+    return ours.model(x), theirs(x)
+
+
 def captions(ours, theirs, x: torch.Tensor) -> tuple:
     picture = to_pil_image(x[0].clamp(0, 1))
     said = theirs.generate(pixel_values=ours.pixel_values([picture]))
@@ -173,7 +178,7 @@ FAMILIES = {
         save=tiny_models.classifier,
         again=lambda ours, folder: tiny_models.save_classifier(folder, ours.model, ours.label_names),
         stock={"timm": "import timm; model = timm.create_model(place + name, pretrained=True)"},
-        alike=lambda ours, theirs, x: (ours.model(x), theirs(x)),
+        alike=classified,
         answer=lambda ours, picture: ours.logits([picture]).numpy().tobytes(),
         metrics=names(HELD_OUT, "top1", "top5"),
         confusion=("validation/confusion", "validation/top1"),

@@ -12,7 +12,7 @@ from hub_models import drawing
 from hub_models import text_to_image as contract
 
 PROMPTED = ["a red apple", "", 1, 7, 2, 1, "DDIM", None, None, "tiny"]
-LABELLED = [["face"], 1, 3, 2, 1.0, "DDIM", "tiny"]
+LABELLED = [["face"], 1, 3, 2, 1.0, "DDIM", "tiny", 0]
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,12 @@ def test_whatever_comes_in_the_place_of_a_number_is_answered_with_its_range(page
     for at, words in ((2, "Pictures must be a whole number from 1 to 8"), (4, "Steps must"), (5, "Guidance must")):
         data = [*PROMPTED[:at], wrong, *PROMPTED[at + 1 :]]
         assert words in said(pages["text_to_image"], "text_to_image_draw", *data)
-    for at, words in ((1, "Pictures must be a whole number"), (3, "Steps must"), (4, "Guidance must")):
+    for at, words in (
+        (1, "Pictures must be a whole number"),
+        (3, "Steps must"),
+        (4, "Guidance must"),
+        (7, "Classifier guidance must"),
+    ):
         data = [*LABELLED[:at], wrong, *LABELLED[at + 1 :]]
         assert words in said(pages["ddpm"], "ddpm_draw", *data)
 

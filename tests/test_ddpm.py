@@ -352,7 +352,7 @@ def test_the_api_draws_again_from_its_receipt_and_refuses_what_is_out_of_range(s
 
 def test_a_model_that_cannot_be_loaded_leaves_a_page_that_names_the_cause(serve, page, model, tmp_path):
     (tmp_path / "model_index.json").write_text("<html>")
-    models = app.load_models([str(tmp_path), "moon-64", "classifier=none"])
+    models = app.load_models([str(tmp_path), "moon-64", "classifier=none", "guide=none"])
     assert all(isinstance(error, store.CheckpointError) for error in models.values())
     page.goto(serve(app.build(models)))
     page.wait_for_selector("[role=alert]")

@@ -212,13 +212,13 @@ def test_the_slider_is_there_where_a_guide_fits_and_changes_the_picture(serve, p
     page.set_default_timeout(60_000)
     page.goto(serve(app.build({"tiny": model})))
     page.get_by_label("number input for Guidance", exact=True).wait_for()
-    assert not page.get_by_label("number input for Classifier guidance").count()
+    assert not page.get_by_label("number input for Classifier guidance", exact=True).count()
     page.goto(serve(app.build({"tiny": model, f"{GUIDE}noised": small_guide()})))
     page.get_by_label("New seed every time").uncheck()
     drawn = []
     for scale, steps in ((0, 6), (9, 7), (9, 6)):
         for label, value in (("Pictures", 1), ("Steps", steps), ("Classifier guidance", scale)):
-            box = page.get_by_label(f"number input for {label}")
+            box = page.get_by_label(f"number input for {label}", exact=True)
             box.fill(str(value))
             box.press("Tab")
         page.get_by_role("button", name="Draw", exact=True).click()

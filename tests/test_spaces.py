@@ -238,9 +238,10 @@ def test_modules_of_a_space_are_those_that_one_would_copy_by_hand(built):
         "hub_models/__init__.py", "hub_models/bounds.py",
         "hub_models/building.py", "hub_models/classifier.py", "hub_models/client.py", "hub_models/ddpm.py",
         "hub_models/device.py",
-        "hub_models/documents.py", "hub_models/drawing.py", "hub_models/pictures.py", "hub_models/pretrained.py",
+        "hub_models/documents.py", "hub_models/drawing.py", "hub_models/explain.py", "hub_models/pictures.py",
+        "hub_models/pretrained.py",
         "hub_models/samplers.py", "hub_models/stock.py", "hub_models/store.py", "hub_models/terminal.py",
-        "hub_models/texts.py", "hub_models/ways.py", "hub_models/worlds.py", "space.py",
+        "hub_models/texts.py", "hub_models/ways.py", "hub_models/windows.py", "hub_models/worlds.py", "space.py",
     }  # fmt: skip
 
 

@@ -22,7 +22,8 @@ from hub_models.store import CheckpointError
 # The inputs of the endpoints that draw, as curl sends them; the fourth from the left, or the third, is the seed.
 T2I = {"prompt": "a red apple", "negative": "", "count": 1, "seed": "3", "steps": 2, "guidance": 1.0, "sampler": "DDIM",
        "picture": None, "strength": 0.6, "model": "tiny"}  # fmt: skip
-DDPM = {"labels": ["face"], "count": 1, "seed": 3, "steps": 2, "guidance": 1.0, "sampler": "DDIM", "model": "tiny"}
+DDPM = {"labels": ["face"], "count": 1, "seed": 3, "steps": 2, "guidance": 1.0, "sampler": "DDIM", "model": "tiny",
+        "guide_scale": 0}  # fmt: skip
 
 
 def tiny_ddpm() -> ddpm.DDPM:
