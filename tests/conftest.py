@@ -25,9 +25,9 @@ CHROMIUM_FLAGS = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "-
 HERE = re.compile(r"^(data|blob|about):|^(https?|wss?)://(127\.0\.0\.1|localhost)(:\d+)?(/|$)")
 NO_CHROMIUM = "no chromium: install it, or point CHROMIUM at one"
 LONG = [f"test_{name}.py" for name in (  # by the time they take
-    "spaces", "end_to_end", "hub", "smoke", "captioning_app", "classifier", "doors_visitors", "segmentation_app",
-    "doors_data", "doors_code", "doors_pictures", "ddpm", "homes", "house", "photo_captions", "text_to_image",
-    "text_to_image_app", "doors_folders",
+    "spaces", "hub", "smoke", "end_to_end", "classifier", "captioning_app", "doors_visitors", "doors_pictures",
+    "text_to_image_inside", "segmentation_app", "doors_data", "ddpm", "homes", "doors_code", "photo_captions",
+    "house", "fuzz", "doors_folders", "ddpm_scales", "text_to_image", "text_to_image_app", "doors_hosts",
 )]  # fmt: skip
 LEFT: list[str] = []  # connections and look-ups of this process that were not for this machine
 
