@@ -137,7 +137,7 @@ def plain_attention(model: torch.nn.Module) -> None:
     """Let models of transformers, timm and diffusers attend by plain matrix products, not by PyTorch's fused attention.
 
     Its backward pass is slow in bf16 on a CPU: without it a step takes 0.65 (a Swin of transformers with windows of
-    4), 0.61 (the classifier's ViT) or 0.87 (the U-Net of text to image) of the time. It isn't saved.
+    4), 0.61 (the classifier's ViT) or 0.76 (the U-Net of text to image) of the time. It isn't saved.
     """
     for part in model.modules():
         if attend_by := getattr(part, "set_attn_implementation", None):
