@@ -562,6 +562,7 @@ def test_a_person_captions_a_picture_looks_at_words_and_ranks_lines(page, addres
 
     page.get_by_role("tab", name="Which text fits?").click()
     lines = ["a cat", "a red apple", "a <b>dog</b>"]
+    page.wait_for_function("() => document.querySelector('#captioning-lines textarea')?.value.includes('smiling')")
     page.locator("#captioning-lines textarea").fill("\n".join(lines))
     page.locator("#captioning-lines textarea").press("Tab")
     page.get_by_role("button", name="Rank them").click()

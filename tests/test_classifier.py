@@ -36,6 +36,7 @@ from apps import classifier as app
 from apps import ddpm as ddpm_app
 from apps import gallery
 from apps.classifier import desk
+from apps.classifier import page as the_page
 from apps.kit import pictures, values
 from hub_models import classifier, ddpm
 from hub_models.publish import halves, packing
@@ -652,6 +653,20 @@ def test_a_bad_picture_says_why_and_leaves_no_old_answer(page, address, tmp_path
     page.set_input_files("#classifier-picture input[type=file]", tmp_path / "page.png")
     page.get_by_text("page.png is not a readable image").wait_for()
     page.get_by_text("no picture yet").nth(1).wait_for()
+
+
+def test_of_two_pictures_the_microscope_complains_about_the_second_alone(tmp_path):
+    """That the first can't be read is said by the answer to it, once."""
+    bad = tmp_path / "page.png"
+    bad.write_bytes(b"<html>404</html>")
+
+    def both(*paths):
+        return [pictures.read_picture(str(path)) for path in paths], "seen"
+
+    assert the_page.in_words(both, str(bad), str(FOX)) == (None, the_page.status(the_page.WAITING))
+    with pytest.raises(pictures.PictureError, match="page.png is not a readable image"):
+        the_page.in_words(both, str(FOX), str(bad))
+    assert the_page.in_words(both, str(FOX))[1] == the_page.status("seen")
 
 
 def test_a_degraded_page_names_the_cause_and_the_other_model_works(page, models, serve):

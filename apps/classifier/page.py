@@ -185,7 +185,20 @@ def in_words(make, path, *rest):
         made, said = make(path, *rest)
     except values.InputError as error:
         made, said = None, error.message
+    except pictures.PictureError:  # another picture may have come that can't be read: its own event says so
+        if is_readable(path):
+            raise
+        made, said = None, WAITING
     return made, status(said)
+
+
+def is_readable(path: str) -> bool:
+    """Whether there is a picture in this file."""
+    try:
+        pictures.read_picture(path)
+    except pictures.PictureError:
+        return False
+    return True
 
 
 def _view_events(desk: Desk, asked: SimpleNamespace, shown: SimpleNamespace, seen) -> None:
