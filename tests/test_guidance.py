@@ -185,6 +185,8 @@ def test_a_guide_fits_a_model_by_size_and_classes(model):
     fits = small_guide()
     assert guide_of(small_guide(planes=3), small_guide(side_px=32), small_guide(label_names=("a", "b")), fits) is fits
     assert guide_of(small_guide(planes=3)) is None
+    unconditional = ddpm.DDPM(tiny_models.unet(), model.scheduler, name="plain")
+    assert desk.Desk({"plain": unconditional}, [fits]).guide_of(unconditional) is None, "it has no class to go towards"
     with pytest.raises(values.InputError, match="set its guidance to 0"):
         desk.check_order(model, ["food"], 1, 0, 2, 1, "DDIM", 3)
     with pytest.raises(values.InputError, match="from 0 to 10"):

@@ -156,7 +156,7 @@ class Desk:
     def guide_of(self, model: DDPM) -> Classifier | None:
         """The first classifier that sees noisy pictures of this size and knows these classes."""
         fits = (one for one in self.guides if one.reads_noise and one.resolution_px == model.resolution_px)
-        return next((one for one in fits if {*model.label_names} <= {*one.label_names}), None)
+        return next((one for one in fits if model.label_names and {*model.label_names} <= {*one.label_names}), None)
 
     def own_fields(self, name) -> dict[str, dict]:
         """See `own_fields`. Raises InputError for a model that isn't here."""
