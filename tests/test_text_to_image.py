@@ -87,12 +87,29 @@ def losses(source, parts, steps=3, **changes) -> list[float]:
 @pytest.mark.parametrize("flip", [False, True])
 def test_cached_and_uncached_losses_are_the_same_numbers(source, parts, flip):
     """The same pictures, captions, views, noise and drops; what is cached is what would have been computed."""
-    changes = {"random_flip": flip, "caption_dropout": 0.4}
+    changes = {"random_flip": flip, "caption_dropout": 0.4, "start_dropout": 0.3 * flip}
     cached, uncached = (losses(source, parts, no_cache=no_cache, **changes) for no_cache in (False, True))
     assert cached == pytest.approx(uncached, rel=1e-3)
     assert len({round(value, 5) for value in cached}) == 24
     if flip:
         assert cached != pytest.approx(losses(source, parts), rel=1e-3)
+
+
+def test_where_the_start_is_dropped_words_alone_are_told(parts):
+    """Its first token has then the state that it has in a prompt without words; all others stay, and so do other samples."""
+    model, _ = script.model.create_model(config(parts))
+    states = model.text_states(["a red apple", "a dog"]).half()  # (2, L, D)
+    nothing = script.latents.start_of_nothing(model)
+    assert torch.equal(nothing, model.text_states([""])[0, 0].half()) and not torch.equal(nothing, states[0, 0])
+    told = script.latents.without_start(states, torch.tensor([True, False]), nothing)
+    assert torch.equal(told[0, 0], nothing) and torch.equal(told[0, 1:], states[0, 1:])
+    assert torch.equal(told[1], states[1]) and told.dtype == states.dtype
+
+
+def test_a_share_of_dropped_starts_changes_no_other_draw(source, parts):
+    usual, dropped = (losses(source, parts, start_dropout=share) for share in (0.0, 0.5))
+    same = [a == b for a, b in zip(usual, dropped, strict=True)]
+    assert 4 < sum(same) < 20, "half of 24 samples, by the luck of the draw"
 
 
 def test_the_cache_is_made_once_and_mended(source, parts, cache, capsys):

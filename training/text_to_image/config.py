@@ -39,6 +39,7 @@ class TextToImageConfig(TrainConfig):
     norm_num_groups: int = 16
     # Condition
     caption_dropout: float = 0.1  # share of samples that see the states of "", for classifier-free guidance
+    start_dropout: float = 0.0  # share of samples whose first token has the state that it has in ""; words are left to read
     guidance_scale: float | None = None  # the default that the export carries; None = 3, or that of the checkpoint
     # Diffusion
     num_train_timesteps: int = 1000
@@ -56,6 +57,8 @@ class TextToImageConfig(TrainConfig):
             raise ValueError("--lora_rank needs --pretrained_model_name_or_path: a LoRA changes a model that is there")
         if not 0 <= self.caption_dropout < 1:
             raise ValueError(f"--caption_dropout must lie in [0, 1), got {self.caption_dropout}")
+        if not 0 <= self.start_dropout < 1:
+            raise ValueError(f"--start_dropout must lie in [0, 1), got {self.start_dropout}")
         if min(self.recoloured_share, self.pair_share) < 0 or self.recoloured_share + self.pair_share > 1:
             raise ValueError("--recoloured_share and --pair_share must be at least 0, and at most 1 together")
         if self.recolourings < 1 or self.pairs < 1:

@@ -4,6 +4,7 @@ Letters: B batch, R side of the picture in pixels, C × h × w a latent, L token
 M texts, V views of a picture (2 with flips).
 """
 
+import functools
 import hashlib
 import json
 from pathlib import Path
@@ -26,7 +27,7 @@ class LatentCaptions:
     """Training samples for `training.order.Samples`: a picture's latent or pixels, a caption or its states, the draws.
 
     {"mean", "std": (C, h, w)} from the cache, or {"pixels": (3, R, R)}; {"states": (L, D) fp16}, or {"caption": text};
-    {"posterior", "noise": (C, h, w), "timestep": ()}. The draws are the same with the cache and without.
+    {"posterior", "noise": (C, h, w), "timestep": ()}; {"start_dropped": ()} if the config has some. The draws are the same with the cache and without.
     """
 
     def __init__(self, selection: Selection | Recoloured | Pairs, model: contract.TextToImage, vae, cfg):
@@ -54,6 +55,8 @@ class LatentCaptions:
             "noise": torch.randn(self.shape, generator=draw),
             "posterior": torch.randn(self.shape, generator=draw),
         }
+        if self.cfg.start_dropout:
+            sample["start_dropped"] = torch.rand((), generator=draw) < self.cfg.start_dropout
         if self.cfg.no_cache:
             picture = view_of(self.selection.picture(index), view)
             sample["pixels"] = self.vae.preprocess([picture])[0].cpu()
@@ -95,7 +98,26 @@ def conditions(batch: dict, model: contract.TextToImage, vae) -> tuple[torch.Ten
             mean, std = vae.encode_tensor(batch["pixels"])
             # fp16, as the cache has them
             states = model.text_states(batch["caption"]).half()
+    if "start_dropped" in batch:
+        states = without_start(states, batch["start_dropped"], start_of_nothing(model))
     return mean + std * batch["posterior"], states.float()
+
+
+def without_start(states: torch.Tensor, dropped: torch.Tensor, start: torch.Tensor) -> torch.Tensor:
+    """States (B, L, D) whose first token is `start` (D,), where dropped (B,) is true.
+
+    The text tower attends both ways, so that its first token may hold the whole prompt; a U-Net that reads that one alone
+    never learns what words say. Where it holds nothing, they have to be read where they stand.
+    """
+    first = torch.where(dropped[:, None], start.to(states), states[:, 0])  # (B, D)
+    return torch.cat([first[:, None], states[:, 1:]], dim=1)
+
+
+@functools.lru_cache(maxsize=1)
+def start_of_nothing(model: contract.TextToImage) -> torch.Tensor:
+    """The state of the first token of "", float16 (D,) on the CPU."""
+    with torch.no_grad(), torch.autocast("cpu", enabled=False):
+        return model.text_states([""])[0, 0].half().cpu()
 
 
 def cached_latents(selection: Selection | Recoloured | Pairs, vae, views: int, resolution_px: int) -> np.ndarray:
