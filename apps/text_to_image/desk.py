@@ -23,7 +23,9 @@ MAX_PICTURES = 8
 MAX_STEPS = 100
 MAX_GUIDANCE = 20
 MAX_CHARACTERS = text_to_image.MAX_PROMPT_CHARACTERS
-SAMPLER_NAMES = {"DPM-Solver++": "dpm++", "DDIM": "ddim", "UniPC": "unipc", "DDPM": "ddpm", "Euler": "euler"}
+SAMPLER_NAMES = {"DPM-Solver++": "dpm++", "DDIM": "ddim", "UniPC": "unipc", "DDPM": "ddpm", "Euler": "euler"} | {
+    "LCM": "lcm"
+}
 ANY_STYLE = "any style"
 
 

@@ -20,7 +20,7 @@ from hub_models.store import CheckpointError
 from hub_models.text_to_image import lora as adapters
 from hub_models.text_to_image import single
 from hub_models.text_to_image.model import EXTRA, TextToImage
-from hub_models.text_to_image.settings import SAMPLERS
+from hub_models.text_to_image.settings import FEW_STEPS, MAX_GUIDANCE, SAMPLERS
 
 
 def load(name: str = "emoji", device: str | torch.device | None = None, lora: str | None = None) -> TextToImage:
@@ -156,9 +156,10 @@ def _read_extra(path: Path, pipe: StableDiffusionPipeline) -> dict:
     saved, channels = read_object(path), pipe.unet.config.in_channels
     extra = {key: saved[key] for key in EXTRA if key in saved}
     checks = {
-        "guidance_scale": lambda v: is_number(v) and 1 <= v <= 30,
+        "guidance_scale": lambda v: is_number(v) and 1 <= v <= extra.get("max_guidance", MAX_GUIDANCE),
+        "max_guidance": lambda v: is_number(v) and 1 <= v <= MAX_GUIDANCE,
         "default_steps": lambda v: isinstance(v, int) and 1 <= v <= pipe.scheduler.config.num_train_timesteps,
-        "default_sampler": lambda v: v in SAMPLERS,
+        "default_sampler": lambda v: v in (*SAMPLERS, *FEW_STEPS),
         "resolution_px": lambda v: isinstance(v, int) and v > 0 and v % pipe.vae_scale_factor == 0,
         "ground": is_ground,
         "styles": lambda v: all(isinstance(style, str) for style in v),

@@ -22,7 +22,14 @@ from hub_models import drawing
 from hub_models.drawing import Step, check_seed, check_whole, is_number, normalise_prompt
 from hub_models.pictures import frame, from_uint8
 from hub_models.text_to_image import inside, receipts, sampling
-from hub_models.text_to_image.settings import MAX_PICTURES, MAX_PROMPT_CHARACTERS, SAMPLERS, Fork
+from hub_models.text_to_image.settings import (
+    FEW_STEPS,
+    MAX_GUIDANCE,
+    MAX_PICTURES,
+    MAX_PROMPT_CHARACTERS,
+    SAMPLERS,
+    Fork,
+)
 
 SCHEDULERS = {
     "dpm++": diffusers.DPMSolverMultistepScheduler,  # 2M: Lu et al. 2022
@@ -30,9 +37,11 @@ SCHEDULERS = {
     "unipc": diffusers.UniPCMultistepScheduler,  # Zhao et al. 2023
     "ddpm": diffusers.DDPMScheduler,  # Ho et al. 2020
     "euler": diffusers.EulerDiscreteScheduler,  # Karras et al. 2022, algorithm 2 without churn
+    "lcm": diffusers.LCMScheduler,  # Luo et al. 2023; multistep consistency sampling, Song et al. 2023, algorithm 1
 }
 EXTRA: dict[str, Any] = {
     "guidance_scale": 7.5,
+    "max_guidance": MAX_GUIDANCE,
     "default_steps": 20,
     "default_sampler": "dpm++",
     "resolution_px": None,
@@ -52,9 +61,10 @@ class TextToImage:
         pipe.set_progress_bar_config(disable=True)
         side = pipe.unet.config.sample_size
         self.resolution_px = extra["resolution_px"] or side * pipe.vae_scale_factor
-        self.default_guidance = float(extra["guidance_scale"])
-        self.default_steps = int(extra["default_steps"])
-        self.default_sampler = extra["default_sampler"]
+        self.default_guidance, self.max_guidance = float(extra["guidance_scale"]), float(extra["max_guidance"])
+        self.default_steps = min(int(extra["default_steps"]), self.max_steps)
+        usual = extra["default_sampler"]
+        self.default_sampler = usual if usual in self.samplers else self.samplers[0]
         self.styles = list(extra["styles"])
         self.ground = tuple(extra["ground"])
         self._reading = threading.Lock()  # the pipeline sets how its tokenizer cuts and pads, for all threads
@@ -74,6 +84,31 @@ class TextToImage:
     @property
     def num_train_timesteps(self) -> int:
         return self.pipe.scheduler.config.num_train_timesteps
+
+    @property
+    def samplers(self) -> tuple[str, ...]:
+        """Those that can draw with it: of a model of few steps, saved with an LCMScheduler, that one alone."""
+        return FEW_STEPS if isinstance(self.pipe.scheduler, diffusers.LCMScheduler) else SAMPLERS
+
+    @property
+    def max_steps(self) -> int:
+        """The most steps that its samplers take."""
+        few = self.samplers == FEW_STEPS
+        return self.pipe.scheduler.config.original_inference_steps if few else self.num_train_timesteps
+
+    @property
+    def reads_guidance(self) -> bool:
+        """Whether guidance is something that the U-Net is told (Luo et al. 2023, eq. 13): half the work, and no
+        negative prompt.
+        """
+        return self.pipe.unet.config.time_cond_proj_dim is not None
+
+    def guidance_embedding(self, scales: torch.Tensor) -> torch.Tensor | None:
+        """What a U-Net that reads guidance is told of scales (B,), (B, W), as the stock pipeline has it; else None."""
+        if not self.reads_guidance:
+            return None
+        width = self.pipe.unet.config.time_cond_proj_dim
+        return self.pipe.get_guidance_scale_embedding(scales.cpu() - 1, width).to(scales)
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -135,7 +170,7 @@ class TextToImage:
             from. All are normalised and cut.
         seeds: one for each picture, 0 … 2**63 - 1. A picture depends on its own seed alone: in a batch and by itself it
             comes out the same within 1/255 (floating point sums differ).
-        guidance_scale: 1 … 30; 1 means none and costs half (Ho & Salimans 2022).
+        guidance_scale: 1 … max_guidance; 1 means none and costs half (Ho & Salimans 2022).
         image, strength: start from this picture, and redraw it by strength in (0, 1] of the steps (SDEdit, Meng 2022).
         fork: the drawing is the same up to and with step fork.at, and goes on as it says, over the same timesteps.
         look_inside: each step has `inside`, an `inside.Inside`; the pictures are the same to the bit.
@@ -152,7 +187,7 @@ class TextToImage:
         seeds = [check_seed(seed) for seed in seeds]
         if image is not None and not (is_number(strength) and 0 < strength <= 1):
             raise ValueError(f"strength {strength!r} is not a number above 0 and up to 1")
-        way, other = sampling.Way(prompts, negative, scale, sampler), None
+        way, other = sampling.Way(prompts, negative, scale, sampler, self.reads_guidance), None
         if fork is not None:
             share = None if image is None else strength
             other = fork.at, sampling.way_on(self, way, fork, num_steps, share)
@@ -168,10 +203,10 @@ class TextToImage:
         steps = self.default_steps if steps is None else steps
         scale = self.default_guidance if scale is None else scale
         sampler = self.default_sampler if sampler is None else sampler
-        steps = check_whole("num_inference_steps", steps, 1, self.num_train_timesteps)
-        if not (is_number(scale) and 1 <= scale <= 30):
-            raise ValueError(f"guidance_scale {scale!r} is not a number from 1 to 30")
-        return *texts, steps, float(scale), drawing.check_sampler(sampler, SAMPLERS)
+        steps = check_whole("num_inference_steps", steps, 1, self.max_steps)
+        if not (is_number(scale) and 1 <= scale <= self.max_guidance):
+            raise ValueError(f"guidance_scale {scale!r} is not a number from 1 to {self.max_guidance:g}")
+        return *texts, steps, float(scale), drawing.check_sampler(sampler, self.samplers)
 
     @torch.no_grad()
     def text_states(self, texts: Sequence[str]) -> torch.Tensor:

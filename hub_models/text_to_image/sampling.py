@@ -31,11 +31,12 @@ class Way:
     negative: str
     scale: float
     sampler: str
+    told_scale: bool = False  # the U-Net reads the scale by itself
 
     @property
     def guided(self) -> bool:
         """Whether the U-Net is asked twice; where it isn't, it is asked with the prompt."""
-        return self.scale > 1 and set(self.prompts) != {self.negative}
+        return self.scale > 1 and set(self.prompts) != {self.negative} and not self.told_scale
 
 
 def started(model: "TextToImage", sampler: str, num_steps: int):
@@ -55,7 +56,8 @@ def way_on(model: "TextToImage", way: Way, fork: Fork, num_steps: int, strength:
         before, after = (started(model, name, num_steps).timesteps.float() for name in (way.sampler, sampler))
         if not torch.equal(before, after):
             raise ValueError(f"{sampler} takes other timesteps than {way.sampler} with this model: keep the sampler")
-    return Way(prompts if fork.prompt is None else [prompt] * len(prompts), negative, scale, sampler)
+    prompts = prompts if fork.prompt is None else [prompt] * len(prompts)
+    return Way(prompts, negative, scale, sampler, way.told_scale)
 
 
 def told(model: "TextToImage", way: Way) -> torch.Tensor:
@@ -105,8 +107,9 @@ def steps(
         x_t = scheduler.scale_model_input(x, t)
         with inside.listening(layers, len(seeds)) if layers else contextlib.nullcontext([]) as heard:
             output = model.pipe.unet(
-                torch.cat([x_t, x_t]) if way.guided else x_t, t, encoder_hidden_states=states
-            ).sample
+                torch.cat([x_t, x_t]) if way.guided else x_t, t, encoder_hidden_states=states,
+                timestep_cond=model.guidance_embedding(torch.tensor([way.scale], device=model.device)),
+            ).sample  # fmt: skip
         alpha_bar, kind = alphas_cumprod[round(t.item())], scheduler.config.prediction_type
         seen = None
         if look_inside:
@@ -116,7 +119,7 @@ def steps(
         if way.guided:
             output = guide(*output.chunk(2), way.scale)
         x0 = predict_x0(output, x_t, alpha_bar, kind)
-        by_chance = {"generator": generators} if way.sampler == "ddpm" else {}
+        by_chance = {"generator": generators} if way.sampler in ("ddpm", "lcm") else {}
         x = scheduler.step(output, t, x, **by_chance, return_dict=False)[0]
         yield Step(index, total, round(t.item()), x, x0, model.preview(x0), inside=seen)
 

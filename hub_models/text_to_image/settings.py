@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from hub_models import drawing
 from hub_models.drawing import RECEIPT_KEY, ReceiptError, check_seed, normalise_prompt
 
-THEIR_NAMES = {"dpm++": "DPM++ 2M", "ddim": "DDIM", "unipc": "UniPC", "ddpm": "DDPM", "euler": "Euler"}
-SAMPLERS = tuple(THEIR_NAMES)
+SAMPLERS = ("dpm++", "ddim", "unipc", "ddpm", "euler")
+FEW_STEPS = ("lcm",)  # samplers of a model that was made to draw in a few
+THEIR_NAMES = {"dpm++": "DPM++ 2M", "ddim": "DDIM", "unipc": "UniPC", "ddpm": "DDPM", "euler": "Euler", "lcm": "LCM"}
+MAX_GUIDANCE = 30.0
 MAX_PICTURES = 64
 MAX_PROMPT_CHARACTERS = 2000
 PARAMETERS_KEY = "parameters"  # the PNG text chunk of other programs

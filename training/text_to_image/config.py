@@ -17,6 +17,7 @@ class TextToImageConfig(TrainConfig):
     vae_name_or_path: str = "emoji"  # autoencoder: bundled variant, folder or Hub id
     clip_name_or_path: str = "emoji"  # dual encoder whose text tower conditions: bundled variant, folder or Hub id
     pretrained_model_name_or_path: str | None = None  # or: tune the U-Net of a StableDiffusionPipeline
+    few_steps: bool = False  # make a student of it that draws in 1 to 4 steps what it draws in 10
     lora_rank: int = 0  # train a LoRA of this rank on it, instead of all its weights; 0 = all weights
     # Data
     caption_column: str | None = None  # column of the captions; None = "text" or "name", or the emoji's own forms
@@ -55,6 +56,8 @@ class TextToImageConfig(TrainConfig):
         super().__post_init__()
         if self.lora_rank < 0 or (self.lora_rank and not self.pretrained_model_name_or_path):
             raise ValueError("--lora_rank needs --pretrained_model_name_or_path: a LoRA changes a model that is there")
+        if self.few_steps and (self.lora_rank or not self.pretrained_model_name_or_path):
+            raise ValueError("--few_steps needs --pretrained_model_name_or_path, the teacher, and takes no --lora_rank")
         if not 0 <= self.caption_dropout < 1:
             raise ValueError(f"--caption_dropout must lie in [0, 1), got {self.caption_dropout}")
         if not 0 <= self.start_dropout < 1:
@@ -82,6 +85,11 @@ EMOJI = TextToImageConfig(
 PRESETS = {
     "emoji": EMOJI,
     "emoji-all": dataclasses.replace(EMOJI, groups=()),
+    "few-steps": dataclasses.replace(
+        EMOJI, pretrained_model_name_or_path="emoji", few_steps=True, optimizer="adamw", learning_rate=2e-4,
+        adam_weight_decay=0.0, lr_warmup_steps=50, ema_decay=0.998, max_train_steps=4_000, caption_dropout=0.05,
+        validation_steps=500,
+    ),
     "finetune": dataclasses.replace(
         EMOJI, pretrained_model_name_or_path="emoji", dataset_name="path/to/pictures", groups=(), train_batch_size=8,
         optimizer="adamw", learning_rate=1e-4, lr_warmup_steps=50, max_train_steps=1000, ema_decay=0.99,

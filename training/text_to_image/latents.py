@@ -19,6 +19,7 @@ from training.data.cache import cached
 from training.data.pairs import Pairs
 from training.data.recoloured import Recoloured
 from training.text_to_image.config import TextToImageConfig
+from training.text_to_image.few_steps import MAX_GUIDANCE
 from training.text_to_image.mixture import Mixture
 from training.text_to_image.selection import Selection, is_emoji
 
@@ -27,7 +28,7 @@ class LatentCaptions:
     """Training samples for `training.order.Samples`: a picture's latent or pixels, a caption or its states, the draws.
 
     {"mean", "std": (C, h, w)} from the cache, or {"pixels": (3, R, R)}; {"states": (L, D) fp16}, or {"caption": text};
-    {"posterior", "noise": (C, h, w), "timestep": ()}; {"start_dropped": ()} if the config has some. The draws are the same with the cache and without.
+    {"posterior", "noise": (C, h, w), "timestep": ()}; {"start_dropped", "scale": ()} if the config wants them. The draws are the same with the cache and without.
     """
 
     def __init__(self, selection: Selection | Recoloured | Pairs, model: contract.TextToImage, vae, cfg):
@@ -55,6 +56,8 @@ class LatentCaptions:
             "noise": torch.randn(self.shape, generator=draw),
             "posterior": torch.randn(self.shape, generator=draw),
         }
+        if self.cfg.few_steps:
+            sample["scale"] = 1 + (MAX_GUIDANCE - 1) * torch.rand((), generator=draw)
         if self.cfg.start_dropout:
             sample["start_dropped"] = torch.rand((), generator=draw) < self.cfg.start_dropout
         if self.cfg.no_cache:
@@ -98,9 +101,10 @@ def conditions(batch: dict, model: contract.TextToImage, vae) -> tuple[torch.Ten
             mean, std = vae.encode_tensor(batch["pixels"])
             # fp16, as the cache has them
             states = model.text_states(batch["caption"]).half()
+    states = states.float()
     if "start_dropped" in batch:
         states = without_start(states, batch["start_dropped"], start_of_nothing(model))
-    return mean + std * batch["posterior"], states.float()
+    return mean + std * batch["posterior"], states
 
 
 def without_start(states: torch.Tensor, dropped: torch.Tensor, start: torch.Tensor) -> torch.Tensor:
