@@ -113,7 +113,7 @@ def test_who_says_what_the_teacher_says_has_nothing_to_learn(teacher):
 
 
 def test_at_the_end_of_the_path_the_teacher_is_believed_and_elsewhere_oneself(teacher):
-    """Of t = 1 half is 0, the picture: there the error is the whole difference. Of others the target is the learner's."""
+    """Of t = 1 half is 0, the picture: there the error is the whole difference. Else the target is the learner's."""
     learner, lesson = lesson_of(teacher, says=0.5, believes=0.0)
     size = teacher.latent_shape[0] * teacher.latent_shape[1] * teacher.latent_shape[2]
     c = 0.00054 * size**0.5
@@ -199,7 +199,7 @@ def test_it_reads_its_guidance_and_a_picture_is_that_of_its_seed(student):
     hook.remove()
     assert asked == [1, 1, 1, 1], "one picture a step, and no second one without the prompt"
     receipt = student.receipt(PROMPT, 3, picture=Image.fromarray(drawn(student)[0].astype(np.uint8)))
-    assert (receipt["sampler"], receipt["num_inference_steps"], receipt["guidance_scale"]) == ("lcm", 4, 3.0)
+    assert (receipt["sampler"], receipt["num_inference_steps"], receipt["guidance_scale"]) == ("lcm", 4, 7.5)
     assert "LCM" in contract.parameters_text(receipt)
     assert contract.read_parameters(contract.parameters_text(receipt))["sampler"] == "lcm"
 

@@ -96,7 +96,7 @@ def test_cached_and_uncached_losses_are_the_same_numbers(source, parts, flip):
 
 
 def test_where_the_start_is_dropped_words_alone_are_told(parts):
-    """Its first token has then the state that it has in a prompt without words; all others stay, and so do other samples."""
+    """Its first token has then the state that it has in a prompt without words; all others stay, and other samples."""
     model, _ = script.model.create_model(config(parts))
     states = model.text_states(["a red apple", "a dog"]).half()  # (2, L, D)
     nothing = script.latents.start_of_nothing(model)

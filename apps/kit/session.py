@@ -140,6 +140,30 @@ class StopFlags:
         return hash(session) % Board.PLACES
 
 
+class Newest:
+    """When each session last asked for something, by its browser's clock; requests may overtake each other."""
+
+    def __init__(self):
+        self._stamps: OrderedDict[str | None, float] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def note(self, session: str | None, stamp: float) -> None:
+        with self._lock:
+            _kept(self._stamps, session, max(stamp, self._stamps.get(session, -math.inf)))
+
+    def overtaken(self, session: str | None, stamp: float) -> "Overtaken":
+        """What is set once the session has asked for something after this."""
+        return Overtaken(lambda: self._stamps.get(session, -math.inf) > stamp)
+
+
+class Overtaken(threading.Event):
+    """An event that asks each time whether it is set."""
+
+    def __init__(self, ask: Callable[[], bool]):
+        super().__init__()
+        self.is_set = ask  # type: ignore[method-assign]
+
+
 def _kept(of_sessions: OrderedDict, session: str | None, value):
     """The value, which is the session's from now on; the oldest make room."""
     of_sessions[session] = value

@@ -106,13 +106,27 @@ def style_choices(model: TextToImage) -> list[str]:
 
 
 def max_steps(model: TextToImage) -> int:
-    return min(MAX_STEPS, model.num_train_timesteps)
+    return min(MAX_STEPS, model.max_steps)
+
+
+def max_guidance(model: TextToImage) -> float:
+    return min(MAX_GUIDANCE, model.max_guidance)
+
+
+def sampler_names(model: TextToImage) -> dict[str, str]:
+    """{what it is called: its name} of the samplers that can draw with a model."""
+    return {shown: name for shown, name in SAMPLER_NAMES.items() if name in model.samplers}
+
+
+def is_student(model: TextToImage) -> bool:
+    """Whether it was made to draw in a few steps."""
+    return model.samplers == text_to_image.FEW_STEPS
 
 
 def own_settings(model: TextToImage, settings: Mapping) -> dict[str, dict]:
     """What the fields that depend on the model show: these settings of a receipt, or else the model's own defaults."""
-    ours = {name: shown for shown, name in SAMPLER_NAMES.items()}
-    top = max_steps(model)
+    ours = {name: shown for shown, name in sampler_names(model).items()}
+    top, most = max_steps(model), max_guidance(model)
     return {
         "style": {
             "choices": style_choices(model),
@@ -120,8 +134,11 @@ def own_settings(model: TextToImage, settings: Mapping) -> dict[str, dict]:
             "visible": bool(model.styles),
         },
         "steps": {"maximum": top, "value": settings.get("num_inference_steps", min(model.default_steps, top))},
-        "guidance": {"value": settings.get("guidance_scale", model.default_guidance)},
-        "sampler": {"value": ours[settings.get("sampler", model.default_sampler)]},
+        "guidance": {"maximum": most, "value": min(most, settings.get("guidance_scale", model.default_guidance))},
+        "sampler": {
+            "choices": list(ours.values()),
+            "value": ours.get(settings.get("sampler"), ours[model.default_sampler]),
+        },
     }
 
 
@@ -136,8 +153,8 @@ def check_order(
     settings = {
         "negative_prompt": check_text(negative, "Negative prompt"),
         "num_inference_steps": values.number(steps, "Steps", 1, max_steps(model), integer=True),
-        "guidance_scale": values.number(guidance, "Guidance", 1, MAX_GUIDANCE),
-        "sampler": SAMPLER_NAMES[values.choice(sampler, "Sampler", SAMPLER_NAMES)],
+        "guidance_scale": values.number(guidance, "Guidance", 1, max_guidance(model)),
+        "sampler": SAMPLER_NAMES[values.choice(sampler, "Sampler", sampler_names(model))],
     }
     if picture is not None:
         strength = values.number(strength, "Strength", 0.01, 1)
@@ -165,8 +182,8 @@ def check_fork(order: Order, after, prompt, guidance, sampler) -> Order:
     fork = text_to_image.Fork(
         values.number(after, "Steps before the fork", 0, run - 1, integer=True),
         check_text(prompt, "Prompt"),
-        values.number(guidance, "Guidance", 1, MAX_GUIDANCE),
-        SAMPLER_NAMES[values.choice(sampler, "Sampler", SAMPLER_NAMES)],
+        values.number(guidance, "Guidance", 1, max_guidance(order.model)),
+        SAMPLER_NAMES[values.choice(sampler, "Sampler", sampler_names(order.model))],
     )
     forked = dataclasses.replace(order, settings=order.settings | {"fork": fork})
     try:
@@ -179,6 +196,8 @@ def check_fork(order: Order, after, prompt, guidance, sampler) -> Order:
 def notices(model: TextToImage, prompt: str, negative: str) -> list[str]:
     """What to know of these texts before and after they are drawn."""
     said = [] if prompt else ["No prompt: the model draws whatever it likes (unconditional)."]
+    if negative and model.reads_guidance:
+        said.append("This model reads no negative prompt: choose another one to steer away from something.")
     for name, text in (("prompt", prompt), ("negative prompt", negative)):
         if cut := model.was_cut(text):
             said.append(f"The {name} is cut: the model reads {model.max_length} tokens, and leaves out “{cut}”.")
@@ -213,8 +232,8 @@ def taken(receipt: Mapping, model: TextToImage) -> tuple[dict, list[str]]:
         "prompt": lambda value: check_text(value, "Prompt"),
         "negative_prompt": lambda value: check_text(value, "Negative prompt"),
         "num_inference_steps": lambda value: values.number(value, "Steps", 1, max_steps(model), integer=True),
-        "guidance_scale": lambda value: values.number(value, "Guidance", 1, MAX_GUIDANCE),
-        "sampler": lambda value: values.choice(value, "Sampler", SAMPLER_NAMES.values()),
+        "guidance_scale": lambda value: values.number(value, "Guidance", 1, max_guidance(model)),
+        "sampler": lambda value: values.choice(value, "Sampler", model.samplers),
         "seed": check_drawn_seed,
         "strength": lambda value: values.number(value, "Strength", 0.01, 1),
     }
@@ -265,6 +284,40 @@ class Desk:
     def order(self, name, *fields) -> Order:
         """`check_order` for the model of this name."""
         return check_order(self.models.chosen(name), *fields)
+
+    @property
+    def student(self) -> TextToImage | None:
+        """The first model of few steps; None where there is none."""
+        return next((model for model in self.models.values() if is_student(model)), None)
+
+    @property
+    def teacher(self) -> TextToImage | None:
+        """The first of the others."""
+        return next((model for model in self.models.values() if not is_student(model)), None)
+
+    def sketch(self, student: TextToImage, prompt, style, seed, guidance, steps: int) -> Order:
+        """One picture by a student, in so many steps, for what a form says of another model. Raises InputError."""
+        scale = min(values.number(guidance, "Guidance", 1, MAX_GUIDANCE), student.max_guidance)
+        style = style if style in style_choices(student) else ANY_STYLE
+        sampler = own_settings(student, {})["sampler"]["value"]
+        return check_order(student, prompt, "", 1, seed, steps, scale, sampler, None, None, style)
+
+    def drawn_by(self, model: TextToImage, sheet: Sheet) -> tuple[Order, bool]:
+        """The order of a sheet's pictures for this model, from the same noise, and whether this one drew them.
+
+        Another model draws by its own sampler, in its own number of steps. Raises InputError.
+        """
+        receipts = [sheet.receipt(k) for k in range(len(sheet.pngs))]
+        order = self.recorded(receipts[0], sheet.start)
+        order = dataclasses.replace(order, seeds=[int(receipt["seed"]) for receipt in receipts])
+        if order.model is model:
+            return order, True
+        own = {
+            "num_inference_steps": model.default_steps,
+            "guidance_scale": min(order.settings["guidance_scale"], model.max_guidance),
+            "sampler": model.default_sampler,
+        }
+        return dataclasses.replace(order, model=model, settings=order.settings | own), False
 
     def read(self, path: str | None, chosen) -> Found:
         """The receipt in a PNG, for the chosen model where the one that drew it is not here. Raises ReceiptError."""
@@ -347,7 +400,7 @@ class Desk:
             seed: the first picture's, reduced modulo 2**63; -1 draws a fresh one; picture k has seed + k
             steps: denoising steps, 1 to 100, at most the timesteps the model was trained with
             guidance: 1 (none) to 20
-            sampler: "DPM-Solver++", "DDIM", "UniPC", "DDPM" or "Euler"
+            sampler: "DPM-Solver++", "DDIM", "UniPC", "DDPM" or "Euler"; of a model of few steps "LCM"
             picture: a file to start from, or nothing
             strength: how much of that picture is redrawn, 0.01 to 1
             model: the name of a loaded model
@@ -374,7 +427,7 @@ class Desk:
             seed: reduced modulo 2**63; -1 draws a fresh one
             steps: denoising steps, 1 to 100, at most the timesteps the model was trained with
             guidance: 1 (none) to 20
-            sampler: "DPM-Solver++", "DDIM", "UniPC", "DDPM" or "Euler"
+            sampler: "DPM-Solver++", "DDIM", "UniPC", "DDPM" or "Euler"; of a model of few steps "LCM"
             model: the name of a loaded model
         """
         order = self.order(model, prompt, negative_prompt, 1, seed, steps, guidance, sampler, None, None)
@@ -394,7 +447,7 @@ class Desk:
             seed: reduced modulo 2**63; -1 draws a fresh one
             steps: denoising steps, 1 to 100, at most the timesteps the model was trained with
             guidance: 1 (none) to 20
-            sampler: "DPM-Solver++", "DDIM", "UniPC", "DDPM" or "Euler"
+            sampler: "DPM-Solver++", "DDIM", "UniPC", "DDPM" or "Euler"; of a model of few steps "LCM"
             after: how many steps are the same, 0 to one less than steps
             new_prompt: the prompt from then on
             new_guidance: from then on

@@ -10,7 +10,7 @@ from gradio import processing_utils
 from apps.kit import answers, films, parts, values, wires
 from apps.kit.wires import AT_ONCE, HIDDEN, endpoint, wire
 from apps.text_to_image import inside_words as words
-from apps.text_to_image.desk import MAX_GUIDANCE, SAMPLER_NAMES, Desk, Sheet
+from apps.text_to_image.desk import Desk, Sheet, own_settings
 from apps.text_to_image.film import Film
 from apps.text_to_image.words import file_name, fork_said
 
@@ -40,9 +40,10 @@ def inside_part(desk: Desk, form: SimpleNamespace, tab: gr.Tab) -> None:
     shown.other, shown.other_word = gr.State(None, time_to_live=3600), gr.State(0)
     with gr.Row(equal_height=False):
         shown.prompt = gr.Textbox("", label="Prompt from here", max_lines=3, min_width=220, scale=2)
-        shown.guidance = gr.Slider(1, MAX_GUIDANCE, 3, step=0.1, label="Guidance from here", min_width=220)
+        own = own_settings(desk.models.first, {})
+        shown.guidance = gr.Slider(1, **own["guidance"], step=0.1, label="Guidance from here", min_width=220)
         chips = {"label": "Sampler from here", "elem_classes": "chips", "elem_id": "text-to-image-fork-sampler"}
-        shown.sampler = gr.Radio(list(SAMPLER_NAMES), value=next(iter(SAMPLER_NAMES)), min_width=260, **chips)
+        shown.sampler = gr.Radio(**own["sampler"], min_width=260, **chips)
         shown.fork = gr.Button("Fork at this frame", min_width=160)
     shown.fork_line = gr.HTML("", elem_id="text-to-image-fork-line")
     shown.branch = parts.styled("", *files, elem_id="text-to-image-fork")
@@ -83,15 +84,16 @@ def _film_events(desk: Desk, shown: SimpleNamespace, tab: gr.Tab) -> None:
     def record(request: gr.Request, sheet, k):
         if sheet is None:
             raise values.InputError(NOTHING)
-        film = desk.film(desk.recorded(sheet.receipt(k), sheet.start), request.session_hash)
+        order = desk.recorded(sheet.receipt(k), sheet.start)
+        film, own = desk.film(order, request.session_hash), own_settings(order.model, sheet.receipt(k))
         receipt = film.receipt
         name = file_name(receipt["prompt"], int(receipt["seed"])).replace(".png", ".gif")
         said = f"{film.total} steps of “{receipt['prompt'] or 'no prompt'}”, seed {receipt['seed']}: drag the frame."
         shows = {shown.film: film, shown.line: parts.status(said), shown.word: film.first_word}
         shows |= {
             shown.prompt: receipt["prompt"],
-            shown.guidance: receipt["guidance_scale"],
-            shown.sampler: _sampler(receipt),
+            shown.guidance: gr.update(**own["guidance"]),
+            shown.sampler: gr.update(**own["sampler"]),
         }
         shows |= {shown.gif: gr.update(value=answers.cached_file(film.gif(), name), visible=True)}
         shows |= {shown.frame: gr.update(maximum=film.last, value=film.last // 2, interactive=True)}
@@ -154,10 +156,6 @@ def _word_events(shown: SimpleNamespace) -> None:
     wire(shown.branch.click, choose_other_word, [*look, shown.other], [shown.other_word, shown.branch], **LATEST)
 
 
-def _sampler(receipt: dict) -> str:
-    return next(shown for shown, name in SAMPLER_NAMES.items() if name == receipt["sampler"])
-
-
 def _fork_events(desk: Desk, shown: SimpleNamespace) -> None:
     """A film goes another way from the frame that is shown."""
 
@@ -192,7 +190,7 @@ def _endpoints(desk: Desk, form: SimpleNamespace) -> None:
     after = gr.Number(0, label="Steps before the fork", visible=False)
     prompt = gr.Textbox("", label="New prompt", visible=False)
     guidance = gr.Number(form.guidance.value, label="New guidance", visible=False)
-    sampler = gr.Radio(list(SAMPLER_NAMES), value=form.sampler.value, label="New sampler", visible=False)
+    sampler = gr.Radio(**own_settings(desk.models.first, {})["sampler"], label="New sampler", visible=False)
     changed = [after, prompt, guidance, sampler]
     forked = gr.Image(label="PNG of the fork", format="png", visible=False)
     endpoint(wires.DRAW, desk.text_to_image_fork, [*one, *changed, form.model_name], [animation, forked, receipt])

@@ -12,9 +12,7 @@ from apps.kit.page import Page
 from apps.kit.wires import AT_ONCE, HIDDEN, endpoint, wire
 from apps.text_to_image import words
 from apps.text_to_image.desk import (
-    MAX_GUIDANCE,
     MAX_PICTURES,
-    SAMPLER_NAMES,
     Desk,
     Sheet,
     load_models,
@@ -22,6 +20,7 @@ from apps.text_to_image.desk import (
     without_style,
 )
 from apps.text_to_image.inside import inside_part
+from apps.text_to_image.live import live_events, live_part
 from hub_models.store import CheckpointError
 from hub_models.text_to_image import ReceiptError, TextToImage
 
@@ -80,10 +79,14 @@ def _draw_part(demo: gr.Blocks, desk: Desk) -> SimpleNamespace:
             sheet, line = _sheet_column(form.prompt)
         with gr.Column(scale=4, min_width=280):
             _settings_column(form, own)
+    if desk.student is not None:
+        form.live = live_part(desk, desk.student)
     form.order = [form.prompt, form.negative, form.count, form.seed, form.steps, form.guidance, form.sampler]
     form.order += [form.picture, form.strength]
     form.own = [form.style, form.steps, form.guidance, form.sampler]
     _draw_events(demo, desk, form, (draw, stop, line, sheet))
+    if desk.student is not None:
+        live_events(desk, form.live, form, (draw, line, sheet))
     texts = [form.model_name, form.prompt, form.style, form.negative]
 
     def say_sent(name, *texts):
@@ -112,8 +115,8 @@ def _settings_column(form: SimpleNamespace, own: dict[str, dict]) -> None:
     form.count = gr.Slider(1, MAX_PICTURES, PICTURES, step=1, label="Pictures")
     form.steps = gr.Slider(1, **own["steps"], step=1, label="Steps")
     scale = {"label": "Guidance", "info": "1 switches it off.", "step": 0.1}
-    form.guidance = gr.Slider(1, MAX_GUIDANCE, **own["guidance"], **scale)
-    form.sampler = gr.Radio(list(SAMPLER_NAMES), **own["sampler"], label="Sampler", elem_classes="chips")
+    form.guidance = gr.Slider(1, **own["guidance"], **scale)
+    form.sampler = gr.Radio(**own["sampler"], label="Sampler", elem_classes="chips")
     said = "Of the first picture; each next has one more."
     form.seed = gr.Textbox("0", label="Seed", info=said, max_lines=1, elem_id="text-to-image-seed")
     form.fresh = gr.Checkbox(True, label="New seed every time")

@@ -102,15 +102,19 @@ def preview_html(step: Step, seeds: list[int]) -> str:
     return f'<div class="sheet cols-{columns(len(tiles))}">{"".join(tiles)}</div>'
 
 
-def sheet_html(pngs: list[bytes], order: Order) -> str:
-    """The sheet of finished pictures. Each is the PNG itself, receipt and all, however it is saved from the page."""
+def sheet_html(pngs: list[bytes], order: Order, *, start: bool = True) -> str:
+    """The sheet of finished pictures. Each is the PNG itself, receipt and all, however it is saved from the page.
+
+    start: whether a drawing can start from them.
+    """
     tiles = []
     for k, (png, seed) in enumerate(zip(pngs, order.seeds, strict=True)):
         alt = html.escape(f"Picture {k + 1}: {order.prompt or 'no prompt'}, seed {seed}")
         tiles.append(
             f'<figure class="tile"><img src="{data_url(png)}" alt="{alt}"><figcaption><span>seed {seed}</span>'
             f'<button type="button" data-save="{html.escape(file_name(order.prompt, seed))}">Download PNG</button>'
-            f'<button type="button" data-start="{k}">Start from it</button></figcaption></figure>'
+            + f'<button type="button" data-start="{k}">Start from it</button>' * start
+            + "</figcaption></figure>"
         )
     return f'<div class="sheet cols-{columns(len(tiles))}">{"".join(tiles)}</div>'
 

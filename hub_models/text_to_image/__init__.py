@@ -7,8 +7,8 @@ A model folder is that of a stock `StableDiffusionPipeline`, plus one file for w
                               "ground", "styles", "latent_to_rgb", "latent_to_rgb_bias"}; any of these, or the whole
                               file, may be absent
 
-One whose scheduler is an LCMScheduler draws in few steps, by that sampler alone (Luo et al. 2023); one whose U-Net has a
-time_cond_proj_dim reads the guidance by itself.
+One whose scheduler is an LCMScheduler draws in few steps, by that sampler alone (Luo et al. 2023); one whose U-Net
+has a time_cond_proj_dim reads the guidance by itself.
 
 model.py draws, sampling.py takes its steps, inside.py looks into them; receipts.py writes and verifies what was drawn;
 settings.py is what may be asked, and the texts of other programs; folder.py opens and writes model folders; single.py

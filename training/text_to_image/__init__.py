@@ -156,8 +156,8 @@ def card_of(model: contract.TextToImage, cfg: TextToImageConfig, train: Selectio
             f"It draws {side} × {side} pixels, many of them only roughly like what was asked for.",
             f"Its text tower reads {model.max_length} tokens; the rest of a prompt is cut.",
             *[
-                f"Guidance is something it reads, from 1 to {model.max_guidance:g}; a negative prompt says nothing to it, and "
-                f"more than {model.max_steps} steps it doesn't take."
+                f"Guidance is something it reads, from 1 to {model.max_guidance:g}; a negative prompt says nothing to "
+                f"it, and more than {model.max_steps} steps it doesn't take."
             ]
             * cfg.few_steps,
             *[

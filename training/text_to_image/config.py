@@ -40,7 +40,9 @@ class TextToImageConfig(TrainConfig):
     norm_num_groups: int = 16
     # Condition
     caption_dropout: float = 0.1  # share of samples that see the states of "", for classifier-free guidance
-    start_dropout: float = 0.0  # share of samples whose first token has the state that it has in ""; words are left to read
+    start_dropout: float = (
+        0.0  # share of samples whose first token has the state that it has in ""; words are left to read
+    )
     guidance_scale: float | None = None  # the default that the export carries; None = 3, or that of the checkpoint
     # Diffusion
     num_train_timesteps: int = 1000

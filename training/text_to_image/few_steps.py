@@ -27,7 +27,7 @@ HUBER = 0.00054  # c of the pseudo-Huber loss over the root of a latent's size. 
 
 
 class Student(torch.nn.Module):
-    """A U-Net that learns to take few steps. `seen`: its batches so far, which a checkpoint keeps, as times depend on it."""
+    """A U-Net that learns to take few steps. `seen`: its batches so far, on which times depend: a checkpoint has it."""
 
     def __init__(self, unet: UNet2DConditionModel):
         super().__init__()
@@ -68,7 +68,7 @@ def few_step_scheduler(scheduler) -> LCMScheduler:
 
 
 def nearer(t: torch.Tensor, progress: float) -> torch.Tensor:
-    """r = t (1 - 2^-a) of times t (B,), whole: half of t at first, closer and closer to it. Geng et al. 2024, eq. 15."""
+    """r = t (1 - 2^-a) of times t (B,), whole: half of t at first, then nearer to it. Geng et al. 2024, section 3.3."""
     first, last = HALVINGS
     return (t * (1 - 2 ** -(first + (last - first) * min(1.0, progress)))).floor().long()
 
@@ -84,8 +84,8 @@ def distillation(
 ) -> Callable:
     """The loss of a learner, the U-Net of a student: lesson(module, latents, noise, t, scales, states) -> ().
 
-    module: the learner, or what the loop has put around it. batches: after which the times are as near to each other as they get. latents, noise: (B, C, h, w); t: (B,), whole,
-    from 1 up; scales: (B,), the guidance; states: (B, L, D).
+    module: the learner, or what the loop has put around it. batches: after which the times are as near to each other as
+    they get. latents, noise: (B, C, h, w); t: (B,), whole, from 1 up; scales: (B,), the guidance; states: (B, L, D).
     """
     scheduler, judge = DDPMScheduler.from_config(teacher.pipe.scheduler.config), teacher.pipe.unet
     judge.requires_grad_(False).eval()

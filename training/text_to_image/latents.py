@@ -28,7 +28,8 @@ class LatentCaptions:
     """Training samples for `training.order.Samples`: a picture's latent or pixels, a caption or its states, the draws.
 
     {"mean", "std": (C, h, w)} from the cache, or {"pixels": (3, R, R)}; {"states": (L, D) fp16}, or {"caption": text};
-    {"posterior", "noise": (C, h, w), "timestep": ()}; {"start_dropped", "scale": ()} if the config wants them. The draws are the same with the cache and without.
+    {"posterior", "noise": (C, h, w), "timestep": ()}; {"start_dropped", "scale": ()} if the config wants them.
+    The draws are the same with the cache and without.
     """
 
     def __init__(self, selection: Selection | Recoloured | Pairs, model: contract.TextToImage, vae, cfg):
@@ -110,8 +111,8 @@ def conditions(batch: dict, model: contract.TextToImage, vae) -> tuple[torch.Ten
 def without_start(states: torch.Tensor, dropped: torch.Tensor, start: torch.Tensor) -> torch.Tensor:
     """States (B, L, D) whose first token is `start` (D,), where dropped (B,) is true.
 
-    The text tower attends both ways, so that its first token may hold the whole prompt; a U-Net that reads that one alone
-    never learns what words say. Where it holds nothing, they have to be read where they stand.
+    The text tower attends both ways, so that its first token may hold the whole prompt; a U-Net that reads that one
+    alone never learns what words say. Where it holds nothing, they have to be read where they stand.
     """
     first = torch.where(dropped[:, None], start.to(states), states[:, 0])  # (B, D)
     return torch.cat([first[:, None], states[:, 1:]], dim=1)
