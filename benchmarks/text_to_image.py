@@ -1,15 +1,19 @@
-"""How fast it draws and trains: `python -m benchmarks.text_to_image [--model emoji] [--part sampler|training|click]`.
+"""How fast it draws and trains: `python -m benchmarks.text_to_image [--model emoji] [--part sampler|few|…]`.
 
-Three questions, each answered within one run on one machine, so that ratios compare:
+Five questions, each answered within one run on one machine, so that ratios compare:
 
-- sampler: the default sampler against DDIM with 50 steps on the same weights. Time of a picture, evaluations of the
-  U-Net, and KID against real held-out pictures from the same seeds; a bootstrap over these pairs of pictures says
-  whether the difference is more than chance.
+- sampler: the default sampler against the stock pipeline's DDIM with 50 steps on the same weights. Time of a picture,
+  evaluations of the U-Net, and KID against real held-out pictures from the same seeds; a bootstrap over these pairs of
+  pictures says whether the difference is more than chance.
+- few: the same of a student (--student) in 4, 2 and 1 steps, against its teacher's default; and how many pictures of
+  200 training captions the kept captioner names first.
+- key: the page in a browser, with the student. From the last key to the first sketch.
 - training: optimiser steps a second with cached latents and text states, against --no_cache.
 - click: the page in a browser. Seconds from the click to the first preview and to the finished pictures.
 """
 
 import argparse
+import contextlib
 import json
 import platform
 import shutil
@@ -21,6 +25,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from diffusers import DDIMScheduler, DiffusionPipeline
+from PIL import Image
 
 from benchmarks.table import markdown, write
 from hub_models import store, text_to_image
@@ -31,6 +37,8 @@ from training.data.sources import open_source
 PAIRS, BATCH, DDIM_STEPS = 512, 8, 50
 TRAINING_STEPS = 12
 CLICKS = 5
+SHARE = "named first, of the teacher's"
+PROMPT = "#text-to-image-prompt textarea, #text-to-image-prompt input"
 
 
 # ---- samplers --------------------------------------------------------------------------------------------------------
@@ -72,45 +80,100 @@ def bootstrap(ours: np.ndarray, theirs: np.ndarray, real: np.ndarray, draws: int
     return np.array(values)
 
 
-def sampler(model, name: str) -> dict:
-    chosen = training.evaluation.trained_on(store.resolve("text_to_image", name))
-    validation = training.selection.select(open_source("emoji", split="validation"), **chosen)
-    pairs = training.selection.select(open_source("emoji", split="heldout_pairs"), **chosen)
-    asked = [
-        part.prompts[row] for part in (validation, pairs) for row in training.evaluation.distinct_rows(part, len(part))
-    ]
-    prompts = (asked * (PAIRS // len(asked) + 1))[:PAIRS]
-    default = {"sampler": model.default_sampler, "num_inference_steps": model.default_steps}
-    reference = {"sampler": "ddim", "num_inference_steps": DDIM_STEPS}
-    paired_drawings(model, prompts[:BATCH], default)  # the first call pays for allocations
-    space = judges.load().classifier
-    real = np.concatenate([training.evaluation.pictures_of(part, model) for part in (validation, pairs)])
-    real = metrics.in_batches(space.features, real)
-    rows, features = [], {}
-    for name, settings in (("default", default), ("reference", reference)):
-        pictures, seconds, evaluations = paired_drawings(model, prompts, settings)
-        features[name] = metrics.in_batches(space.features, pictures)
-        kid, *_ = metrics.kernel_inception_distance(features[name], real)
-        rows.append(
-            {
-                "sampler": settings["sampler"],
-                "steps": settings["num_inference_steps"],
-                "pictures through the U-Net": evaluations,
-                "ms a picture": 1000 * seconds,
-                "KID×1000": 1000 * kid,
-            }
+def stock_drawings(name: str, prompts: Sequence[str]) -> tuple[np.ndarray, float, float]:
+    """The same by the library alone: its own pipeline with DDIM, as it is, from the same seeds."""
+    folder = store.resolve("text_to_image", name)
+    pipe = DiffusionPipeline.from_pretrained(folder)
+    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
+    pipe.set_progress_bar_config(disable=True)
+    scale = json.loads((folder / "preprocessor_config.json").read_text())["guidance_scale"]
+    began, made = time.perf_counter(), []
+    for at in range(0, len(prompts), BATCH):
+        part = list(prompts[at : at + BATCH])
+        draws = [torch.Generator().manual_seed(at + k) for k in range(len(part))]
+        drawn = pipe(part, num_inference_steps=DDIM_STEPS, guidance_scale=scale, generator=draws)
+        made += [np.asarray(picture) for picture in drawn.images]
+    return np.stack(made), (time.perf_counter() - began) / len(prompts), 2.0 * DDIM_STEPS
+
+
+class Yardstick:
+    """Prompts that weren't trained on, and the real pictures there in the kept judge's features."""
+
+    def __init__(self, model, name: str):
+        self.judge, chosen = judges.load(), training.evaluation.trained_on(store.resolve("text_to_image", name))
+        validation, pairs = (
+            training.selection.select(open_source("emoji", split=split), **chosen)
+            for split in ("validation", "heldout_pairs")
         )
-    ratio = rows[1]["ms a picture"] / rows[0]["ms a picture"]
-    apart = bootstrap(features["default"], features["reference"], real)
-    low, high = np.percentile(apart, [2.5, 97.5])
-    return {
+        distinct = training.evaluation.distinct_rows
+        asked = [part.prompts[row] for part in (validation, pairs) for row in distinct(part, len(part))]
+        self.prompts = (asked * (PAIRS // len(asked) + 1))[:PAIRS]
+        real = np.concatenate([training.evaluation.pictures_of(part, model) for part in (validation, pairs)])
+        self.real = metrics.in_batches(self.judge.classifier.features, real)
+        self.known = training.selection.select(open_source("emoji", split="train"), **chosen)
+
+    def row(self, pictures: np.ndarray, seconds: float, evaluations: float) -> tuple[dict, np.ndarray]:
+        """What is said of some drawings, and their features."""
+        features = metrics.in_batches(self.judge.classifier.features, pictures)
+        kid, *_ = metrics.kernel_inception_distance(features, self.real)
+        row = {"pictures through the U-Net": evaluations, "ms a picture": 1000 * seconds, "KID×1000": 1000 * kid}
+        return row, features
+
+    def apart(self, ours: np.ndarray, theirs: np.ndarray) -> dict:
+        """The difference of two KID×1000 with its interval, in numbers and in words."""
+        values = bootstrap(ours, theirs, self.real)
+        low, high = np.percentile(values, [2.5, 97.5])
+        says = f"{values.mean():+.2f}, 95 % interval {low:+.2f} … {high:+.2f} ({'worse' if low > 0 else 'no worse'})"
+        return {"kid_difference": [float(values.mean()), float(low), float(high)], "says": says}
+
+    def named_first(self, model, **settings) -> float:
+        """Of 200 training captions, as `training.evaluate` draws them."""
+        rows = training.evaluation.distinct_rows(self.known, 200)
+        drawn = training.evaluation.draw(model, [self.known.prompts[row] for row in rows], 1, **settings)
+        said = self.judge.captioner.caption_all([Image.fromarray(picture) for picture in drawn])
+        names = [self.known.names[row] for row in rows]
+        return float(np.mean([judges.is_named(one[0].text, name) for one, name in zip(said, names, strict=True)]))
+
+
+def sampler(model, name: str) -> dict:
+    yardstick, default = Yardstick(model, name), {"sampler": model.default_sampler}
+    default["num_inference_steps"] = model.default_steps
+    paired_drawings(model, yardstick.prompts[:BATCH], default)  # the first call pays for allocations
+    ours, features = yardstick.row(*paired_drawings(model, yardstick.prompts, default))
+    theirs, reference = yardstick.row(*stock_drawings(name, yardstick.prompts))
+    ratio, apart = theirs["ms a picture"] / ours["ms a picture"], yardstick.apart(features, reference)
+    rows = [{"sampler": model.default_sampler, "steps": model.default_steps} | ours]
+    rows.append({"sampler": "ddim, the stock pipeline's", "steps": DDIM_STEPS} | theirs)
+    return apart | {
         "rows": rows,
         "time_ratio": ratio,
-        "kid_difference": [float(apart.mean()), float(low), float(high)],
         "says": f"{PAIRS} paired seeds. The default is {ratio:.1f} times as fast; its KID×1000 minus that of the "
-        f"reference: {apart.mean():+.2f}, 95 % interval {low:+.2f} … {high:+.2f} "
-        f"({'worse' if low > 0 else 'no worse'}).",
+        f"reference: {apart['says']}.",
     }
+
+
+def few(model, name: str, student_name: str) -> dict:
+    student, yardstick = text_to_image.load(student_name), Yardstick(model, name)
+    asked: list[tuple] = [(model, {}), *((student, {"num_inference_steps": steps}) for steps in (4, 2, 1))]
+    paired_drawings(model, yardstick.prompts[:BATCH], {})
+    rows, features = [], []
+    for who, settings in asked:
+        row, seen = yardstick.row(*paired_drawings(who, yardstick.prompts, settings))
+        steps = settings.get("num_inference_steps", who.default_steps)
+        rows.append({"model": who.name, "steps": steps} | row | {"named first": yardstick.named_first(who, **settings)})
+        features.append(seen)
+    said = []
+    for row, seen in zip(rows[1:], features[1:], strict=True):
+        apart = yardstick.apart(seen, features[0])
+        row |= {"times as fast": rows[0]["ms a picture"] / row["ms a picture"],
+                SHARE: row["named first"] / rows[0]["named first"],
+                "KID×1000 less the teacher's": apart["kid_difference"]}  # fmt: skip
+        said.append(
+            f"{row['steps']} steps: {row['times as fast']:.1f} times as fast as the teacher, KID×1000 less the "
+            f"teacher's {apart['says']}, named first {row[SHARE]:.2f} times as often."
+        )
+    shown = [{key: value for key, value in row.items() if key != "KID×1000 less the teacher's"} for row in rows]
+    return {"rows": shown, "differences": rows[1:], "says": f"{PAIRS} paired seeds. " + " ".join(said)}
 
 
 # ---- training --------------------------------------------------------------------------------------------------------
@@ -159,7 +222,9 @@ WATCH = """() => {
 }"""
 
 
-def click(model) -> dict:
+@contextlib.contextmanager
+def opened(models: dict):
+    """The address of the page over these models, and a browser."""
     from playwright.sync_api import sync_playwright
 
     from apps import text_to_image as app
@@ -168,15 +233,22 @@ def click(model) -> dict:
     program = shutil.which("chromium") or shutil.which("chromium-browser")
     if program is None:
         raise SystemExit("this part needs chromium")
-    demo = app.build({model.name: model})
-    rows = []
+    demo = app.build(models)
     with closing(demo), sync_playwright() as playwright:
         address = launch.launch(demo, block=False)
-        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        with playwright.chromium.launch(executable_path=program, args=["--no-sandbox"]) as browser:
+            yield address, browser
+
+
+def click(model) -> dict:
+    from apps.text_to_image.page import PICTURES
+
+    rows = []
+    with opened({model.name: model}) as (address, browser):
         for turn in range(CLICKS + 1):
             page = browser.new_page()
             page.goto(address)
-            page.locator("#text-to-image-prompt textarea, #text-to-image-prompt input").fill("a red apple")
+            page.locator(PROMPT).fill("a red apple")
             page.wait_for_timeout(500)
             page.evaluate(WATCH)
             page.wait_for_function("() => window.marks.done", timeout=120_000)
@@ -191,24 +263,61 @@ def click(model) -> dict:
                         "previews": len(marks["previews"]),
                     }
                 )
-        browser.close()
     middle = {key: float(np.median([row[key] for row in rows])) for key in ("first preview, s", "done, s")}
     return {
         "rows": rows,
         "median": middle,
-        "says": f"{app.page.PICTURES} pictures, {model.default_steps} steps: first preview after "
+        "says": f"{PICTURES} pictures, {model.default_steps} steps: first preview after "
         f"{middle['first preview, s']:.2f} s, done after {middle['done, s']:.2f} s (medians of {CLICKS}).",
+    }
+
+
+# ---- a key -----------------------------------------------------------------------------------------------------------
+
+TYPE = """() => {
+  const sheet = document.querySelector('#text-to-image-sheet'), was = sheet.querySelector('img')?.src;
+  window.typed = window.shown = null;
+  const box = document.querySelector('#text-to-image-prompt');
+  box.addEventListener('input', () => { window.typed = performance.now(); });
+  new MutationObserver(() => {
+    const image = sheet.querySelector('img');
+    if (image && image.src !== was) window.shown ??= performance.now();
+  }).observe(sheet, { childList: true, subtree: true, attributes: true });
+}"""
+
+
+def key(model, student_name: str) -> dict:
+    """One key a time, after a pause, on a page that has drawn already."""
+    student, times = text_to_image.load(student_name), []
+    with opened({model.name: model, student.name: student}) as (address, browser):
+        page = browser.new_page()
+        page.goto(address)
+        page.wait_for_function("() => document.querySelectorAll('#text-to-image-sheet img').length", timeout=120_000)
+        for letter in "a red apple with a green leaf":
+            page.wait_for_timeout(600)
+            page.evaluate(TYPE)
+            page.locator(PROMPT).press_sequentially(letter)
+            if letter != " ":  # a prompt that ends with a space is the one before it, and gives the same picture
+                page.wait_for_function("() => window.shown", timeout=60_000)
+                times.append(page.evaluate("window.shown - window.typed"))
+    middle, slow = float(np.median(times[1:])), float(np.percentile(times[1:], 95))
+    return {
+        "rows": [{"sketches": len(times) - 1, "median, ms": middle, "95th percentile, ms": slow}],
+        "says": f"From a key to its sketch, the wait of 60 ms in it: {middle:.0f} ms (median of {len(times) - 1}).",
     }
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="benchmarks.text_to_image", description=__doc__.split("\n")[0])
     parser.add_argument("--model", default="emoji", help="a bundled variant or a folder")
-    parser.add_argument("--part", choices=("sampler", "training", "click"), action="append")
+    parser.add_argument("--student", default="emoji-few", help="of `few` and `key`")
+    parser.add_argument("--part", choices=("sampler", "few", "key", "training", "click"), action="append")
     args = parser.parse_args(argv)
     model = text_to_image.load(args.model)
     parts = {
         "sampler": lambda: sampler(model, args.model),
+        "few": lambda: few(model, args.model, args.student),
+        "key": lambda: key(model, args.student),
         "training": lambda: training_speed(args.model),
         "click": lambda: click(model),
     }

@@ -39,6 +39,8 @@ def load(name: str = "emoji", device: str | torch.device | None = None, lora: st
         both = served.weights_sha256 + store.file_sha256(file)
         served.weights_sha256 = hashlib.sha256(both.encode()).hexdigest()
     served.pipe.to(device or default_device())
+    if served.device.type == "cpu":  # a decode takes two thirds of the time then
+        served.pipe.vae.to(memory_format=torch.channels_last)
     return served
 
 
@@ -145,6 +147,7 @@ def save_folder(folder: Path | str, pipe: StableDiffusionPipeline, **extra) -> N
     if unknown := set(extra) - set(EXTRA):
         raise ValueError(f"preprocessor_config.json has no {sorted(unknown)}: its keys are {', '.join(EXTRA)}")
     folder = Path(folder)
+    pipe.vae.to(memory_format=torch.contiguous_format)  # safetensors takes no other
     pipe.save_pretrained(folder, safe_serialization=True)
     (folder / "preprocessor_config.json").write_text(json.dumps(extra, indent=2) + "\n", encoding="utf-8")
 
