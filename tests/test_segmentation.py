@@ -214,13 +214,47 @@ def test_a_swin_can_begin_as_the_tower_of_another_model(tmp_path):
         assert store.weights_sha256(folder)[:12] in segmentation.model.describe_start(cfg)
     with pytest.raises(SystemExit, match="set --resolution"):  # the captioner has positions for 32 px
         segmentation.model.create_model(dataclasses.replace(cfg, resolution=64), ["a", "b"])
-    with pytest.raises(ValueError, match="add --backbone swin"):
-        dataclasses.replace(cfg, backbone="unet", model_args={})
+    for backbone in ("unet", "dpt"):
+        with pytest.raises(SystemExit, match="begin as a classifier of timm"):
+            segmentation.model.create_model(dataclasses.replace(cfg, backbone=backbone, model_args={}), ["a", "b"])
     with pytest.raises(ValueError, match="exclude each other"):
         dataclasses.replace(cfg, pretrained_model_name_or_path="swin-scenes")
     other = tiny_models.segmenter(tmp_path / "other", "segformer")
     with pytest.raises(SystemExit, match="no Swin in the segformer"):
         segmentation.model.create_model(dataclasses.replace(cfg, tower_name_or_path=str(other)), ["a", "b"])
+
+
+def test_a_dpt_and_a_unet_begin_as_networks_of_timm(tmp_path):
+    torch.manual_seed(0)
+    names = {"num_classes": 3, "label_names": list("abc")}
+    vit = timm.create_model("vit_tiny_patch16_224", pretrained=False, img_size=32, patch_size=8, embed_dim=24, depth=4,
+                            num_heads=3, num_classes=3)  # fmt: skip
+    args = {"img_size": [32, 32], "patch_size": 8, "embed_dim": 24, "depth": 4, "num_heads": 3}
+    timm.models.save_for_hf(vit, str(tmp_path / "vit"), model_config=names, model_args=args, safe_serialization=True)
+    net = timm.create_model("regnetx_002", pretrained=False, num_classes=3)
+    timm.models.save_for_hf(net, str(tmp_path / "net"), model_config=names, safe_serialization=True)
+    for backbone, name, part, kernel in (
+        ("dpt", "vit", "dpt", lambda model: model.dpt.embeddings.patch_embeddings.projection.weight),
+        ("unet", "net", "encoder", lambda model: model.encoder.model.stem.conv.weight),
+    ):
+        cfg = dataclasses.replace(
+            TINY, backbone=backbone, model_args={}, tower_name_or_path=str(tmp_path / name), base_lr_scale=0.5
+        )
+        served = segmentation.model.create_model(cfg, ["a", "b"])
+        given = vit.patch_embed.proj.weight if name == "vit" else net.stem.conv.weight
+        assert torch.equal(kernel(served.model), given)
+        slow = [group for group in segmentation.model.slower_base(served.model, cfg) if group["lr_scale"] == 0.5]
+        assert {id(p) for group in slow for p in group["params"]} == {
+            id(p) for p in getattr(served.model, part).parameters()
+        }
+        contract.save_folder(tmp_path / f"saved-{name}", served)
+        assert contract.load(str(tmp_path / f"saved-{name}"), device="cpu").kind == backbone
+    with pytest.raises(SystemExit, match="as its encoder"):
+        segmentation.model.create_model(dataclasses.replace(cfg, tower_name_or_path=str(tmp_path / "vit")), ["a", "b"])
+    with pytest.raises(SystemExit, match="a plain ViT of timm"):
+        segmentation.model.create_model(
+            dataclasses.replace(cfg, backbone="dpt", tower_name_or_path=str(tmp_path / "net")), ["a", "b"]
+        )
 
 
 # --- A folder of somebody's own pictures and masks --------------------------------------------------------------------

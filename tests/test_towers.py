@@ -1,9 +1,10 @@
-"""A Swin of transformers in timm's form says the same, and a classifier may begin as one."""
+"""Towers say the same in the forms of transformers and of timm, and new models may begin as one."""
 
 import pytest
 import timm
 import torch
-from transformers import SwinConfig, SwinModel
+from timm.layers import resample_abs_pos_embed
+from transformers import DPTConfig, DPTModel, SwinConfig, SwinModel
 
 from hub_models import classifier as contract
 from hub_models import store
@@ -36,6 +37,59 @@ def test_both_forms_give_the_same_features():
 def test_absolute_positions_are_refused():
     with pytest.raises(SystemExit, match="absolute positions"):
         towers.as_timm(swin(use_absolute_embeddings=True))
+
+
+def vit(**options) -> torch.nn.Module:
+    torch.manual_seed(0)
+    sizes = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 6, "num_heads": 3, "num_classes": 5}
+    model = timm.create_model("vit_tiny_patch16_224", **(sizes | options)).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return model
+
+
+def test_a_vit_is_the_same_in_transformers():
+    ours = vit()
+    args, weights = towers.as_transformers(ours, side_px=32)
+    assert args["backbone_out_indices"] == [1, 2, 4, 5] and args["layer_norm_eps"] == 1e-6
+    model = DPTModel(DPTConfig(**args), add_pooling_layer=False).eval()
+    model.load_state_dict(weights)
+    pixels = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(model(pixels).last_hidden_state, ours.forward_features(pixels), atol=1e-4, rtol=1e-4)
+
+
+def test_a_vit_gets_positions_for_other_sizes():
+    """As timm makes them where it opens the same weights at another size."""
+    args, weights = towers.as_transformers(vit(), side_px=64)
+    larger = vit(img_size=64)
+    larger.load_state_dict(vit().state_dict() | {"pos_embed": larger.pos_embed})
+    larger.pos_embed.data = resample_abs_pos_embed(vit().pos_embed.data, [8, 8])
+    model = DPTModel(DPTConfig(**args), add_pooling_layer=False).eval()
+    model.load_state_dict(weights)
+    pixels = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            model(pixels).last_hidden_state, larger.forward_features(pixels), atol=1e-4, rtol=1e-4
+        )
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        (lambda: timm.create_model("resnet10t"), "a ResNet"),
+        (lambda: vit(class_token=False, global_pool="avg"), "a VisionTransformer"),
+        (lambda: vit(init_values=0.1), "has blocks.0.ls1.gamma"),
+    ],
+)
+def test_what_is_no_plain_vit_is_refused(model, said):
+    with pytest.raises(SystemExit, match=said):
+        towers.as_transformers(model(), side_px=32)
+
+
+def test_a_side_that_is_no_whole_number_of_patches_is_refused():
+    with pytest.raises(SystemExit, match="no multiple of 8"):
+        towers.as_transformers(vit(), side_px=36)
 
 
 def test_a_classifier_begins_as_the_tower_of_a_clip(tmp_path):

@@ -24,7 +24,7 @@ class SegmentationConfig(TrainConfig):
     dataset_name: str = "scenes"  # "scenes", "scenes-sample", a folder of pictures and masks, or a Hub dataset id
     backbone: Literal["swin", "dpt", "unet"] = "swin"  # when trained from scratch
     model_args: dict[str, int | float | str | tuple[int, ...]] = dataclasses.field(default_factory=dict)  # over SIZES
-    tower_name_or_path: str | None = None  # what UPerNet's backbone begins as: the Swin of a model, or one of timm
+    tower_name_or_path: str | None = None  # what its body begins as: a classifier of timm, or a model with a Swin in it
     label_column: str = "label"  # column that holds the masks
     reduce_labels: bool = False  # 0 in the masks means no answer, and k is class k - 1 of id2label.json
     train_scenes: int = 200_000  # how many different scenes are painted, where data are scenes
@@ -50,11 +50,6 @@ class SegmentationConfig(TrainConfig):
             raise ValueError(
                 "--tower_name_or_path and --pretrained_model_name_or_path exclude each other: a new segmenter begins "
                 "as a tower, or training goes on from a segmenter"
-            )
-        if self.tower_name_or_path and self.backbone != "swin":
-            raise ValueError(
-                f"--tower_name_or_path is for UPerNet, not for a {TITLES[self.backbone]}: leave it out, or add "
-                "--backbone swin"
             )
 
 

@@ -21,21 +21,22 @@ from training.config import require_resolution
 from training.optim import parameter_groups
 from training.segmentation.config import SIZES, SegmentationConfig
 from training.task import some
-from training.towers import swin_of
+from training.towers import as_transformers, swin_of
 
 
 def create_model(cfg: SegmentationConfig, label_names: list[str]) -> contract.Segmenter:
     """A fresh segmenter of the backbone a config names, with its image processor."""
     args: dict = SIZES[cfg.backbone] | cfg.model_args
     classes, side = len(label_names), cfg.resolution
+    tower = tower_folder(cfg) if cfg.tower_name_or_path else None
     if cfg.backbone == "unet":
-        model = smp.Unet(encoder_weights=None, classes=classes, encoder_depth=len(args["decoder_channels"]), **args)
+        model = _unet(args, classes, tower)
     elif cfg.backbone == "dpt":
-        model = _dpt(args, classes, side)
-    elif cfg.tower_name_or_path and is_timm(tower_folder(cfg)):
-        model = _timm(args, classes, tower_folder(cfg))
+        model = _dpt(args, classes, side, tower)
+    elif tower and is_timm(tower):
+        model = _timm(args, classes, tower)
     else:
-        model = _swin(args, classes, side, tower_folder(cfg) if cfg.tower_name_or_path else None)
+        model = _swin(args, classes, side, tower)
     half = [0.5, 0.5, 0.5]
     processor = SegformerImageProcessor(size=stock_size(cfg), image_mean=half, image_std=half)
     own = {"resolution_px": side, "max_side_px": cfg.max_side_px or 2 * side}
@@ -77,7 +78,7 @@ def _swin(args: dict, classes: int, side_px: int, tower: Path | None) -> UperNet
 
 def _timm(args: dict, classes: int, folder: Path) -> UperNetForSemanticSegmentation:
     """A UPerNet on a trained backbone of timm: its maps at 1/4, 1/8, 1/16 and 1/32 of the picture."""
-    tower = classifier.load(folder, device="cpu").model
+    tower = _timm_tower(folder)
     kind = tower.pretrained_cfg["architecture"]
     strides = [entry["reduction"] for entry in tower.feature_info]
     if any(stride not in strides for stride in (4, 8, 16, 32)):
@@ -89,20 +90,65 @@ def _timm(args: dict, classes: int, folder: Path) -> UperNetForSemanticSegmentat
     head: dict = {"hidden_size": args["channels"], "pool_scales": list(args["pool_scales"])}
     head |= {"backbone_config": config, "num_labels": classes}
     model = UperNetForSemanticSegmentation(UperNetConfig(use_auxiliary_head=False, **head))
-    missing = model.backbone._backbone.load_state_dict(tower.state_dict(), strict=False).missing_keys
-    if missing:
-        raise SystemExit(f"--tower_name_or_path {folder}: its weights lack {missing[0]} of {kind}")
+    _begin_as(model.backbone._backbone, tower, folder, kind)
     return model
 
 
-def _dpt(args: dict, classes: int, side_px: int) -> DPTForSemanticSegmentation:
-    """Maps at 1/4, 1/8, 1/16 and 1/32 of the picture, as in Ranftl 2021, §3.1, from patches of any size."""
+def _unet(args: dict, classes: int, tower: Path | None) -> smp.Unet:
+    """tower: folder of a classifier of timm whose body the encoder begins as; None = a fresh one of `args`."""
+    depth = len(args["decoder_channels"])
+    if tower is None:
+        return smp.Unet(encoder_weights=None, classes=classes, encoder_depth=depth, **args)
+    begun = _timm_tower(tower)
+    kind = begun.pretrained_cfg["architecture"]
+    args = args | {"encoder_name": f"tu-{kind}"}
+    try:
+        model = smp.Unet(encoder_weights=None, classes=classes, encoder_depth=depth, **args)
+    except (RuntimeError, ValueError, AttributeError) as error:
+        raise SystemExit(
+            f"--tower_name_or_path {tower}: a U-Net can't have {kind} as its encoder ({store.one_line(error)}); it "
+            "takes a network that halves its maps step by step"
+        ) from None
+    _begin_as(model.encoder.model, begun, tower, kind)
+    return model
+
+
+def _timm_tower(folder: Path) -> torch.nn.Module:
+    """The classifier of timm in a folder. Raises SystemExit for a folder of another library."""
+    if not is_timm(folder):
+        raise SystemExit(
+            f"--tower_name_or_path {folder}: a U-Net and a DPT begin as a classifier of timm, which it isn't"
+        )
+    return classifier.load(folder, device="cpu").model
+
+
+def _begin_as(backbone: torch.nn.Module, tower: torch.nn.Module, folder: Path, kind: str) -> None:
+    """Load a tower's weights, of which the backbone may lack the last. Raises SystemExit where the tower lacks some."""
+    try:
+        missing = backbone.load_state_dict(tower.state_dict(), strict=False).missing_keys
+    except RuntimeError as error:
+        raise SystemExit(f"--tower_name_or_path {folder}: {str(error).splitlines()[-1].strip()}") from None
+    if missing:
+        raise SystemExit(f"--tower_name_or_path {folder}: its weights lack {missing[0]} of {kind}")
+
+
+def _dpt(args: dict, classes: int, side_px: int, tower: Path | None = None) -> DPTForSemanticSegmentation:
+    """Maps at 1/4, 1/8, 1/16 and 1/32 of the picture, as in Ranftl 2021, §3.1, from patches of any size.
+
+    tower: folder of a ViT of timm that its ViT begins as; None = a fresh one of `args`.
+    """
     args = args | {"num_labels": classes, "use_auxiliary_head": False}
+    begun, weights = as_transformers(_timm_tower(tower), side_px) if tower else ({}, {})
+    args |= begun
+    args.pop("image_size", None)
     factors = [args["patch_size"] / stride for stride in (4, 8, 16, 32)]
     factors = [int(factor) if factor >= 1 else factor for factor in factors]
     width = args.pop("channels")
     config = DPTConfig(image_size=side_px, reassemble_factors=factors, fusion_hidden_size=width, **args)
     model = DPTForSemanticSegmentation(config)
+    if tower:
+        model.dpt.load_state_dict(weights)
+        return model
     embeddings = model.dpt.embeddings
     torch.nn.init.normal_(embeddings.get_parameter("patch_embeddings.projection.bias"), std=0.1)
     for positions in (embeddings.position_embeddings, embeddings.cls_token):  # zeros, by the library
@@ -174,7 +220,7 @@ def replace_class_layer(model: contract.Stock, label_names: list[str]) -> None:
 def slower_base(model: contract.Stock, cfg: SegmentationConfig) -> list[dict]:
     """The optimiser's groups; what isn't new learns slower by base_lr_scale: see there."""
     if cfg.tower_name_or_path:
-        base = {id(p) for p in getattr(model.backbone, "swin", model.backbone).parameters()}  # norms after it are new
+        base = {id(p) for p in begun_part(model).parameters()}
     else:
         base = {id(p) for p in model.parameters()} - {id(p) for p in contract.class_layer(model).parameters()}
     groups = []
@@ -184,6 +230,15 @@ def slower_base(model: contract.Stock, cfg: SegmentationConfig) -> list[dict]:
             if chosen:
                 groups.append(group | {"params": chosen, "lr_scale": scale})
     return groups
+
+
+def begun_part(model: contract.Stock) -> torch.nn.Module:
+    """The part of a segmenter that may begin as a tower; norms after a Swin are new."""
+    if isinstance(model, smp.Unet):
+        return model.encoder
+    return (
+        model.dpt if isinstance(model, DPTForSemanticSegmentation) else getattr(model.backbone, "swin", model.backbone)
+    )
 
 
 def describe_start(cfg: SegmentationConfig) -> str:
