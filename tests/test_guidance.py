@@ -20,6 +20,8 @@ from apps.ddpm.page import GUIDE
 from apps.kit import values
 from hub_models import classifier, ddpm, samplers
 from training import classifier as training
+from training import metrics
+from training.data.sources import open_source
 
 LABELS = ("face", "food", "<b>flag</b>")
 
@@ -157,6 +159,18 @@ def test_it_is_trained_exported_and_opened_by_stock_timm_to_the_bit(tmp_path):
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8))
     assert served.preprocess([picture]).shape == (1, 4, 32, 32) and not served.preprocess([picture])[:, 3].any()
     assert served.gradient(torch.randn(1, 3, 32, 32), 0.5, served.label_names[:1]).abs().sum() > 0
+
+
+def test_it_is_measured_with_noise_on_pictures(monkeypatch):
+    """Without any it is as of clean pictures; the same noise every time, and more of it leaves less to see."""
+    model, source = classifier.load("noised", "cpu"), open_source("emoji-sample", split="train")
+    rows = np.arange(0, len(source), 2)
+    clean = metrics.top_k_accuracy(training.logits_of(model, source)[rows], source.labels[rows], 1)
+    monkeypatch.setattr(training, "NOISE", (1.0, 0.3, 0.001))
+    scores = training.noisy_accuracy(model, source, rows, batch_size=16)
+    assert list(scores) == ["noisy_1/top1", "noisy_0.3/top1", "noisy_0.001/top1"]
+    assert scores["noisy_1/top1"] == clean > scores["noisy_0.3/top1"] > scores["noisy_0.001/top1"]
+    assert training.noisy_accuracy(model, source, rows, batch_size=7) == scores
 
 
 @pytest.mark.parametrize("flags", [["--preset", "tiny", "--noised"], ["--preset", "noised", "--no-noised", *SMALL]])

@@ -46,10 +46,12 @@ from training.data.files import DataError, some
 from training.data.sources import Source, open_source
 from training.data.split import known_concepts
 from training.optim import Player
+from training.order import draw_seed
 from training.task import Card, Results, Task, by_label, opened_pair, run
 from training.worlds import some_of
 
 STEM = "classifier"
+NOISE = (0.9, 0.5, 0.1)  # ᾱ at which a classifier of noisy pictures is measured
 
 
 @dataclass(frozen=True)
@@ -327,6 +329,24 @@ def logits_of(model: contract.Classifier, source: Source, batch_size: int = 128)
     return metrics.in_batches(model.logits, (source.picture(i) for i in range(len(source))), batch_size)
 
 
+def noisy_accuracy(model: contract.Classifier, source: Source, rows: np.ndarray, batch_size: int) -> dict[str, float]:
+    """Top-1 of these pictures with noise on them, for each ᾱ of NOISE; the noise is the same in every evaluation."""
+    scores = {}
+    for alpha_bar in NOISE:
+        right = 0
+        for at in range(0, len(rows), batch_size):
+            part = rows[at : at + batch_size]
+            clean = model.preprocess([source.picture(i) for i in part])[:, :3]  # (B, 3, R, R)
+            draws = [torch.Generator().manual_seed(draw_seed("noise", int(i))) for i in part]
+            noise = torch.stack([torch.randn(clean.shape[1:], generator=draw) for draw in draws]).to(clean)
+            x_t = samplers.add_noise(clean, noise, torch.tensor(alpha_bar).to(clean))
+            with torch.no_grad():
+                logits = model.model(contract.with_noise_plane(x_t, alpha_bar))  # (B, K)
+            right += int((logits.argmax(1).cpu().numpy() == source.labels[part]).sum())
+        scores[f"noisy_{alpha_bar:g}/top1"] = right / len(rows)
+    return scores
+
+
 def unit_features(model: contract.Classifier, source: Source, batch_size: int) -> np.ndarray:
     """What the last layer is given, (N, D) float32 of length 1, of every picture of a source."""
     rows = metrics.in_batches(model.features, (source.picture(i) for i in range(len(source))), batch_size)
@@ -370,7 +390,8 @@ def card_of(served: contract.Classifier, cfg: ClassifierConfig, train: Source) -
 def evaluate_checkpoint(name: str, dataset_name: str, *, columns: dict | None = None, batch_size: int = 128) -> Results:
     """Top-1 and top-5 of a saved classifier per evaluation set, per-class accuracy, confusion, a baseline.
 
-    name: bundled variant, folder or Hub id. Of an unseen style training concepts only. The baseline is the nearest
+    name: bundled variant, folder or Hub id. Of a model that reads noise also noisy_ᾱ/top1: see `noisy_accuracy`. Of an
+    unseen style training concepts only. The baseline is the nearest
     neighbour in HOG and colour features among the training pictures. Of a model with other classes than the data the
     features are measured: the share of pictures whose nearest neighbour among the training pictures, by cosine, is of
     their class.
@@ -391,6 +412,8 @@ def evaluate_checkpoint(name: str, dataset_name: str, *, columns: dict | None = 
         if same:
             logits = logits_of(model, source, batch_size)[keep]
             scores = {f"top{k}": metrics.top_k_accuracy(logits, labels, k) for k in (1, 5)}
+            if model.reads_noise:
+                scores |= noisy_accuracy(model, source, np.asarray(keep), batch_size)
             confusion = metrics.confusion_matrix(logits.argmax(1), labels, len(model.label_names))
             results.per_class[split] = by_label(model.label_names, metrics.per_class_accuracy(confusion))
             matrices[split] = results.curves[f"{split}/confusion"] = confusion.tolist()
