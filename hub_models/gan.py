@@ -137,17 +137,18 @@ class StyleSynthesis(nn.Module):
             first = [] if side == SMALLEST else [StyledLayer(*pair, w_dim, side)]
             self.layers.append(nn.ModuleList([*first, StyledLayer(pair[1], pair[1], w_dim, side)]))
         self.to_rgb = nn.ModuleList(ModulatedConv(each, 3, 1, w_dim, demodulate=False) for each in channels)
-        self.noise_dim = sum(layer.side**2 for level in self.layers for layer in level)
+        self.noise_dim = sum(side**2 if side == SMALLEST else 2 * side**2 for side in sides)
 
     def forward(self, w: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-        x, picture, at = self.constant.expand(len(w), -1, -1, -1), None, 0
+        x, at = self.constant.expand(len(w), -1, -1, -1), 0
+        picture = x.new_zeros(())
         for number, (level, to_rgb) in enumerate(zip(self.layers, self.to_rgb, strict=True)):
             x = twice_as_large(x) if number else x  # (B, C, r, r)
+            assert isinstance(level, nn.ModuleList)
             for layer in level:
                 x = layer(x, w, noise[:, at : at + layer.side**2])
                 at += layer.side**2
-            rgb = to_rgb(x, w)  # (B, 3, r, r)
-            picture = rgb if picture is None else twice_as_large(picture) + rgb
+            picture = (twice_as_large(picture) if number else picture) + to_rgb(x, w)  # (B, 3, r, r)
         return picture
 
 
@@ -204,17 +205,17 @@ class Discriminator(nn.Module, PyTorchModelHubMixin):
         check_channels(channels)
         self.reads = (SMALLEST << len(channels) - 1, num_labels)  # pixels a side, labels
         falling = channels[::-1]
-        self.first = nn.Conv2d(3, falling[0], 3, padding=1)
         pairs = zip(falling, falling[1:], strict=False)
-        self.down = nn.ModuleList(nn.Conv2d(*pair, 4, 2, 1) for pair in pairs)
-        self.last = nn.Conv2d(channels[0], channels[0], SMALLEST)
+        down = [nn.Conv2d(*pair, 4, 2, 1) for pair in pairs]
+        layers = [nn.Conv2d(3, falling[0], 3, padding=1), *down, nn.Conv2d(channels[0], channels[0], SMALLEST)]
+        for layer in layers:
+            nn.init.kaiming_normal_(layer.weight, a=0.2)
+        self.layers = nn.ModuleList(layers)
         self.head = nn.Linear(channels[0], 1)
         self.embedding = nn.Embedding(num_labels, channels[0])
-        for layer in (self.first, *self.down, self.last):
-            nn.init.kaiming_normal_(layer.weight, a=0.2)
 
     def forward(self, x: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
-        for layer in (self.first, *self.down, self.last):
+        for layer in self.layers:
             x = F.leaky_relu(layer(x), 0.2)  # (B, C, r, r)
         x = x.flatten(1)  # (B, C)
         return self.head(x)[:, 0] + (self.embedding(label) * x).sum(1) / x.shape[1] ** 0.5

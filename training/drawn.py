@@ -18,7 +18,7 @@ from training.data.sources import Source, open_source
 from training.diffusion import nearest_train_distance
 from training.task import Results, by_label, some
 
-Draw = Callable[[Sequence[int], int], np.ndarray]  # (labels, seed) → uint8 (N, R, R, 3)
+Draw = Callable[[Sequence, int], np.ndarray]  # (labels, seed) → uint8 (N, R, R, 3)
 EACH = 25  # pictures of each label whose labels are looked at
 
 
@@ -42,13 +42,13 @@ class Exam:
     train: Source
     held_out: list[Source]  # the evaluation sets of known styles
     label_names: list[str]  # of the model; none of one that draws without
-    labels: list[int | None]  # of the held-out pictures
+    labels: Sequence  # of the held-out pictures; None each of a model that draws without
     real: np.ndarray  # the held-out pictures, uint8 (N, R, R, 3)
     known: np.ndarray  # the training pictures, uint8 (M, R, R, 3)
     jury: judges.Judges
 
     @property
-    def asked(self) -> list[int | None]:
+    def asked(self) -> list:
         """600 labels, or as many as there are, in the mix of the held-out pictures."""
         return [self.labels[row] for row in np.random.default_rng(0).permutation(len(self.real))[:600]]
 
@@ -74,7 +74,7 @@ def exam_of(name: str, dataset_name: str, label_names: Sequence[str], resolution
         )
     jury = judges.of_own(judge, names) if judge else judges.load()
     real = np.concatenate([to_uint8(picture_tensor(part, resolution_px)) for part in parts])
-    labels = [int(v) for part in parts for v in part.labels] if names else [None] * len(real)
+    labels: list = [int(v) for part in parts for v in part.labels] if names else [None] * len(real)
     return Exam(train, parts, names, labels, real, to_uint8(picture_tensor(train, resolution_px)), jury)
 
 
