@@ -12,7 +12,7 @@ W is what they come to in front of the first convolution. Pictures are float in 
 import inspect
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -141,10 +141,9 @@ class StyleSynthesis(nn.Module):
 
     def forward(self, w: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
         x, at = self.constant.expand(len(w), -1, -1, -1), 0
-        picture = x.new_zeros(())
-        for number, (level, to_rgb) in enumerate(zip(self.layers, self.to_rgb, strict=True)):
+        picture, levels = x.new_zeros(()), cast(Any, self.layers)
+        for number, (level, to_rgb) in enumerate(zip(levels, self.to_rgb, strict=True)):
             x = twice_as_large(x) if number else x  # (B, C, r, r)
-            assert isinstance(level, nn.ModuleList)
             for layer in level:
                 x = layer(x, w, noise[:, at : at + layer.side**2])
                 at += layer.side**2
