@@ -7,6 +7,7 @@ A receipt is a JSON object in a PNG's text under RECEIPT_KEY, of one schema what
     prompt, negative_prompt, seed       what was asked of a model that reads text; a seed is text, as JSON readers round
     labels, seeds                       what was asked of a model that knows labels: lists, a place for each picture
     num_inference_steps, guidance_scale, sampler, size       size: [width, height] of each picture
+    truncation                          of one that a GAN drew, its ψ
     guide, guide_sha256, guide_scale    the classifier that guided it, and its γ
     strength, image_sha256              of a picture that was redrawn from another one
     steps_done                          of a drawing that was stopped

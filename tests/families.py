@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torchvision.transforms.functional import to_pil_image
 
-from hub_models import autoencoder, captioning, classifier, clip, ddpm, segmentation, text_to_image
+from hub_models import autoencoder, captioning, classifier, clip, ddpm, gan, segmentation, text_to_image
 
 HELD_OUT = ("heldout_pairs", "validation")
 T = 500  # of what takes noise away
@@ -106,6 +106,11 @@ def latents(ours, theirs, x: torch.Tensor) -> tuple:
 def denoised(ours, theirs, x: torch.Tensor) -> tuple:
     rows = None if ours.null_label is None else torch.tensor([0, ours.null_label])[: len(x)]
     return tuple(unet(x, T, class_labels=rows).sample for unet in (ours.unet, theirs))
+
+
+def played(ours, theirs, x: torch.Tensor) -> tuple:
+    z, noise = ours.latents(range(len(x))).split([theirs.z_dim, theirs.noise_dim], 1)
+    return tuple(generator(z, noise, torch.arange(len(x)) % 2) for generator in (ours.model, theirs))
 
 
 def captioned(ours, picture: Image.Image) -> bytes:
@@ -206,6 +211,25 @@ FAMILIES = {
         alike=denoised,
         answer=lambda ours, picture: drawn(ours, [0], "x_t"),
         metrics=frozenset({"held_out_loss", "nearest_train_distance", "label_accuracy", "named_label_accuracy"}),
+        knows=lambda ours: len(ours.label_names) == 12,
+    ),
+    "gan": Family(
+        contract=gan,
+        save=tiny_models.gan_folder,
+        again=lambda ours, folder: gan.save_folder(folder, ours),
+        stock={"huggingface_hub": "from hub_models.gan import Generator as C; model = C.from_pretrained(name)"},
+        alike=played,
+        metrics=frozenset(
+            {
+                "label_accuracy",
+                "named_label_accuracy",
+                "nearest_train_distance",
+                "precision",
+                "recall",
+                "seconds_per_picture",
+                "told_apart",
+            }
+        ),
         knows=lambda ours: len(ours.label_names) == 12,
     ),
     "segmentation": Family(

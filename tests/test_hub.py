@@ -564,7 +564,8 @@ def test_stock_code_opens_what_was_pushed(hub, published, exports, tmp_path, lib
     )
     lines = {stem: family.stock[library] for stem, family in FAMILIES.items() if family.library == library}
     asked = {stem: (line, published[stem]) for stem, line in lines.items()}
-    there = hub.python(code, tmp_path / "home", json.dumps(asked), cwd=tmp_path)
+    own = library == "huggingface_hub"  # no library has these architectures: its mixin opens our class
+    there = hub.python(code, tmp_path / "home", json.dumps(asked), cwd=None if own else tmp_path)
     assert there.returncode == 0, there.stderr
     known: dict = {}
     exec(OPEN, known)

@@ -198,6 +198,17 @@ def ddpm_folder(folder: Path | str, label_names=("a", "b")) -> Path:
     return Path(folder)
 
 
+def gan_folder(folder: Path | str, label_names=("a", "b"), kind: str = "style") -> Path:
+    """A folder of a random GAN of 8 × 8 pictures with these labels."""
+    from hub_models import gan as contract
+
+    torch.manual_seed(0)
+    names = list(label_names)
+    made = contract.Generator(kind, [16, 8], 4, names), contract.Discriminator([16, 8], len(names))
+    contract.save_folder(folder, contract.GAN(*(module.eval() for module in made)))
+    return Path(folder)
+
+
 def classifier(folder: Path | str, label_names=("a", "b", "c")) -> Path:
     """A folder of a random ViT for 32 × 32 pictures."""
     torch.manual_seed(0)
