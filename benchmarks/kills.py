@@ -20,7 +20,7 @@ from pathlib import Path
 
 from benchmarks.table import markdown, write
 
-STEMS = ("autoencoder", "captioning", "classifier", "clip", "ddpm", "segmentation", "text_to_image")
+STEMS = ("autoencoder", "captioning", "classifier", "clip", "ddpm", "energy", "segmentation", "text_to_image")
 STEPS = 6
 LONGEST_S = 600
 

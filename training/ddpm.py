@@ -25,15 +25,14 @@ from PIL import Image
 
 from hub_models import ddpm as contract
 from hub_models.pictures import frame
-from training import figures, judges, metrics
+from training import figures, judges
 from training.config import TrainConfig, parse, require_resolution
-from training.data.captions import core
 from training.data.facts import facts_of
 from training.data.sources import Source, open_source
 from training.diffusion import diffusion_loss, held_out_loss, nearest_train_distance
 from training.optim import Player
 from training.order import draw_seed
-from training.task import Card, Results, Task, by_label, opened_pair, run, some
+from training.task import Card, Results, Task, opened_pair, run, some
 
 STEM = "ddpm"
 
@@ -252,7 +251,7 @@ def evaluate_checkpoint(
     """KID, held-out loss and distance to training pictures of a saved model, and whether its labels are obeyed.
 
     kid_x1000: see `training.judges`, between pictures drawn with the label mix of validation and held-out pairs, and
-    those pictures. label_accuracy, named_label_accuracy: see `obeyed`. held_out_loss: see `training.diffusion`.
+    those pictures. label_accuracy, named_label_accuracy: see there, too. held_out_loss: see `training.diffusion`.
     nearest_train_distance: median root mean square distance in [0, 1] pixels to the nearest training picture, beside
     that of real held-out pictures; far below that would be copying.
     columns: of `open_source`. judge: a classifier of the same data, in the place of ours, which know emoji alone; what
@@ -281,7 +280,14 @@ def evaluate_checkpoint(
         jury.note_kid(results, drawn, real, known)
         results.more["judges"] = jury.said
         if conditional:
-            shown = obeyed(results, model, jury, train, real, labels, batch_size)
+            shown = jury.note_labels(
+                results,
+                lambda rows: draw(model, rows, 2, batch_size=batch_size),
+                model.label_names,
+                train,
+                real,
+                labels,
+            )
     else:
         what = "Whether labels are obeyed and how far drawn pictures are from real ones (KID)" if conditional else "KID"
         results.left_out.append(f"{what} is left out: the judges know the classes of emoji alone; --judge names yours.")
@@ -293,34 +299,6 @@ def evaluate_checkpoint(
     results.baseline["nearest_train_distance"] = nearest_train_distance(real, known)
     results.figures["samples"] = figures.sheet(shown[: 12 * max(8, len(model.label_names))], 12, zoom=2)
     return results
-
-
-def obeyed(results: Results, model: contract.DDPM, jury: judges.Judges, train: Source, real: np.ndarray,
-           real_labels: Sequence, batch_size: int) -> np.ndarray:  # fmt: skip
-    """Note whether the judges see the labels that were asked for; a dozen pictures of each come back, (N, R, R, 3).
-
-    label_accuracy: the share of drawn pictures that the classifier takes for the label asked for.
-    named_label_accuracy: the share in which the captioner names a thing of that label first. The baseline is the same
-    for real held-out pictures at this resolution.
-    """
-    names = model.label_names
-    rows = np.repeat(np.arange(len(names)), 25)
-    pictures = draw(model, rows.tolist(), 2, batch_size=batch_size)
-    for kept, images, labels in ((results.metrics, pictures, rows), (results.baseline, real, real_labels)):
-        asked, said = np.array([names[label] for label in labels]), np.array(jury.classes(images))
-        kept["label_accuracy"] = float((said == asked).mean())
-        if jury.captioner:
-            of = {core(name): names[label] for name, label in zip(train.column("name"), train.labels, strict=True)}
-            named = np.array(jury.classes_by_name(images, of))
-            kept["named_label_accuracy"] = float((named == asked).mean())
-        if kept is results.metrics:  # what is taken for a class that wasn't asked for counts for none
-            ids = np.array([names.index(one) if one in names else -1 for one in said])
-            seen = ids >= 0
-            confusion = metrics.confusion_matrix(ids[seen], rows[seen], len(names))
-            right = [float((ids[rows == row] == row).mean()) for row in range(len(names))]
-    results.per_class["label_accuracy"] = by_label(names, right)
-    results.curves["confusion"] = confusion.tolist()
-    return np.concatenate([pictures[rows == row][:12] for row in range(len(names))])  # a row a class
 
 
 if __name__ == "__main__":

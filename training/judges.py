@@ -8,7 +8,7 @@ text tower text_to_image reads: the two are cousins by that, and so the classifi
 """
 
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,8 +19,9 @@ from hub_models import captioning, classifier, store
 from training import metrics
 from training.data.captions import core
 from training.data.facts import Facts
+from training.data.sources import Source
 from training.data.split import ROOT
-from training.task import Results
+from training.task import Results, by_label
 
 COMMIT = "06bd8df608f7564d783cb46b1f2315b23af0d3b4"
 FOLDER = ROOT / "build" / "judges"
@@ -125,6 +126,30 @@ class Judges:
             return
         results.metrics |= {"kid_x1000": value, "kid_x1000_low": low, "kid_x1000_high": high}
         results.baseline["kid_x1000"] = 1000 * metrics.kernel_inception_distance(of_known, of_real)[0]
+
+    def note_labels(self, results: Results, draw: Callable[[list[int]], np.ndarray], names: Sequence[str],
+                    train: Source, real: np.ndarray, real_labels: Sequence[int]) -> np.ndarray:  # fmt: skip
+        """Note whether drawn pictures show what was asked for; a dozen of each label come back, (N, R, R, 3).
+
+        draw(rows) gives a picture of each label's number. label_accuracy: the share that the classifier takes for the
+        label asked for. named_label_accuracy: the share in which the captioner names a thing of that label first. The
+        baseline is the same for real held-out pictures at this resolution.
+        """
+        rows = np.repeat(np.arange(len(names)), 25)
+        pictures = draw(rows.tolist())
+        for kept, images, labels in ((results.metrics, pictures, rows), (results.baseline, real, real_labels)):
+            asked, said = np.array([names[label] for label in labels]), np.array(self.classes(images))
+            kept["label_accuracy"] = float((said == asked).mean())
+            if self.captioner:
+                of = {core(name): names[label] for name, label in zip(train.column("name"), train.labels, strict=True)}
+                kept["named_label_accuracy"] = float((np.array(self.classes_by_name(images, of)) == asked).mean())
+            if kept is results.metrics:  # what is taken for a class that wasn't asked for counts for none
+                ids = np.array([names.index(one) if one in names else -1 for one in said])
+                confusion = metrics.confusion_matrix(ids[ids >= 0], rows[ids >= 0], len(names))
+                right = [float((ids[rows == row] == row).mean()) for row in range(len(names))]
+        results.per_class["label_accuracy"] = by_label(names, right)
+        results.curves["confusion"] = confusion.tolist()
+        return np.concatenate([pictures[rows == row][:12] for row in range(len(names))])  # a row a class
 
 
 def is_named(text: str, name: str) -> bool:
