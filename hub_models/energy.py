@@ -65,6 +65,7 @@ class EnergyNetwork(torch.nn.Module, PyTorchModelHubMixin):
     ):
         super().__init__()
         self.num_labels, self.sample_size = num_labels, sample_size
+        self.block_out_channels, self.layers_per_block = list(block_out_channels), layers_per_block
         first, *others = block_out_channels
         self.stem = torch.nn.Conv2d(3, first, 3, padding=1)
         self.levels = torch.nn.ModuleList()

@@ -204,6 +204,8 @@ def energy_folder(folder: Path | str, label_names=("a", "b")) -> Path:
 
     torch.manual_seed(0)
     network = contract.EnergyNetwork(len(label_names), 16, [4, 8], 1).eval()
+    for parameter in network.parameters():
+        parameter.data.mul_(3) if parameter.ndim > 1 else None
     known = [float(number) for number in range(contract.QUANTILES)]
     contract.save_folder(
         folder, contract.EnergyModel(network, label_names=label_names, steps=3, energy_quantiles=known)

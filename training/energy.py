@@ -50,9 +50,9 @@ class EnergyConfig(TrainConfig):
     shift_px: int = 1  # training pictures are moved so far at random in either direction
     # Chains
     langevin_steps: int = 10  # of each chain for each step of the optimiser
-    step_size: float = 1.0  # of a step down the energy, on pictures in [-1, 1]
+    step_size: float = 20.0  # of a step down the energy, on pictures in [-1, 1]: energies stay within ±5
     noise_std: float = 0.01  # of the noise of a step; √(2 step_size) would be a temperature of 1
-    replay_size: int = 6144  # chains in the buffer, as many of each label
+    replay_size: int = 1200  # chains in the buffer, as many of each label
     fresh_rate: float = 0.05  # share of chains that begin anew, at noise
     sample_steps: int = 200  # of a chain from noise to a picture: the default that the export carries
     # Loss
