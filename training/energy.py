@@ -130,6 +130,8 @@ class Contrast(torch.nn.Module):
     own code: chains are rounded when they come to rest. Where several processes train, the first one's chains are kept.
     """
 
+    replay: torch.Tensor
+
     def __init__(self, network: contract.EnergyNetwork, cfg: EnergyConfig):
         super().__init__()
         self.network, self.cfg = network, cfg

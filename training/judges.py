@@ -128,7 +128,7 @@ class Judges:
         results.baseline["kid_x1000"] = 1000 * metrics.kernel_inception_distance(of_known, of_real)[0]
 
     def note_labels(self, results: Results, draw: Callable[[list[int]], np.ndarray], names: Sequence[str],
-                    train: Source, real: np.ndarray, real_labels: Sequence[int]) -> np.ndarray:  # fmt: skip
+                    train: Source, real: np.ndarray, real_labels: Sequence) -> np.ndarray:  # fmt: skip
         """Note whether drawn pictures show what was asked for; a dozen of each label come back, (N, R, R, 3).
 
         draw(rows) gives a picture of each label's number. label_accuracy: the share that the classifier takes for the
