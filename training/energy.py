@@ -86,7 +86,7 @@ PRESETS = {
     "emoji-32": EMOJI_32,
     "tiny": dataclasses.replace(
         EMOJI_32, dataset_name="emoji-sample", resolution=16, block_out_channels=(8, 16, 16), langevin_steps=3,
-        replay_size=48, fresh_rate=0.25, sample_steps=4, max_train_steps=2, train_batch_size=8, lr_warmup_steps=1,
+        replay_size=12, sample_steps=4, max_train_steps=2, train_batch_size=8, lr_warmup_steps=1,
         checkpointing_steps=1, validation_steps=2, logging_steps=1,
     ),
 }  # fmt: skip
