@@ -20,7 +20,7 @@ from pathlib import Path
 
 from benchmarks.table import markdown, write
 
-STEMS = ("autoencoder", "captioning", "classifier", "clip", "ddpm", "gan", "segmentation", "text_to_image")
+STEMS = ("autoencoder", "captioning", "classifier", "clip", "ddpm", "energy", "gan", "segmentation", "text_to_image")
 STEPS = 6
 LONGEST_S = 600
 

@@ -5,6 +5,9 @@ A model folder is what stock diffusers writes, plus one file for what has no pla
     config.json  diffusion_pytorch_model.safetensors  preprocessor_config.json {"resolution_px", "ground",
                                                                    "latent_to_rgb", "latent_to_rgb_bias"}
 
+One whose pictures are one vector each (h = w = 1) may have more in it: "latents" (see hub_models/latents.py),
+"k_sparse", and the "observation_std" of its likelihood. It draws: from N(0, I), from a class's Gaussian, on a walk.
+
 The stock StableDiffusionPipeline multiplies and divides by `scaling_factor` and reads no `shift_factor`; so a mean that
 the latents have is folded into the biases beside them (`centred`), and no shift is left to be read.
 
@@ -23,9 +26,10 @@ import torch
 from diffusers import AutoencoderKL
 from PIL import Image
 
-from hub_models import pretrained, store
+from hub_models import drawing, latents, pretrained, store
 from hub_models.device import default_device
 from hub_models.documents import read_object
+from hub_models.latents import LatentSpace, between
 from hub_models.pictures import frame, from_uint8, is_ground, to_uint8
 
 STEM = "autoencoder"
@@ -36,7 +40,8 @@ class Autoencoder:
     """A loaded model. Made by `load`, or from parts that are being trained.
 
     latent_to_rgb (C, 3) and latent_to_rgb_bias (3,): the colour of a cell in [-1, 1] from its latent; None lets the
-    first `preview` fit them to the decoder.
+    first `preview` fit them to the decoder. space: what is known of latents of one vector. k_sparse: how many numbers
+    of a latent are kept, all by default. observation_std: the deviation of pixels in [-1, 1] around what is decoded.
     """
 
     def __init__(
@@ -47,6 +52,9 @@ class Autoencoder:
         ground: Sequence[int] = (255, 255, 255),
         latent_to_rgb: torch.Tensor | None = None,
         latent_to_rgb_bias: torch.Tensor | None = None,
+        space: LatentSpace | None = None,
+        k_sparse: int | None = None,
+        observation_std: float | None = None,
         name: str = "",
         weights_sha256: str = "",
     ):
@@ -54,6 +62,7 @@ class Autoencoder:
         self.resolution_px = resolution_px or vae.config.sample_size
         self.ground = tuple(ground)
         self.latent_to_rgb, self.latent_to_rgb_bias = latent_to_rgb, latent_to_rgb_bias
+        self.space, self.k_sparse, self.observation_std = space, k_sparse, observation_std
         self.name = name
         self.weights_sha256 = weights_sha256
 
@@ -90,13 +99,65 @@ class Autoencoder:
         """As `encode`, of x (B, 3, H, W) in [-1, 1], sides multiples of f."""
         posterior = self.vae.encode(x).latent_dist
         shift, scaling = scale_of(self.vae)
-        return (posterior.mean - shift) * scaling, posterior.std * scaling  # (B, C, h, w) ×2
+        mean = posterior.mean if self.k_sparse is None else k_largest(posterior.mean, self.k_sparse)
+        return (mean - shift) * scaling, posterior.std * scaling  # (B, C, h, w) ×2
 
     @torch.no_grad()
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """The pictures of latents (B, C, h, w), (B, 3, f·h, f·w) in [-1, 1]."""
         shift, scaling = scale_of(self.vae)
         return self.vae.decode(latents.to(self.device) / scaling + shift).sample.clamp(-1, 1)
+
+    def sample(self, labels: Sequence[int | str | None], seeds: Sequence[int]) -> torch.Tensor:
+        """One picture for each label and seed, (B, 3, R, R) in [-1, 1], of a model with one vector a picture.
+
+        labels: numbers or names, from whose Gaussian the latent is drawn; None or "any": from N(0, I). seeds: 0 …
+        2**63 - 1. A picture is of its own seed and label. Raises ValueError for a label or seed that there is not, for
+        another number of seeds than labels, and for a model that has more than one vector a picture, or no Gaussians.
+        """
+        if len(labels) != len(seeds) or not len(labels):
+            raise ValueError(f"{len(labels)} labels for {len(seeds)} seeds: give one label and one seed a picture")
+        generators = drawing.generators_of([drawing.check_seed(seed) for seed in seeds])
+        noise = drawing.noise(generators, (self._vector,), self.device)  # (B, C)
+        if any(label not in (None, "any") for label in labels):
+            noise = self._space.draw(labels, noise)
+        return self.decode(noise[:, :, None, None])
+
+    def walk(self, first: Image.Image, second: Image.Image, steps: int = 9) -> torch.Tensor:
+        """The pictures on the way from one to the other, (steps, 3, R, R), by `latents.between`; 2 … 64 steps.
+
+        Raises ValueError for another number, and for a model that has more than one vector a picture.
+        """
+        steps, size = drawing.check_whole("steps", steps, 2, 64), self._vector
+        ends = self.encode([first, second])[0].view(2, size)
+        return self.decode(between(*ends, steps)[:, :, None, None])
+
+    def moved(
+        self, picture: Image.Image, direction: str, to: str | None = None, amounts: Sequence[float] = (0, 0.5, 1, 1.5)
+    ) -> torch.Tensor:
+        """The picture with so many times a direction added to its latent, (len(amounts), 3, R, R).
+
+        direction: the name of a kept one ("frowning face → smiling face"), or with `to` a label to come from. Raises
+        ValueError that lists what there is.
+        """
+        vector = self._space.direction(direction, to).to(self.device)
+        latent = self.encode([picture])[0].view(1, self._vector)
+        by = torch.tensor([float(amount) for amount in amounts], device=self.device)[:, None]
+        return self.decode((latent + by * vector)[:, :, None, None])
+
+    @property
+    def _vector(self) -> int:
+        """C of a model with one vector a picture; ValueError for another."""
+        channels, height, width = self.latent_shape
+        if (height, width) != (1, 1):
+            raise ValueError(f"{self.name or 'this autoencoder'} has {height} × {width} vectors a picture, not one")
+        return channels
+
+    @property
+    def _space(self) -> LatentSpace:
+        if self.space is None:
+            raise ValueError(f"{self.name or 'this autoencoder'} keeps no Gaussians of labels: pass None for a label")
+        return self.space
 
     @torch.no_grad()
     def preview(self, latents: torch.Tensor) -> np.ndarray:
@@ -127,6 +188,16 @@ def reduction(vae: AutoencoderKL) -> int:
 def scale_of(vae: AutoencoderKL) -> tuple[float, float]:
     """(shift, scaling) of a config: latents are (z - shift) · scaling."""
     return vae.config.shift_factor or 0.0, vae.config.scaling_factor
+
+
+def k_largest(code: torch.Tensor, k: int) -> torch.Tensor:
+    """The code (B, C, h, w) with all but the k numbers of largest magnitude of each picture 0.
+
+    Makhzani & Frey 2014, "k-sparse autoencoders", algorithm 1.
+    """
+    flat = code.flatten(1)
+    kept = torch.zeros_like(flat).scatter(1, flat.abs().topk(k, dim=1).indices, 1.0)
+    return (flat * kept).view_as(code)
 
 
 def fit_latent_to_rgb(latents: torch.Tensor, pictures: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -170,6 +241,9 @@ def save_folder(folder: Path, model: Autoencoder) -> None:
         "latent_to_rgb": _rounded(weight),
         "latent_to_rgb_bias": _rounded(bias),
     }
+    own = {"k_sparse": model.k_sparse, "observation_std": model.observation_std}
+    own["latents"] = model.space and model.space.as_json()
+    extra |= {key: value for key, value in own.items() if value is not None}
     Path(folder, PREPROCESSOR).write_text(json.dumps(extra, indent=1) + "\n")
 
 
@@ -207,7 +281,7 @@ def _open(folder: Path, name: str) -> Autoencoder:
     kind = read_object(folder / "config.json").get("_class_name")
     if kind != "AutoencoderKL":
         raise store.CheckpointError(
-            f"{folder}/config.json is of a {kind}: this needs an AutoencoderKL, such as training/autoencoder.py exports"
+            f"{folder}/config.json is of a {kind}: this needs an AutoencoderKL, such as training/autoencoder exports"
         )
     vae = pretrained.open_diffusers(folder, AutoencoderKL, "autoencoder")
     if (vae.config.in_channels, vae.config.out_channels) != (3, 3) or not vae.config.scaling_factor:
@@ -249,4 +323,23 @@ def _read_extra(path: Path, vae: AutoencoderKL) -> dict:
                 f"{path}: latent_to_rgb and its bias are {shape} instead of {wanted}; export again"
             )
         extra |= {"latent_to_rgb": weight, "latent_to_rgb_bias": bias}
-    return extra
+    return extra | _read_own(path, saved, vae.config.latent_channels * (side // step) ** 2)
+
+
+def _read_own(path: Path, saved: dict, size: int) -> dict:
+    """The arguments that a model with latents of `size` numbers alone has, checked."""
+    found: dict = {}
+    if "k_sparse" in saved:
+        if not drawing.is_whole(saved["k_sparse"], 1, size):
+            raise store.CheckpointError(f"{path}: k_sparse {str(saved['k_sparse'])[:40]} is not 1 … {size}; correct it")
+        found["k_sparse"] = saved["k_sparse"]
+    if "observation_std" in saved:
+        if not drawing.is_number(saved["observation_std"]) or saved["observation_std"] <= 0:
+            raise store.CheckpointError(f"{path}: observation_std is no number above 0; correct it")
+        found["observation_std"] = float(saved["observation_std"])
+    if "latents" in saved:
+        try:
+            found["space"] = latents.from_json(saved["latents"], size)
+        except ValueError as error:
+            raise store.CheckpointError(f"{path}: {error}; export it again") from error
+    return found

@@ -43,14 +43,16 @@ OPENED = re.compile(r"(config|index|manifest|tokenizer|vocab|added_tokens|specia
 
 STOCK_NAMES = ("model", "diffusion_pytorch_model")  # what libraries call a file of weights
 
-# Stems whose bundled checkpoints are a folder inside those of another stem.
+# Stems some of whose bundled checkpoints are a folder inside those of another stem.
 PARTS = {"autoencoder": ("text_to_image", "vae")}
 
 
 def bundled(stem: str) -> dict[str, Path]:
     """{name: folder} of the checkpoints that come with the repository, sorted. Some are a part of another stem's."""
+    found = {path.name: path for path in WEIGHTS.glob(f"{stem}/*") if path.is_dir()}
     home, part = PARTS.get(stem, (stem, ""))
-    return {path.name: path / part for path in sorted(WEIGHTS.glob(f"{home}/*")) if (path / part).is_dir()}
+    found |= {path.name: path / part for path in WEIGHTS.glob(f"{home}/*") if (path / part).is_dir()}
+    return dict(sorted(found.items()))
 
 
 def variants(stem: str) -> list[str]:

@@ -14,11 +14,12 @@ import torch
 from PIL import Image
 from torchvision.transforms.functional import to_pil_image
 
-from hub_models import autoencoder, captioning, classifier, clip, ddpm, gan, segmentation, text_to_image
+from hub_models import autoencoder, captioning, classifier, clip, ddpm, energy, gan, segmentation, text_to_image
 
 HELD_OUT = ("heldout_pairs", "validation")
 T = 500  # of what takes noise away
 WAYS = "image_to_text", "text_to_image"
+PROJECT = "pytorch"  # the library of what has no stock class: huggingface_hub's mixin around a class of hub_models
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,11 +214,23 @@ FAMILIES = {
         metrics=frozenset({"held_out_loss", "nearest_train_distance", "label_accuracy", "named_label_accuracy"}),
         knows=lambda ours: len(ours.label_names) == 12,
     ),
+    "energy": Family(
+        contract=energy,
+        save=tiny_models.energy_folder,
+        again=lambda ours, folder: energy.save_folder(folder, ours),
+        stock={PROJECT: "from hub_models.energy import EnergyNetwork as C; model = C.from_pretrained(name)"},
+        alike=lambda ours, theirs, x: (ours.model(x), theirs(x)),
+        metrics=names(HELD_OUT, "top1")
+        | {"nearest_train_distance", "label_accuracy", "named_label_accuracy", "precision", "recall"}
+        | {f"auroc_{kind}" for kind in ("noise", "negative", "rolled")},
+        knows=lambda ours: len(ours.label_names) == 12 and len(ours.energy_quantiles) == energy.QUANTILES,
+        wrapped="network.",
+    ),
     "gan": Family(
         contract=gan,
         save=tiny_models.gan_folder,
         again=lambda ours, folder: gan.save_folder(folder, ours),
-        stock={"huggingface_hub": "from hub_models.gan import Generator as C; model = C.from_pretrained(name)"},
+        stock={PROJECT: "from hub_models.gan import Generator as C; model = C.from_pretrained(name)"},
         alike=played,
         metrics=frozenset(
             {

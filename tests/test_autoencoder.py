@@ -66,14 +66,14 @@ def pictures() -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def config() -> script.AutoencoderConfig:
+def config() -> script.config.AutoencoderConfig:
     return script.PRESETS["tiny"]
 
 
 @pytest.fixture
 def folder(tmp_path, pictures, config):
     """An exported folder, fp16 and with a manifest, as a run leaves it."""
-    autoencoder.save_folder(tmp_path / "vae", script.finished(small_vae(), pictures, config))
+    autoencoder.save_folder(tmp_path / "vae", script.model.finished(small_vae(), pictures, config))
     halves.to_half(tmp_path / "vae")
     packing.write_manifest(tmp_path / "vae")
     return tmp_path / "vae"
@@ -150,7 +150,7 @@ def test_stock_stable_diffusion_decodes_and_encodes_in_the_same_scale(folder):
 
 def test_the_mean_is_folded_away_and_the_pictures_stay(pictures, config):
     vae = small_vae()
-    done = script.finished(vae, pictures, config)
+    done = script.model.finished(vae, pictures, config)
     before, after = (autoencoder.Autoencoder(v, resolution_px=SIDE) for v in (vae, done.vae))
     x = autoencoder.from_uint8(pictures)
     mean, std = done.encode_tensor(x)
@@ -171,7 +171,7 @@ def _offset(vae, folded) -> torch.Tensor:
 
 def test_a_model_without_quant_conv_gets_a_shift_that_is_honoured(pictures, config):
     vae = small_vae(use_quant_conv=False, use_post_quant_conv=False)
-    done = script.finished(vae, pictures, config)
+    done = script.model.finished(vae, pictures, config)
     mean, std = done.encode_tensor(autoencoder.from_uint8(pictures))
     assert mean.mean().item() == pytest.approx(0, abs=1e-5)
     assert (mean.square() + std.square()).mean().item() == pytest.approx(1, abs=1e-4)
@@ -183,7 +183,7 @@ def test_a_model_without_quant_conv_gets_a_shift_that_is_honoured(pictures, conf
 
 def test_a_frozen_encoder_keeps_its_latents(pictures, config):
     vae = small_vae()
-    done = script.finished(vae, pictures, dataclasses.replace(config, freeze_encoder=True))
+    done = script.model.finished(vae, pictures, dataclasses.replace(config, freeze_encoder=True))
     assert done.vae is vae and vae.config.scaling_factor == 0.7
 
 
@@ -292,7 +292,7 @@ def test_the_loss_is_the_bound_and_its_other_terms_written_out(config):
     draw = torch.Generator().manual_seed(0)
     picture, made = torch.rand(2, 3, 4, 4, generator=draw), torch.rand(2, 3, 4, 4, generator=draw)
     mean, logvar = torch.randn(2, 5, 2, 2, generator=draw), torch.randn(2, 5, 2, 2, generator=draw)
-    loss, parts = script.negative_bound(picture, made, mean, logvar, cfg)
+    loss, parts = script.model.negative_bound(picture, made, mean, logvar, cfg)
     posterior = torch.distributions.Normal(mean, (0.5 * logvar).exp())
     kl = torch.distributions.kl_divergence(posterior, torch.distributions.Normal(0.0, 1.0)).sum() / picture.numel()
     right = (made[..., 1:] - made[..., :-1]) - (picture[..., 1:] - picture[..., :-1])
@@ -305,8 +305,8 @@ def test_the_loss_is_the_bound_and_its_other_terms_written_out(config):
 
 def test_a_crop_is_a_part_of_the_picture_and_a_function_of_its_draw(config):
     source = open_source("emoji-sample", split="train")
-    crops = script.Crops(source, dataclasses.replace(config, random_ground=0.0), (4, 4, 4))
-    whole = autoencoder.from_uint8(script.white_pictures(source, config.resolution)[5:6])[0]  # (3, 32, 32)
+    crops = script.model.Crops(source, dataclasses.replace(config, random_ground=0.0), (4, 4, 4))
+    whole = autoencoder.from_uint8(script.model.white_pictures(source, config.resolution)[5:6])[0]  # (3, 32, 32)
     corners = set()
     for seed in range(4):
         sample = crops.sample(5, torch.Generator().manual_seed(seed))
@@ -318,7 +318,7 @@ def test_a_crop_is_a_part_of_the_picture_and_a_function_of_its_draw(config):
         assert error.min() < 1.01 / 127.5  # one of the windows, within the rounding of a byte
         corners.add(int(error.argmin()))
     assert len(corners) > 1
-    grounds = script.Crops(source, dataclasses.replace(config, random_ground=1.0), (4, 4, 4))
+    grounds = script.model.Crops(source, dataclasses.replace(config, random_ground=1.0), (4, 4, 4))
     assert not torch.equal(
         grounds.sample(5, torch.Generator().manual_seed(0))["picture"],
         crops.sample(5, torch.Generator().manual_seed(0))["picture"],
@@ -329,17 +329,17 @@ def test_it_learns_and_two_grounds_are_not_one(config):
     """Sixty steps on six drawings: better than the grey it starts from, by a lot."""
     cfg = dataclasses.replace(config, latent_channels=8, kl_weight=1e-3)
     torch.manual_seed(0)
-    model = script.Reconstruction(script.create_vae(cfg))
+    model = script.model.Reconstruction(script.model.create_vae(cfg))
     pictures = np.stack([np.asarray(autoencoder.frame(d, SIDE, (255, 255, 255))) for d in DRAWINGS])
     x = autoencoder.from_uint8(pictures)
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
     for _ in range(60):
-        loss, _ = script.negative_bound(x, *model(x, torch.randn(6, 8, 8, 8)), cfg)
+        loss, _ = script.model.negative_bound(x, *model(x, torch.randn(6, 8, 8, 8)), cfg)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
     served = autoencoder.Autoencoder(model.vae.eval(), resolution_px=SIDE)
-    after = metrics.psnr(script.reconstruct(served, pictures, batch_size=4), pictures).mean()
+    after = metrics.psnr(script.model.reconstruct(served, pictures, batch_size=4), pictures).mean()
     constant = np.broadcast_to(pictures.mean((1, 2), keepdims=True).astype(np.uint8), pictures.shape)
     assert after > metrics.psnr(constant, pictures).mean() + 3
 
@@ -348,7 +348,7 @@ def test_it_starts_from_a_stock_folder_of_another_shape(tmp_path, config):
     small_vae().save_pretrained(tmp_path / "pipe/vae")
     (tmp_path / "pipe/model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionPipeline"}))
     cfg = dataclasses.replace(config, pretrained_model_name_or_path=str(tmp_path / "pipe"), freeze_encoder=True)
-    vae = script.start_from(cfg)
+    vae = script.model.start_from(cfg)
     trained = {name.split(".")[0] for name, p in vae.named_parameters() if p.requires_grad}
     assert trained == {"decoder", "post_quant_conv"} and vae.training
     base = small_vae().state_dict()
@@ -377,7 +377,7 @@ def test_it_fine_tunes_a_stock_pipeline_folder_into_one_of_ours(tmp_path):
     assert code == 0, text
     model = autoencoder.load(str(tmp_path / "run/export"), device="cpu")
     mean, std = model.encode_tensor(
-        autoencoder.from_uint8(script.white_pictures(open_source("emoji-sample", split="train"), SIDE))
+        autoencoder.from_uint8(script.model.white_pictures(open_source("emoji-sample", split="train"), SIDE))
     )
     assert model.vae.config.scaling_factor != 0.18215
     torch.testing.assert_close(mean.mean((0, 2, 3)), torch.zeros(CHANNELS), rtol=0, atol=5e-3)  # biases are fp16
@@ -406,7 +406,7 @@ def test_a_wrong_flag_is_said_before_anything_starts(flags, words, tmp_path, cap
 
 
 def test_the_shipped_preset_fits_its_place():
-    vae = script.create_vae(script.EMOJI)
+    vae = script.model.create_vae(script.config.EMOJI)
     assert sum(p.numel() for p in vae.parameters()) <= 3_200_000
     assert autoencoder.Autoencoder(vae).latent_shape == (24, 8, 8)
     assert not any("attentions" in name for name in vae.state_dict())

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 import tiny_models
-from families import FAMILIES, run_of
+from families import FAMILIES, PROJECT, run_of
 from loopback_hub import READ_ONLY, TOKEN, blob_id, loopback_hub, sha256
 
 from hub_models import store
@@ -564,8 +564,8 @@ def test_stock_code_opens_what_was_pushed(hub, published, exports, tmp_path, lib
     )
     lines = {stem: family.stock[library] for stem, family in FAMILIES.items() if family.library == library}
     asked = {stem: (line, published[stem]) for stem, line in lines.items()}
-    own = library == "huggingface_hub"  # no library has these architectures: its mixin opens our class
-    there = hub.python(code, tmp_path / "home", json.dumps(asked), cwd=None if own else tmp_path)
+    place = None if library == PROJECT else tmp_path  # where no code of ours is
+    there = hub.python(code, tmp_path / "home", json.dumps(asked), cwd=place)
     assert there.returncode == 0, there.stderr
     known: dict = {}
     exec(OPEN, known)

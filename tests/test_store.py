@@ -288,6 +288,9 @@ def test_a_bundled_autoencoder_is_a_part_and_its_whole_answers_for_it(tmp_path, 
     (whole / "vae" / "config.json").write_text('{"_class_name": "UNet2DModem"}')
     with pytest.raises(store.CheckpointError, match="vae/config.json is altered"):
         store.resolve("autoencoder", "emoji")
+    own = make_model(tmp_path / "autoencoder" / "vae-32")  # one that stands by itself, beside it
+    assert store.variants("autoencoder") == ["emoji", "vae-32"] and store.variants("text_to_image") == ["emoji"]
+    assert store.resolve("autoencoder", "vae-32") == own == store.whole_of(own)
 
 
 PUSH = """

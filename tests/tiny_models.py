@@ -198,6 +198,21 @@ def ddpm_folder(folder: Path | str, label_names=("a", "b")) -> Path:
     return Path(folder)
 
 
+def energy_folder(folder: Path | str, label_names=("a", "b")) -> Path:
+    """A folder of a random energy-based model of 16 × 16 pictures, which differ to it."""
+    from hub_models import energy as contract
+
+    torch.manual_seed(0)
+    network = contract.EnergyNetwork(len(label_names), 16, [4, 8], 1).eval()
+    for parameter in network.parameters():
+        parameter.data.mul_(3) if parameter.ndim > 1 else None
+    known = [float(number) for number in range(contract.QUANTILES)]
+    contract.save_folder(
+        folder, contract.EnergyModel(network, label_names=label_names, steps=3, energy_quantiles=known)
+    )
+    return Path(folder)
+
+
 def gan_folder(folder: Path | str, label_names=("a", "b"), kind: str = "style") -> Path:
     """A folder of a random GAN of 8 × 8 pictures with these labels."""
     from hub_models import gan as contract

@@ -295,7 +295,7 @@ def card_of(served: contract.GAN, cfg: GANConfig, train: Source) -> Card:
         title=f"{kind}, {side} px, {len(served.label_names)} classes",
         summary=f"A generative adversarial network that draws {side} × {side} pictures by class in one pass, trained "
         f"with the {cfg.loss} loss; its discriminator lies beside it. Training data: {train.facts.title}.",
-        library_name="huggingface_hub",
+        library_name="pytorch",
         pipeline_tag="unconditional-image-generation",
         tags=["pytorch", "gan", "unconditional-image-generation", "model_hub_mixin", "pytorch_model_hub_mixin"],
         parameters=served.parameters,

@@ -85,6 +85,16 @@ def per_class_accuracy(conf: np.ndarray) -> np.ndarray:
     return np.divide(np.diag(conf), total, out=np.full(len(conf), np.nan), where=total > 0)
 
 
+def auroc(higher: np.ndarray, lower: np.ndarray) -> float:
+    """The probability that a number of `higher` (N,) is above one of `lower` (M,); of equal ones, half. 0.5 is chance.
+
+    The area under the ROC curve: the Mann-Whitney statistic over N·M.
+    """
+    ranks = np.sort(np.asarray(lower, np.float64))
+    below, upto = (np.searchsorted(ranks, np.asarray(higher, np.float64), side) for side in ("left", "right"))
+    return float((below + upto).mean() / (2 * len(ranks)))
+
+
 def kernel_inception_distance(
     features_a: np.ndarray, features_b: np.ndarray, *, draws: int = 1000, seed: int = 0
 ) -> tuple[float, float, float]:

@@ -1,0 +1,3 @@
+from training.autoencoder import main
+
+main()
