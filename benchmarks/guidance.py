@@ -20,7 +20,7 @@ from hub_models import classifier, ddpm
 from hub_models.pictures import to_uint8
 from training import judges, metrics, results
 from training.data.sources import open_source
-from training.ddpm import picture_tensor
+from training.drawn import picture_tensor
 
 STEPS = 20
 UNTOLD, TOLD = "class not told", "class told"

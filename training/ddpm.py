@@ -14,6 +14,7 @@ Letters: B batch, R side of the picture in pixels, T training timesteps.
 """
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -21,19 +22,16 @@ from typing import Literal
 import numpy as np
 import torch
 from diffusers import DDPMScheduler, UNet2DModel
-from PIL import Image
 
 from hub_models import ddpm as contract
-from hub_models.pictures import frame
-from training import figures, judges, metrics
+from training import drawn, figures
 from training.config import TrainConfig, parse, require_resolution
-from training.data.captions import core
-from training.data.facts import facts_of
-from training.data.sources import Source, open_source
-from training.diffusion import diffusion_loss, held_out_loss, nearest_train_distance
+from training.data.sources import Source
+from training.diffusion import diffusion_loss, held_out_loss
+from training.drawn import clean_picture, picture_tensor
 from training.optim import Player
 from training.order import draw_seed
-from training.task import Card, Results, Task, by_label, opened_pair, run, some
+from training.task import Card, Results, Task, opened_pair, run
 
 STEM = "ddpm"
 
@@ -110,19 +108,6 @@ class NoisyPictures:
         return sample | {"clean": clean}
 
 
-def clean_picture(picture: Image.Image, resolution_px: int) -> torch.Tensor:
-    """A picture as the model sees it, (3, R, R) float32 in [-1, 1]: whole, in a white square."""
-    pixels = np.array(frame(picture, resolution_px))  # (R, R, 3)
-    return torch.from_numpy(pixels).permute(2, 0, 1).float() / 127.5 - 1
-
-
-def picture_tensor(source: Source, resolution_px: int, limit: int | None = None) -> torch.Tensor:
-    """The first `limit` pictures of a source, (N, 3, R, R); all of them by default."""
-    source.preload(resolution_px)
-    count = len(source) if limit is None else min(limit, len(source))
-    return torch.stack([clean_picture(source.picture(i), resolution_px) for i in range(count)])
-
-
 def create_unet(cfg: DDPMConfig, num_labels: int) -> UNet2DModel:
     """A stock UNet2DModel; with labels its class embedding has one more row, the last, for "no label"."""
     down = ["AttnDownBlock2D" if attention else "DownBlock2D" for attention in cfg.attention_levels]
@@ -186,14 +171,14 @@ def task_of(cfg: DDPMConfig) -> Task:
         )
         return error.mean(), {}
 
-    def drawn(served):
+    def sheet(served):
         labels = [row for row in range(len(label_names)) for _ in range(4)] or [None] * 16
         return figures.sheet(draw(served, labels, seed=0, steps=12), columns=8, zoom=2)
 
     return Task(
         stem=STEM, source=train, players=[Player(unet, loss)], samples=samples,
         served=lambda model: contract.DDPM(model, scheduler, **parts),
-        evaluate=lambda served: {"loss": held_out_loss(served.unet, scheduler, fixed, **read)}, draw=drawn,
+        evaluate=lambda served: {"loss": held_out_loss(served.unet, scheduler, fixed, **read)}, draw=sheet,
         save=lambda folder, served: contract.save_folder(
             folder, served.unet, scheduler, resolution_px=cfg.resolution, **parts
         ),
@@ -249,78 +234,14 @@ def card_of(served: contract.DDPM, cfg: DDPMConfig, train: Source) -> Card:
 def evaluate_checkpoint(
     name: str, dataset_name: str, *, columns: dict | None = None, judge: str | None = None, batch_size: int = 64
 ) -> Results:
-    """KID, held-out loss and distance to training pictures of a saved model, and whether its labels are obeyed.
-
-    kid_x1000: see `training.judges`, between pictures drawn with the label mix of validation and held-out pairs, and
-    those pictures. label_accuracy, named_label_accuracy: see `obeyed`. held_out_loss: see `training.diffusion`.
-    nearest_train_distance: median root mean square distance in [0, 1] pixels to the nearest training picture, beside
-    that of real held-out pictures; far below that would be copying.
-    columns: of `open_source`. judge: a classifier of the same data, in the place of ours, which know emoji alone; what
-    no judge knows is left out.
-    """
-    model, columns = contract.load(name), columns or {}
-    conditional = bool(model.label_names)
-    train = open_source(dataset_name, split="train", **columns)
-    wanted = [split for split in facts_of(dataset_name).evaluation_sets if split != "unseen_style"]
-    real_parts = [open_source(dataset_name, split=split, **columns) for split in wanted]
-    if conditional and train.label_names != model.label_names:
-        raise SystemExit(
-            f"{name} draws {some(model.label_names)}, but {dataset_name} has {some(train.label_names or ['no labels'])}"
-            ": name the data it was trained on with --dataset, and their column with --label_column"
-        )
-    jury = judges.of_own(judge, model.label_names) if judge else judges.load()
-    real = np.concatenate([contract.to_uint8(picture_tensor(part, model.resolution_px)) for part in real_parts])
-    labels = [int(v) for part in real_parts for v in part.labels] if conditional else [None] * len(real)
-    known = contract.to_uint8(picture_tensor(train, model.resolution_px))
-
-    order = np.random.default_rng(0).permutation(len(real))[:600]
-    drawn = shown = draw(model, [labels[row] for row in order], 1, batch_size=batch_size)
-    fixed, read = strata(real_parts[0], model.resolution_px, conditional)
-    results = Results("real pictures", hashes=[part.data_hash for part in real_parts])
-    if jury.know(train.facts, model.label_names):
-        jury.note_kid(results, drawn, real, known)
-        results.more["judges"] = jury.said
-        if conditional:
-            shown = obeyed(results, model, jury, train, real, labels, batch_size)
-    else:
-        what = "Whether labels are obeyed and how far drawn pictures are from real ones (KID)" if conditional else "KID"
-        results.left_out.append(f"{what} is left out: the judges know the classes of emoji alone; --judge names yours.")
-    results.metrics |= {
-        "held_out_loss": held_out_loss(model.unet, model.scheduler, fixed, **read),
-        "nearest_train_distance": nearest_train_distance(drawn, known),
-        "pictures": len(drawn),
-    }
-    results.baseline["nearest_train_distance"] = nearest_train_distance(real, known)
-    results.figures["samples"] = figures.sheet(shown[: 12 * max(8, len(model.label_names))], 12, zoom=2)
+    """What `drawn.measured` measures of a saved model, and its held-out loss (see `training.diffusion`)."""
+    model = contract.load(name)
+    results, parts = drawn.measured(
+        name, model, functools.partial(draw, model, batch_size=batch_size), dataset_name, columns, judge
+    )
+    fixed, read = strata(parts[0], model.resolution_px, bool(model.label_names))
+    results.metrics["held_out_loss"] = held_out_loss(model.unet, model.scheduler, fixed, **read)
     return results
-
-
-def obeyed(results: Results, model: contract.DDPM, jury: judges.Judges, train: Source, real: np.ndarray,
-           real_labels: Sequence, batch_size: int) -> np.ndarray:  # fmt: skip
-    """Note whether the judges see the labels that were asked for; a dozen pictures of each come back, (N, R, R, 3).
-
-    label_accuracy: the share of drawn pictures that the classifier takes for the label asked for.
-    named_label_accuracy: the share in which the captioner names a thing of that label first. The baseline is the same
-    for real held-out pictures at this resolution.
-    """
-    names = model.label_names
-    rows = np.repeat(np.arange(len(names)), 25)
-    pictures = draw(model, rows.tolist(), 2, batch_size=batch_size)
-    for kept, images, labels in ((results.metrics, pictures, rows), (results.baseline, real, real_labels)):
-        asked, said = np.array([names[label] for label in labels]), np.array(jury.classes(images))
-        kept["label_accuracy"] = float((said == asked).mean())
-        if jury.captioner:
-            of = {core(name): names[label] for name, label in zip(train.column("name"), train.labels, strict=True)}
-            named = np.array(jury.classes_by_name(images, of))
-            kept["named_label_accuracy"] = float((named == asked).mean())
-        if kept is results.metrics:  # what is taken for a class that wasn't asked for counts for none
-            ids = np.array([names.index(one) if one in names else -1 for one in said])
-            seen = ids >= 0
-            confusion = metrics.confusion_matrix(ids[seen], rows[seen], len(names))
-            right = [float((ids[rows == row] == row).mean()) for row in range(len(names))]
-    results.per_class["label_accuracy"] = by_label(names, right)
-    results.curves["confusion"] = confusion.tolist()
-    return np.concatenate([pictures[rows == row][:12] for row in range(len(names))])  # a row a class
 
 
 if __name__ == "__main__":
