@@ -17,7 +17,7 @@ from hub_models.documents import read_object
 from hub_models.publish import paths
 from training import publish
 
-STEMS = ("autoencoder", "captioning", "classifier", "clip", "ddpm", "segmentation", "text_to_image")
+STEMS = ("autoencoder", "captioning", "classifier", "clip", "ddpm", "segmentation", "text_to_image", "tokens")
 COLUMNS = ("dataset_config_name", "image_column", "label_column", "caption_column", "reduce_labels")
 
 
@@ -28,11 +28,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--dataset", help="as --dataset_name of the training scripts (default: what it was trained on)")
     for name in COLUMNS[:-1]:
         parser.add_argument(f"--{name}", help="as in the training scripts (default: as in its training on these data)")
-    parser.add_argument("--judge", metavar="MODEL", help="ddpm: a classifier of the same data that looks at the drawn")
+    parser.add_argument(
+        "--judge", metavar="MODEL", help="ddpm, tokens: a classifier of the same data that looks at the drawn"
+    )
     parser.add_argument("--output", type=Path, help="where to write results.json (default: build/results/)")
     parser.add_argument("--record", action="store_true", help="also write it into the checkpoint's folder and card")
     args = parser.parse_args(argv)
-    for name, has_it in (("judge", args.stem == "ddpm"), ("caption_column", args.stem != "segmentation")):
+    for name, has_it in (("judge", args.stem in ("ddpm", "tokens")), ("caption_column", args.stem != "segmentation")):
         if getattr(args, name) and not has_it:
             parser.error(f"--{name} is nothing that {args.stem} is measured by")
 
