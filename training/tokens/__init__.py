@@ -52,13 +52,13 @@ class TokensConfig(TrainConfig):
     tokenizer_name_or_path: str | None = None  # folder or Hub id of a VQ-VAE whose codes are learned; None: a palette
     vocabulary: int = 64  # K: colours of the palette, or codes of a VQ-VAE that is trained
     # VQ-VAE
-    block_out_channels: tuple[int, ...] = (32, 48, 80)  # finest first; n of them reduce by 2**(n - 1)
-    norm_num_groups: int = 16
+    block_out_channels: tuple[int, ...] = (24, 40, 56)  # finest first; n of them reduce by 2**(n - 1)
+    norm_num_groups: int = 8
     code_dim: int = 8  # numbers of a code
     commitment: float = 0.25  # weight of what draws latents to their codes
     # GPT-2 and PixelCNN
     width: int = 160
-    layers: int = 5
+    layers: int = 4
     heads: int = 5  # of GPT-2's attention
     kernel_size: int = 5  # of PixelCNN, odd
     dropout: float = 0.1  # of GPT-2
@@ -174,7 +174,8 @@ def task_of(cfg: TokensConfig) -> Task:
     alphabet = start.alphabet
 
     def loss(model, batch):
-        symbols = alphabet.encode(batch["picture"]).to(batch["label"])  # (B, N)
+        with torch.autocast(batch["picture"].device.type, enabled=False):  # the symbols that are drawn later on
+            symbols = alphabet.encode(batch["picture"]).to(batch["label"])  # (B, N)
         logits = contract.logits_of(model, contract.sequence(symbols, batch["label"], alphabet.size), alphabet.size)
         return torch.nn.functional.cross_entropy(logits.flatten(0, 1), symbols.flatten()), {}
 

@@ -57,7 +57,7 @@ def evaluate_checkpoint(
 ) -> Results:
     """What `drawn.measured` measures of a saved model, its bits per dimension per set, and its time for a picture.
 
-    bits_per_dimension: see `Tokens.bits_per_dimension`; beside it, of symbols that know their place alone (`by_place`).
+    bits_per_dimension: see `Tokens.bits_per_dimension`; bits_per_dimension_by_place: see `bits_by_place`.
     seconds_per_picture: of one that is drawn alone. completed: real pictures, and what becomes of their upper halves.
     Of a VQ-VAE alone: see `vq.measured`; the baseline is the mean colour of each patch.
     """
@@ -70,8 +70,8 @@ def evaluate_checkpoint(
     )
     train = open_source(dataset_name, split="train", **(columns or {}))
     for split, part in zip(sets_of(dataset_name), parts, strict=True):
-        by_place = {"bits_per_dimension": bits_by_place(model, train, part)}
-        results.note(split, {"bits_per_dimension": mean_bits(model, part)}, by_place)
+        results.metrics[f"{split}/bits_per_dimension"] = mean_bits(model, part)
+        results.metrics[f"{split}/bits_per_dimension_by_place"] = bits_by_place(model, train, part)
     began = time.perf_counter()
     draw(model, [0], 3)
     results.metrics["seconds_per_picture"] = time.perf_counter() - began

@@ -26,9 +26,9 @@ class Quantised(torch.nn.Module):
 
         The decoder reads the codes; its gradient passes straight through them to the encoder (§3.2 of the paper).
         """
-        latents = self.vq.encode(pictures).latents.permute(0, 2, 3, 1).float()  # (B, h, w, D)
-        table = self.vq.quantize.embedding
-        which = torch.cdist(latents.detach().flatten(0, 2), table.weight.detach()).argmin(1).view(latents.shape[:3])
+        latents, table = self.vq.encode(pictures).latents.permute(0, 2, 3, 1).float(), self.vq.quantize.embedding
+        with torch.no_grad(), torch.autocast(pictures.device.type, enabled=False):  # or the nearest is another one
+            which = torch.cdist(latents.flatten(0, 2), table.weight).argmin(1).view(latents.shape[:3])  # (B, h, w)
         nearest = table(which)  # (B, h, w, D)
         passed = latents + (nearest - latents).detach()
         picture = self.vq.decode(passed.permute(0, 3, 1, 2), force_not_quantize=True).sample
