@@ -341,3 +341,8 @@ def test_both_stages_and_a_pixelcnn_killed_resumed_exported_and_measured(tmp_pat
     assert len(tokens.load(str(tmp_path / "gpt/export"), "cpu").label_names) == 12
     found = evaluate_checkpoint(str(tmp_path / "vq/export"), "emoji-sample")
     assert {"validation/psnr", "heldout_pairs/codes_used", "validation/perplexity"} <= found.metrics.keys()
+    usage = json.loads((tmp_path / "gpt/export/run.json").read_text())["usage"]
+    known = {"torch": torch}
+    exec(usage.replace("org/name", str(tmp_path / "gpt/export")), known)  # what the card says, by stock classes alone
+    assert known["symbols"].shape == (1, 16) and known["symbols"].max() < 16
+    assert known["vq"].config.num_vq_embeddings == 16

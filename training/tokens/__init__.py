@@ -5,7 +5,7 @@
     python -m training.tokens --preset pixels --output_dir runs/tokens-pixels                   # iGPT: no VQ-VAE, 16 px
     python -m training.tokens --preset pixelcnn --output_dir runs/tokens-pixelcnn               # masked convolutions
 
-van den Oord et al. 2017 (VQ-VAE), Ramesh et al. 2021 (DALL·E: a transformer over codes, after what is asked for),
+van den Oord et al. 2017 (VQ-VAE), Ramesh et al. 2021 (DALL·E: a transformer over codes, after what is asked for, here a class),
 Chen et al. 2020 (iGPT), van den Oord et al. 2016 (PixelCNN), Ho & Salimans 2022 (classifier-free guidance).
 
 Letters: B batch, R side of the picture in pixels, N symbols of a picture out of K.
@@ -81,18 +81,19 @@ VQ = TokensConfig(
 )  # fmt: skip
 GPT = dataclasses.replace(
     VQ, output_dir="runs/tokens-gpt", model="gpt2", tokenizer_name_or_path="runs/tokens-vq/export",
-    train_batch_size=64, ema_decay=0.999, max_train_steps=6000,
+    train_batch_size=64, ema_decay=0.999, max_train_steps=7000,
 )  # fmt: skip
 PIXELS = dataclasses.replace(
     GPT, output_dir="runs/tokens-pixels", tokenizer_name_or_path=None, resolution=16, vocabulary=64, shift_px=1,
-    train_batch_size=32,
+    train_batch_size=16, max_train_steps=2400,
 )  # fmt: skip
 PRESETS = {
     "vq": VQ,
     "gpt": GPT,
     "pixels": PIXELS,
     "pixelcnn": dataclasses.replace(
-        PIXELS, output_dir="runs/tokens-pixelcnn", model="pixelcnn", width=64, layers=8, heads=1, dropout=0.0
+        PIXELS, output_dir="runs/tokens-pixelcnn", model="pixelcnn", width=64, layers=8, heads=1, dropout=0.0,
+        train_batch_size=32, max_train_steps=3500,
     ),
     "tiny": dataclasses.replace(
         PIXELS, dataset_name="emoji-sample", resolution=8, vocabulary=16, width=16, layers=2, heads=2,
@@ -123,8 +124,10 @@ class Pictures:
 
 def palette_of(source: Source, cfg: TokensConfig) -> contract.Palette:
     """The K colours that come nearest to the pixels of a source: PIL's median cut, and k-means from there."""
-    some = to_uint8(picture_tensor(source, cfg.resolution, limit=1024))  # (N, R, R, 3); the sources are shuffled
-    image = Image.fromarray(some.reshape(-1, cfg.resolution, 3))
+    source.preload(cfg.resolution)
+    spread = range(0, len(source), max(1, len(source) // 1024))
+    shown = torch.stack([clean_picture(source.picture(index), cfg.resolution) for index in spread])  # (N, 3, R, R)
+    image = Image.fromarray(to_uint8(shown).reshape(-1, cfg.resolution, 3))
     found = image.quantize(cfg.vocabulary, Image.Quantize.MEDIANCUT, kmeans=1).getpalette("RGB") or []
     return contract.Palette(np.reshape(found, (-1, 3))[: cfg.vocabulary].tolist(), cfg.resolution)
 
