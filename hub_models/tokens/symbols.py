@@ -63,8 +63,8 @@ class Codes:
 
     @torch.no_grad()
     def encode(self, x: torch.Tensor) -> torch.Tensor:
-        """The code nearest to each latent of x (B, 3, R, R) in [-1, 1]: (B, N) int64."""
-        latents = self.vq.encode(x.to(self.vq.device)).latents  # (B, D, h, w)
+        """The code nearest to each latent of x (B, 3, R, R) in [-1, 1]: (B, N) int64. The model goes where x is."""
+        latents = self.vq.to(x.device).encode(x).latents  # (B, D, h, w)
         return self.vq.quantize(latents.float())[2][2].view(len(x), -1)
 
     @torch.no_grad()
