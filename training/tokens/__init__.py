@@ -29,7 +29,7 @@ from training import figures
 from training.config import TrainConfig, parse, require_resolution
 from training.data.sources import Source
 from training.drawn import clean_picture, picture_tensor
-from training.optim import Player
+from training.optim import Player, slower
 from training.task import Card, Task, opened_pair, run, some, with_model
 from training.tokens import vq
 from training.tokens.evaluation import draw, mean_bits
@@ -57,6 +57,7 @@ class TokensConfig(TrainConfig):
     block_out_channels: tuple[int, ...] = (24, 40, 56)  # finest first; n of them reduce by 2**(n - 1)
     norm_num_groups: int = 8
     code_dim: int = 8  # numbers of a code
+    code_lr_scale: float = 10.0  # learning rate of the codes, times that of the rest: they have to keep up with latents
     commitment: float = 0.25  # weight of what draws latents to their codes
     # GPT-2 and PixelCNN
     width: int = 160
@@ -200,7 +201,8 @@ def task_of(cfg: TokensConfig) -> Task:
 def vq_task(cfg: TokensConfig, train: Source, held_out: Source) -> Task:
     """That of a VQ-VAE, fresh or of a checkpoint."""
     start = contract.load_codes(cfg.base, device="cpu").vq if cfg.pretrained_model_name_or_path else vq.create_vq(cfg)
-    start.requires_grad_(True).train()
+    module = vq.Quantised(start.requires_grad_(True).train())
+    groups = slower(module, start.quantize, cfg, lr_scale=cfg.code_lr_scale, weight_decay=0.0)
     shown = to_uint8(picture_tensor(held_out, cfg.resolution, limit=256))
 
     def loss(model, batch):
@@ -211,7 +213,7 @@ def vq_task(cfg: TokensConfig, train: Source, held_out: Source) -> Task:
         return figures.sheet(np.concatenate([shown[:16], back]), columns=len(back), zoom=2)
 
     return Task(
-        stem=STEM, source=train, players=[Player(vq.Quantised(start), loss)], samples=Pictures(train, cfg),
+        stem=STEM, source=train, players=[Player(module, loss, groups)], samples=Pictures(train, cfg),
         served=lambda model: contract.Codes(model.vq, cfg.resolution),
         evaluate=lambda served: vq.measured(served, shown), draw=sheet, save=contract.save_codes,
         card=lambda served: vq.card_of(served, train),
