@@ -50,7 +50,7 @@ def vq_loss(model, pictures: torch.Tensor, table: torch.Tensor, commitment: floa
     anchors = latents.detach().flatten(0, 2)[places]  # (K, D)
     revive = ((table - anchors).square().mean(-1) * ~used).mean()
     loss = error.abs().mean() + 2 * error.square().mean() + distance.mean() + revive + commitment * commit
-    return loss, {"l1": error.abs().mean(), "commit": commit, "codes_used": used.float().mean()}
+    return loss, {"l1": error.detach().abs().mean(), "commit": commit.detach(), "codes_used": used.float().mean()}
 
 
 def create_vq(cfg) -> VQModel:
