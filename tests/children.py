@@ -14,7 +14,18 @@ from pathlib import Path
 
 import torch
 
-STEMS = ("autoencoder", "captioning", "classifier", "clip", "ddpm", "energy", "gan", "segmentation", "text_to_image")
+STEMS = (
+    "autoencoder",
+    "captioning",
+    "classifier",
+    "clip",
+    "ddpm",
+    "energy",
+    "gan",
+    "segmentation",
+    "text_to_image",
+    "tokens",
+)
 PRELOAD = ["pytest", "datasets", "matplotlib.figure", "sklearn.mixture", "training.evaluate"]
 PRELOAD += [f"training.{stem}" for stem in STEMS]
 

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torchvision.transforms.functional import to_pil_image
 
-from hub_models import autoencoder, captioning, classifier, clip, ddpm, energy, gan, segmentation, text_to_image
+from hub_models import autoencoder, captioning, classifier, clip, ddpm, energy, gan, segmentation, text_to_image, tokens
 
 HELD_OUT = ("heldout_pairs", "validation")
 T = 500  # of what takes noise away
@@ -112,6 +112,12 @@ def denoised(ours, theirs, x: torch.Tensor) -> tuple:
 def played(ours, theirs, x: torch.Tensor) -> tuple:
     z, noise = ours.latents(range(len(x))).split([theirs.z_dim, theirs.noise_dim], 1)
     return tuple(generator(z, noise, torch.arange(len(x)) % 2) for generator in (ours.model, theirs))
+
+
+def next_tokens(ours, theirs, x: torch.Tensor) -> tuple:
+    symbols = ours.alphabet.encode(x)
+    read = tokens.sequence(symbols, torch.tensor([0, ours.null_label]), ours.alphabet.size)
+    return tokens.logits_of(ours.model, read, ours.alphabet.size), theirs(read).logits[..., : ours.alphabet.size]
 
 
 def captioned(ours, picture: Image.Image) -> bytes:
@@ -278,5 +284,15 @@ FAMILIES = {
         )
         | {"held_out_loss", "nearest_train_distance"},
         parts={"--vae_name_or_path": "autoencoder", "--clip_name_or_path": "clip"},
+    ),
+    "tokens": Family(
+        contract=tokens,
+        save=tiny_models.tokens_folder,
+        again=lambda ours, folder: tokens.save_folder(folder, ours),
+        stock={"transformers": "from transformers import GPT2LMHeadModel as C; model = C.from_pretrained(name)"},
+        alike=next_tokens,
+        metrics=names(HELD_OUT, "bits_per_dimension")
+        | {"nearest_train_distance", "label_accuracy", "named_label_accuracy", "seconds_per_picture"},
+        knows=lambda ours: len(ours.label_names) == 12,
     ),
 }

@@ -224,6 +224,30 @@ def gan_folder(folder: Path | str, label_names=("a", "b"), kind: str = "style") 
     return Path(folder)
 
 
+def tokens(model: str = "gpt2", codes: bool = True, label_names=("a", "b")):
+    """A random model over 16 symbols of 8 × 8 pictures: "gpt2" or "pixelcnn", over a VQ-VAE's codes or a palette."""
+    from hub_models import tokens as contract
+    from training import tokens
+
+    torch.manual_seed(0)
+    cfg = dataclasses.replace(tokens.PRESETS["tiny"], model=model)
+    colours = torch.randint(256, (cfg.vocabulary, 3)).tolist()
+    alphabet = contract.Palette(colours, 8) if not codes else contract.Codes(tokens.vq.create_vq(cfg).eval(), 8)
+    if codes:
+        alphabet.vq.quantize.embedding.weight.data.normal_()
+    made = tokens.create_model(cfg, alphabet, len(label_names)).eval()
+    _loud(made)
+    return contract.Tokens(made, alphabet, label_names=label_names, guidance_scale=2.0)
+
+
+def tokens_folder(folder: Path | str) -> Path:
+    """A folder of a random GPT-2 over the codes of a random VQ-VAE."""
+    from hub_models import tokens as contract
+
+    contract.save_folder(Path(folder), tokens())
+    return Path(folder)
+
+
 def classifier(folder: Path | str, label_names=("a", "b", "c")) -> Path:
     """A folder of a random ViT for 32 × 32 pictures."""
     torch.manual_seed(0)
@@ -444,7 +468,8 @@ def _loud(model: torch.nn.Module) -> None:
         bias = getattr(module, "bias", None)
         if isinstance(bias, torch.nn.Parameter):
             bias.normal_(std=0.3)
-    model.tie_weights()
+    if tie := getattr(model, "tie_weights", None):
+        tie()
 
 
 def timm_backbone(folder: Path | str) -> Path:

@@ -3,6 +3,7 @@
 Letters: N pictures, R pixels a side.
 """
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -20,6 +21,7 @@ from training.task import Results, by_label, some
 
 Draw = Callable[[Sequence, int], np.ndarray]  # (labels, seed) → uint8 (N, R, R, 3)
 EACH = 25  # pictures of each label whose labels are looked at
+TIMED = 5
 
 
 def clean_picture(picture: Image.Image, resolution_px: int) -> torch.Tensor:
@@ -84,7 +86,7 @@ def measure(results: Results, exam: Exam, drawn: np.ndarray, draw: Draw) -> np.n
     kid_x1000, precision, recall, label_accuracy, named_label_accuracy: by the judges, see `judges.note_kid`,
     `note_coverage` and `note_labels`; what no judge knows is left out. nearest_train_distance: median root mean square
     distance in [0, 1] pixels to the nearest training picture, beside that of real held-out pictures; far below that
-    would be copying.
+    would be copying. seconds_per_picture: the median of TIMED that are drawn alone.
     """
     shown, names = drawn, exam.label_names
     if exam.jury.know(exam.train.facts, names):
@@ -98,7 +100,14 @@ def measure(results: Results, exam: Exam, drawn: np.ndarray, draw: Draw) -> np.n
         results.left_out.append(f"{what} is left out: the judges know the classes of emoji alone; --judge names yours.")
     results.metrics |= {"nearest_train_distance": nearest_train_distance(drawn, exam.known), "pictures": len(drawn)}
     results.baseline["nearest_train_distance"] = nearest_train_distance(exam.real, exam.known)
+    results.metrics["seconds_per_picture"] = float(np.median([seconds_of(draw, exam, k) for k in range(TIMED)]))
     return shown
+
+
+def seconds_of(draw: Draw, exam: Exam, seed: int) -> float:
+    began = time.perf_counter()
+    draw(exam.asked[:1], seed)
+    return time.perf_counter() - began
 
 
 def note_coverage(results: Results, exam: Exam, drawn: np.ndarray) -> None:

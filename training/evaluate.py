@@ -17,7 +17,18 @@ from hub_models.documents import read_object
 from hub_models.publish import paths
 from training import publish
 
-STEMS = ("autoencoder", "captioning", "classifier", "clip", "ddpm", "energy", "gan", "segmentation", "text_to_image")
+STEMS = (
+    "autoencoder",
+    "captioning",
+    "classifier",
+    "clip",
+    "ddpm",
+    "energy",
+    "gan",
+    "segmentation",
+    "text_to_image",
+    "tokens",
+)
 COLUMNS = ("dataset_config_name", "image_column", "label_column", "caption_column", "reduce_labels")
 
 
@@ -29,13 +40,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name in COLUMNS[:-1]:
         parser.add_argument(f"--{name}", help="as in the training scripts (default: as in its training on these data)")
     parser.add_argument(
-        "--judge", metavar="MODEL", help="ddpm, energy, gan: a classifier of the same data that looks at the drawn"
+        "--judge",
+        metavar="MODEL",
+        help="ddpm, energy, gan, tokens: a classifier of the same data that looks at the drawn",
     )
     parser.add_argument("--output", type=Path, help="where to write results.json (default: build/results/)")
     parser.add_argument("--record", action="store_true", help="also write it into the checkpoint's folder and card")
     args = parser.parse_args(argv)
     for name, has_it in (
-        ("judge", args.stem in ("ddpm", "energy", "gan")),
+        ("judge", args.stem in ("ddpm", "energy", "gan", "tokens")),
         ("caption_column", args.stem != "segmentation"),
     ):
         if getattr(args, name) and not has_it:

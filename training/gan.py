@@ -14,7 +14,6 @@ Letters: B batch, R side of the picture in pixels, Z and N numbers that a pictur
 """
 
 import dataclasses
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -36,7 +35,6 @@ from training.task import Card, Results, Task, opened_pair, run
 STEM = "gan"
 Loss = Literal["relativistic", "non-saturating", "minimax"]
 FIXED = 512  # pictures that a validation draws, at most
-TIMED = 20  # pictures drawn one by one for the time of one
 
 
 @dataclass(frozen=True)
@@ -316,7 +314,7 @@ def evaluate_checkpoint(
 ) -> Results:
     """What `drawn.measure` says of a saved model, how well its discriminator tells, and the seconds a picture takes.
 
-    told_apart: see `told_apart`, of held-out pictures. seconds_per_picture: the median of TIMED pictures drawn alone.
+    told_apart: see `told_apart`, of held-out pictures.
     columns, judge: see `drawn.exam_of`.
     """
     model = contract.load(name)
@@ -331,12 +329,6 @@ def evaluate_checkpoint(
         real = torch.cat([picture_tensor(part, model.resolution_px) for part in exam.held_out])
         made = paint(model, exam.labels, 3, batch_size=batch_size)
         results.metrics["told_apart"] = told_apart(model, real, made, np.array(exam.labels))
-    seconds = []
-    for seed in range(TIMED):
-        began = time.perf_counter()
-        model.draw([seed % len(model.label_names)], [seed])
-        seconds.append(time.perf_counter() - began)
-    results.metrics["seconds_per_picture"] = float(np.median(seconds))
     results.figures["samples"] = figures.sheet(shown[: 12 * max(8, len(model.label_names))], 12, zoom=2)
     return results
 

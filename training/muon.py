@@ -8,7 +8,7 @@ Kernels of convolutions count as matrices (out, in · kh · kw). Liu et al. 2025
 import torch
 
 NEWTON_SCHULZ = ((3.4445, -4.7750, 2.0315),) * 5  # coefficients a, b, c of each iteration (Jordan 2024)
-NOT_HIDDEN = ("embed", "position", "token", "conv_in", "conv_out", "quant_conv", "head", "classifier")
+NOT_HIDDEN = ("embed", "position", "token", "conv_in", "conv_out", "quant_conv", "wte", "wpe", "head", "classifier")
 
 
 class Muon(torch.optim.AdamW):

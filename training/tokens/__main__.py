@@ -1,0 +1,3 @@
+from training.tokens import main
+
+main()
