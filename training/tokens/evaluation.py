@@ -58,7 +58,8 @@ def evaluate_checkpoint(
     """What `drawn.measure` says of a saved model, and its bits per dimension per set.
 
     bits_per_dimension: see `Tokens.bits_per_dimension`; bits_per_dimension_by_place: see `bits_by_place`.
-    completed: real pictures, and what becomes of their upper halves. Of a VQ-VAE alone: see `vq.measured`; the baseline is the mean colour of each patch.
+    completed: real pictures, and what becomes of their upper halves. Of a VQ-VAE alone: see `vq.measured`; the baseline
+    is the mean colour of each patch.
     """
     folder = store.resolve("tokens", name)
     if read_object(folder / "config.json").get("_class_name") == "VQModel":
