@@ -17,6 +17,7 @@ Letters: C width of a block, N tokens.
 """
 
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 import transformers
@@ -97,6 +98,7 @@ def as_transformers(vit: torch.nn.Module, side_px: int) -> tuple[dict, dict[str,
 
     Positions are resampled to the new grid. Raises SystemExit for a model that is no plain ViT with a class token.
     """
+    vit = cast(Any, vit)
     plain = isinstance(vit, VisionTransformer) and vit.num_prefix_tokens == 1 and vit.pos_embed is not None
     kept = {name: value for name, value in vit.state_dict().items() if not name.startswith(("head.", "fc_norm."))}
     known = ("pos_embed", "cls_token", "patch_embed.proj.", "blocks.", "norm.")

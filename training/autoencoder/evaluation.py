@@ -1,17 +1,19 @@
 """What is measured of an autoencoder, and what its card says."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 
 from hub_models import autoencoder as contract
-from training import figures, judges, metrics
+from training import figures, metrics
 from training.autoencoder import codes
 from training.autoencoder.config import AutoencoderConfig
 from training.autoencoder.model import batches, reconstruct, white_pictures
 from training.data.facts import facts_of
 from training.data.sources import Source, open_source
+from training.drawn import exam_of, measure
 from training.order import draw_seed
 from training.task import Card, Results
 
@@ -123,31 +125,16 @@ def note_bound(results: Results, model: contract.Autoencoder, source: Source) ->
 
 
 def note_drawn(results: Results, model: contract.Autoencoder, dataset_name: str, columns: dict) -> None:
-    """Note how far drawn pictures are from real ones, and whether they show the label asked for; see `judges`.
-
-    kid_x1000 is of pictures from the Gaussians of labels, in the mix of validation and held-out pairs.
-    """
+    """Note what `drawn.measure` says of pictures from the Gaussians of labels."""
     names = list(model.space.label_names) if model.space else []
-    train = open_source(dataset_name, split="train", **columns)
-    wanted = [split for split in facts_of(dataset_name).evaluation_sets if split != "unseen_style"]
-    parts = [open_source(dataset_name, split=split, **columns) for split in wanted]
-    jury = judges.load()
-    if not jury.know(train.facts, names):
-        results.left_out.append("What it draws is measured by no one: the judges know the classes of emoji alone.")
-        return
-    real = np.concatenate([white_pictures(part, model.resolution_px) for part in parts])
-    labels = [int(label) for part in parts for label in part.labels]
+    exam = exam_of(model.name, dataset_name, names, model.resolution_px, columns, None)
 
-    def draw(rows: list[int], seed: int = 2) -> np.ndarray:
+    def draw(rows: Sequence, seed: int) -> np.ndarray:
         seeds = [draw_seed("draw", seed, at) for at in range(len(rows))]
         parts = [model.sample(rows[at : at + 64], seeds[at : at + 64]) for at in range(0, len(rows), 64)]
         return contract.to_uint8(torch.cat(parts))
 
-    order = np.random.default_rng(0).permutation(len(real))[:600]
-    jury.note_kid(results, draw([labels[row] for row in order], 1), real, white_pictures(train, model.resolution_px))
-    results.more["judges"] = jury.said
-    shown = jury.note_labels(results, draw, names, train, real, labels)
-    results.figures["samples"] = figures.sheet(shown, 12, zoom=2)
+    results.figures["samples"] = figures.sheet(measure(results, exam, draw(exam.asked, 1), draw), 12, zoom=2)
 
 
 def scores_of(made: np.ndarray, pictures: np.ndarray) -> tuple[dict[str, float], np.ndarray]:

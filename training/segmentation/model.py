@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any, cast
 
 import segmentation_models_pytorch as smp
 import torch
@@ -78,9 +79,8 @@ def _swin(args: dict, classes: int, side_px: int, tower: Path | None) -> UperNet
 
 def _timm(args: dict, classes: int, folder: Path) -> UperNetForSemanticSegmentation:
     """A UPerNet on a trained backbone of timm: its maps at 1/4, 1/8, 1/16 and 1/32 of the picture."""
-    tower = _timm_tower(folder)
-    kind = tower.pretrained_cfg["architecture"]
-    strides = [entry["reduction"] for entry in tower.feature_info]
+    tower, kind = _timm_tower(folder)
+    strides = [entry["reduction"] for entry in cast(Any, tower).feature_info]
     if any(stride not in strides for stride in (4, 8, 16, 32)):
         raise SystemExit(
             f"--tower_name_or_path {folder}: {kind} has maps at strides {strides}; 4, 8, 16 and 32 are needed"
@@ -99,8 +99,7 @@ def _unet(args: dict, classes: int, tower: Path | None) -> smp.Unet:
     depth = len(args["decoder_channels"])
     if tower is None:
         return smp.Unet(encoder_weights=None, classes=classes, encoder_depth=depth, **args)
-    begun = _timm_tower(tower)
-    kind = begun.pretrained_cfg["architecture"]
+    begun, kind = _timm_tower(tower)
     args = args | {"encoder_name": f"tu-{kind}"}
     try:
         model = smp.Unet(encoder_weights=None, classes=classes, encoder_depth=depth, **args)
@@ -113,13 +112,14 @@ def _unet(args: dict, classes: int, tower: Path | None) -> smp.Unet:
     return model
 
 
-def _timm_tower(folder: Path) -> torch.nn.Module:
-    """The classifier of timm in a folder. Raises SystemExit for a folder of another library."""
+def _timm_tower(folder: Path) -> tuple[torch.nn.Module, str]:
+    """The classifier of timm in a folder, and its architecture. Raises SystemExit for a folder of another library."""
     if not is_timm(folder):
         raise SystemExit(
             f"--tower_name_or_path {folder}: a U-Net and a DPT begin as a classifier of timm, which it isn't"
         )
-    return classifier.load(folder, device="cpu").model
+    tower: Any = classifier.load(folder, device="cpu").model
+    return tower, tower.pretrained_cfg["architecture"]
 
 
 def _begin_as(backbone: torch.nn.Module, tower: torch.nn.Module, folder: Path, kind: str) -> None:
@@ -138,7 +138,7 @@ def _dpt(args: dict, classes: int, side_px: int, tower: Path | None = None) -> D
     tower: folder of a ViT of timm that its ViT begins as; None = a fresh one of `args`.
     """
     args = args | {"num_labels": classes, "use_auxiliary_head": False}
-    begun, weights = as_transformers(_timm_tower(tower), side_px) if tower else ({}, {})
+    begun, weights = as_transformers(_timm_tower(tower)[0], side_px) if tower else ({}, {})
     args |= begun
     args.pop("image_size", None)
     factors = [args["patch_size"] / stride for stride in (4, 8, 16, 32)]

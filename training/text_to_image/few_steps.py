@@ -55,8 +55,8 @@ def student_of(teacher: contract.TextToImage) -> contract.TextToImage:
     parts = teacher.pipe.components | {"unet": unet, "scheduler": few_step_scheduler(teacher.pipe.scheduler)}
     pipe = StableDiffusionPipeline(**parts, requires_safety_checker=False)
     scale = min(teacher.default_guidance, MAX_GUIDANCE)
-    own = {"guidance_scale": scale, "max_guidance": MAX_GUIDANCE, "default_steps": 4, "default_sampler": "lcm"}
-    own |= {"resolution_px": teacher.resolution_px}
+    own: dict = {"guidance_scale": scale, "max_guidance": MAX_GUIDANCE, "default_steps": 4, "default_sampler": "lcm"}
+    own["resolution_px"] = teacher.resolution_px
     return contract.TextToImage(pipe.to(teacher.device), name="in training", **(teacher.extra | own))
 
 
