@@ -3,8 +3,6 @@
     python -m training.energy --output_dir runs/energy --mixed_precision bf16
     python -m training.energy --dataset_name my_pictures --output_dir runs/my-energy
 
-Cost and scores of the shipped weights stand in their card (hub_models/weights/energy/emoji-32/README.md).
-
 The gradient of -log p(x|y) lowers the energy of a training picture and raises that of a picture of the model's own
 (contrastive divergence; Hinton 2002). The latter come from chains that go on for the whole training, in a replay
 buffer of which a twentieth begins anew each time (Tieleman 2008; Du & Mordatch 2019, algorithm 1). One output per class

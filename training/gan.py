@@ -5,8 +5,6 @@
     python -m training.gan --loss minimax --gradient_penalty 0 --output_dir runs/gan-2014
     python -m training.gan --pretrained_model_name_or_path dcgan-32 --dataset_name my_pictures --output_dir runs/my-gan
 
-Cost and scores of shipped weights stand in their card (hub_models/weights/gan/dcgan-32/README.md).
-
 Goodfellow et al. 2014 (minimax and non-saturating loss), Jolicoeur-Martineau 2018 (relativistic), Mescheder et al. 2018
 (R1 and R2), Huang et al. 2024 (R3GAN: the latter two together are enough), Zhao et al. 2020 (augmentation).
 

@@ -5,8 +5,6 @@
     python -m training.tokens --preset pixels --output_dir runs/tokens-pixels                   # iGPT: no VQ-VAE, 16 px
     python -m training.tokens --preset pixelcnn --output_dir runs/tokens-pixelcnn               # masked convolutions
 
-Cost and scores of shipped weights stand in their cards (hub_models/weights/tokens/*/README.md).
-
 van den Oord et al. 2017 (VQ-VAE), Ramesh et al. 2021 (DALL·E: codes after what is asked for, which is a class here),
 Chen et al. 2020 (iGPT), van den Oord et al. 2016 (PixelCNN), Ho & Salimans 2022 (classifier-free guidance).
 
