@@ -22,7 +22,7 @@ from training.loop import plain_attention
 GRID = 8  # times that LCMScheduler chooses among: 1, 2, 4 steps take [999], [999, 499], [999, 749, 499, 249] of 1,000
 GUIDANCE_WIDTH = 256  # W
 MAX_GUIDANCE = 8.0  # it is shown guidance from 1 up to this
-HALVINGS = (1.0, 4.0)  # a at the first step and at the last: a time t learns from r = t (1 - 2^-a)
+HALVINGS = (1.0, 3.0)  # a at the first step and at the last: a time t learns from r = t (1 - 2^-a)
 HUBER = 0.00054  # c of the pseudo-Huber loss over the root of a latent's size. Song & Dhariwal 2023, section 3.3
 
 
