@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from hub_models import energy, store
 from training import energy as script
 from training import metrics
+from training.data.sources import open_source
 from training.order import Order
 
 TINY = dataclasses.replace(script.PRESETS["tiny"], cpu=True)
@@ -287,7 +288,7 @@ def test_an_export_knows_the_energies_and_not_the_chains(tmp_path):
     opened = energy.load(str(tmp_path), device="cpu")
     assert opened.energy_quantiles == made.energy_quantiles == sorted(made.energy_quantiles)
     assert (opened.step_size, opened.noise_std, opened.steps) == (TINY.step_size, TINY.noise_std, TINY.sample_steps)
-    train = script.open_source("emoji-sample", split="train", label_column="label")
+    train = open_source("emoji-sample", split="train", label_column="label")
     energies = opened.energy([train.picture(i) for i in range(len(train))]).numpy()
     np.testing.assert_allclose(
         np.quantile(energies, [0, 0.5, 1]), np.array(made.energy_quantiles)[[0, 50, 100]], atol=1e-3
