@@ -170,6 +170,9 @@ def test_a_drawing_by_the_other_is_from_the_same_noise(office, models):
     other, ours = office.drawn_by(models["tiny-few"], sheet)
     assert not ours and other.seeds == [7, 8] and other.prompt == "a red apple"
     assert (other.settings["sampler"], other.settings["num_inference_steps"]) == ("lcm", 4)
+    assert other.settings["guidance_scale"] == models["tiny-few"].default_guidance, "as that of the teacher's was"
+    assert desk.guidance_for(models["tiny-few"], 5.0, models["tiny"]) == 5.0
+    assert desk.guidance_for(models["tiny-few"], 20.0, models["tiny"]) == 8.0
     *_, step = other.steps()
     receipt = json.loads(other.pngs(step)[1].info["vitrail"])
     assert receipt["seed"] == "8" and receipt["weights_sha256"] == models["tiny-few"].weights_sha256

@@ -113,6 +113,11 @@ def max_guidance(model: TextToImage) -> float:
     return min(MAX_GUIDANCE, model.max_guidance)
 
 
+def guidance_for(model: TextToImage, scale: float, of: TextToImage) -> float:
+    """The guidance of a model where it stands in for another: its own default for the other's, else the same."""
+    return model.default_guidance if scale == of.default_guidance else min(scale, model.max_guidance)
+
+
 def sampler_names(model: TextToImage) -> dict[str, str]:
     """{what it is called: its name} of the samplers that can draw with a model."""
     return {shown: name for shown, name in SAMPLER_NAMES.items() if name in model.samplers}
@@ -297,7 +302,8 @@ class Desk:
 
     def sketch(self, student: TextToImage, prompt, style, seed, guidance, steps: int) -> Order:
         """One picture by a student, in so many steps, for what a form says of another model. Raises InputError."""
-        scale = min(values.number(guidance, "Guidance", 1, MAX_GUIDANCE), student.max_guidance)
+        scale = values.number(guidance, "Guidance", 1, MAX_GUIDANCE)
+        scale = guidance_for(student, scale, self.teacher or student)
         style = style if style in style_choices(student) else ANY_STYLE
         sampler = own_settings(student, {})["sampler"]["value"]
         return check_order(student, prompt, "", 1, seed, steps, scale, sampler, None, None, style)
@@ -314,7 +320,7 @@ class Desk:
             return order, True
         own = {
             "num_inference_steps": model.default_steps,
-            "guidance_scale": min(order.settings["guidance_scale"], model.max_guidance),
+            "guidance_scale": guidance_for(model, order.settings["guidance_scale"], order.model),
             "sampler": model.default_sampler,
         }
         return dataclasses.replace(order, model=model, settings=order.settings | own), False

@@ -135,7 +135,8 @@ def card_of(model: contract.TextToImage, cfg: TextToImageConfig, train: Selectio
     else:
         usage += 'pipe = DiffusionPipeline.from_pretrained("org/name")\n'
     steps, kind = model.default_steps if cfg.few_steps else 10, "A LoRA" if lora else "Latent diffusion"
-    kind += f", made from {base_of(cfg)} to do it in 1, 2 or 4 steps," if cfg.few_steps else ""
+    if cfg.few_steps:
+        kind = f"A student of {base_of(cfg)}, latent diffusion in 1, 2 or 4 steps,"
     asked = f"{json.dumps('a red apple' if facts.ours else train.captions[0][0])}, num_inference_steps={steps}"
     usage += f"picture = pipe({asked}, guidance_scale={model.default_guidance:g}).images[0]"
     trained = sum(p.numel() for p in model.pipe.unet.parameters() if p.requires_grad)
