@@ -34,12 +34,17 @@ HEADLINES = {  # what the README says of a model; of one that isn't here, its fi
 
 
 def shipped() -> dict[str, dict[str, dict]]:
-    """{stem: {variant: its results.json}} of what lies in hub_models/weights, both sorted by name."""
+    """{stem: {variant: its results.json}} of what lies in hub_models/weights, both sorted by name.
+
+    A part that several models have is shown once: the results of its copies are the same.
+    """
     found: dict[str, dict[str, dict]] = {}
     for stem in sorted({path.name for path in store.WEIGHTS.glob("*")} | set(store.PARTS)):
         for name, folder in store.bundled(stem).items():
             if (folder / publish.RESULTS).is_file():
-                found.setdefault(stem, {})[name] = json.loads((folder / publish.RESULTS).read_text())
+                results = json.loads((folder / publish.RESULTS).read_text())
+                if results not in found.setdefault(stem, {}).values():
+                    found[stem][name] = results
     return found
 
 
