@@ -277,12 +277,14 @@ def click(model) -> dict:
 TYPE = """() => {
   const sheet = document.querySelector('#text-to-image-sheet'), was = sheet.querySelector('img')?.src;
   window.typed = window.shown = null;
+  window.watching?.disconnect();
   const box = document.querySelector('#text-to-image-prompt');
   box.addEventListener('input', () => { window.typed = performance.now(); });
-  new MutationObserver(() => {
+  window.watching = new MutationObserver(() => {
     const image = sheet.querySelector('img');
-    if (image && image.src !== was) window.shown ??= performance.now();
-  }).observe(sheet, { childList: true, subtree: true, attributes: true });
+    if (window.typed && image && image.src !== was) window.shown ??= performance.now();
+  });
+  window.watching.observe(sheet, { childList: true, subtree: true, attributes: true });
 }"""
 
 
