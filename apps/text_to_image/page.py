@@ -74,13 +74,13 @@ def _draw_part(demo: gr.Blocks, desk: Desk) -> SimpleNamespace:
         stop = gr.Button("Stop", variant="stop", scale=1, min_width=90, interactive=False)
     sent = parts.styled(words.sent_html(desk.models.first), HERE / "sent.css", elem_id="text-to-image-sent")
     form.style = gr.Radio(**own["style"], label="Style", show_label=False, container=False, elem_classes="chips")
+    if desk.student is not None:
+        form.live = live_part(desk, desk.student)
     with gr.Row(equal_height=False):
         with gr.Column(scale=8, min_width=320):
             sheet, line = _sheet_column(form.prompt)
         with gr.Column(scale=4, min_width=280):
             _settings_column(form, own)
-    if desk.student is not None:
-        form.live = live_part(desk, desk.student)
     form.order = [form.prompt, form.negative, form.count, form.seed, form.steps, form.guidance, form.sampler]
     form.order += [form.picture, form.strength]
     form.own = [form.style, form.steps, form.guidance, form.sampler]
