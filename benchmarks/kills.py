@@ -19,8 +19,8 @@ from importlib import import_module
 from pathlib import Path
 
 from benchmarks.table import markdown, write
+from training.evaluate import STEMS
 
-STEMS = ("autoencoder", "captioning", "classifier", "clip", "ddpm", "energy", "gan", "segmentation", "text_to_image")
 STEPS = 6
 LONGEST_S = 600
 

@@ -14,18 +14,8 @@ from pathlib import Path
 
 import torch
 
-STEMS = (
-    "autoencoder",
-    "captioning",
-    "classifier",
-    "clip",
-    "ddpm",
-    "energy",
-    "gan",
-    "segmentation",
-    "text_to_image",
-    "tokens",
-)
+from training.evaluate import STEMS
+
 PRELOAD = ["pytest", "datasets", "matplotlib.figure", "sklearn.mixture", "training.evaluate"]
 PRELOAD += [f"training.{stem}" for stem in STEMS]
 

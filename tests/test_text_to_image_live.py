@@ -112,7 +112,7 @@ def test_without_a_student_there_is_nothing_to_sketch(serve, page, models):
 
 def test_a_later_key_ends_the_sketch_before(office, models):
     sketches, unet = live.Sketches(office, models["tiny-few"]), models["tiny-few"].pipe.unet
-    seen = []
+    seen, asked = [], ("tiny", "a dog", "any style", "3", 2.0)
 
     def later(*_):
         seen.append(1)
@@ -120,10 +120,10 @@ def test_a_later_key_ends_the_sketch_before(office, models):
 
     hook = unet.register_forward_pre_hook(later)
     try:
-        assert sketches.sketch("me", 1.0, "a dog", "any style", "3", 2.0) is None and len(seen) == 1, "after one step"
-        assert sketches.sketch("you", 1.0, "a dog", "any style", "3", 2.0) and len(seen) == 3, "its own keys"
-        assert sketches.sketch("me", 1.5, "a dog", "any style", "3", 2.0) is None and len(seen) == 3, "it comes late"
-        assert sketches.sketch("me", 2.0, "a dog", "any style", "3", 2.0) is not None, "the newest itself"
+        assert sketches.sketch("me", 1.0, *asked) is None and len(seen) == 1, "after one step"
+        assert sketches.sketch("you", 1.0, *asked) and len(seen) == 3, "its own keys"
+        assert sketches.sketch("me", 1.5, *asked) is None and len(seen) == 3, "it comes late"
+        assert sketches.sketch("me", 2.0, *asked) is not None, "the newest itself"
     finally:
         hook.remove()
 
@@ -132,9 +132,11 @@ def test_a_sketch_makes_room_for_what_was_ordered(office, models):
     """No sketch while its visitor's drawing is under way; and the two lanes are not one."""
     sketches = live.Sketches(office, models["tiny-few"])
     office.drawing.arm("me")
-    assert sketches.sketch("me", 1.0, "a dog", "any style", "3", 2.0) is None
+    assert sketches.sketch("me", 1.0, "tiny", "a dog", "any style", "3", 2.0) is None
     office.drawing.drop("me")
-    order, pngs = sketches.sketch("me", 2.0, "a dog", "noto", "3", 20.0)
+    of_student, _ = sketches.sketch("me", 1.5, "tiny-few", "a dog", "noto", "3", 2.0)
+    assert of_student.settings["guidance_scale"] == 2.0, "what is asked of the student itself stays"
+    order, pngs = sketches.sketch("me", 2.0, "tiny", "a dog", "noto", "3", 20.0)
     assert order.prompt == "a dog, noto style" and order.settings["guidance_scale"] == 8.0 and len(pngs) == 1
     demo = app.build(models)
     lanes = {fn.concurrency_id for fn in demo.fns.values()}
@@ -143,11 +145,11 @@ def test_a_sketch_makes_room_for_what_was_ordered(office, models):
 
 def test_nothing_typed_is_nothing_sketched(office, models):
     sketches = live.Sketches(office, models["tiny-few"])
-    assert sketches.sketch("me", 1.0, "  ", "any style", "3", 2.0) is None
+    assert sketches.sketch("me", 1.0, "tiny", "  ", "any style", "3", 2.0) is None
     with pytest.raises(values.InputError, match="Prompt has"):
-        sketches.sketch("me", 2.0, "x" * 3000, "any style", "3", 2.0)
+        sketches.sketch("me", 2.0, "tiny", "x" * 3000, "any style", "3", 2.0)
     with pytest.raises(values.InputError, match="Seed"):
-        sketches.sketch("me", 3.0, "a dog", "any style", "?", 2.0)
+        sketches.sketch("me", 3.0, "tiny", "a dog", "any style", "?", 2.0)
 
 
 def test_the_newest_is_known_across_threads():

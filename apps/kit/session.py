@@ -161,7 +161,10 @@ class Overtaken(threading.Event):
 
     def __init__(self, ask: Callable[[], bool]):
         super().__init__()
-        self.is_set = ask  # type: ignore[method-assign]
+        self._ask = ask
+
+    def is_set(self) -> bool:
+        return self._ask()
 
 
 def _kept(of_sessions: OrderedDict, session: str | None, value):

@@ -23,9 +23,9 @@ MAX_PICTURES = 8
 MAX_STEPS = 100
 MAX_GUIDANCE = 20
 MAX_CHARACTERS = text_to_image.MAX_PROMPT_CHARACTERS
-SAMPLER_NAMES = {"DPM-Solver++": "dpm++", "DDIM": "ddim", "UniPC": "unipc", "DDPM": "ddpm", "Euler": "euler"} | {
-    "LCM": "lcm"
-}
+SAMPLER_NAMES = {
+    "DPM-Solver++": "dpm++", "DDIM": "ddim", "UniPC": "unipc", "DDPM": "ddpm", "Euler": "euler", "LCM": "lcm",
+}  # fmt: skip
 ANY_STYLE = "any style"
 
 
@@ -300,10 +300,10 @@ class Desk:
         """The first of the others."""
         return next((model for model in self.models.values() if not is_student(model)), None)
 
-    def sketch(self, student: TextToImage, prompt, style, seed, guidance, steps: int) -> Order:
-        """One picture by a student, in so many steps, for what a form says of another model. Raises InputError."""
+    def sketch(self, student: TextToImage, name, prompt, style, seed, guidance, steps: int) -> Order:
+        """One picture by a student, in so many steps, for what a form says of the model `name`. Raises InputError."""
         scale = values.number(guidance, "Guidance", 1, MAX_GUIDANCE)
-        scale = guidance_for(student, scale, self.teacher or student)
+        scale = guidance_for(student, scale, self.models.chosen(name))
         style = style if style in style_choices(student) else ANY_STYLE
         sampler = own_settings(student, {})["sampler"]["value"]
         return check_order(student, prompt, "", 1, seed, steps, scale, sampler, None, None, style)

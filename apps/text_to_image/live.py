@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import gradio as gr
 from gradio import processing_utils
 
-from apps.kit import parts, values, wires
+from apps.kit import drawing_page, parts, values, wires
 from apps.kit.drawing_page import DEADLINE_SECONDS
 from apps.kit.session import Newest, until
 from apps.kit.wires import AT_ONCE, wire
@@ -30,14 +30,14 @@ class Sketches:
         self.desk, self.student, self.newest = desk, student, Newest()
 
     def sketch(
-        self, session: str | None, stamp: float, prompt, style, seed, guidance
+        self, session: str | None, stamp: float, name, prompt, style, seed, guidance
     ) -> tuple[Order, list[bytes]] | None:
         """The order and its PNG; None for no text, once something newer was typed, and while a drawing is under way.
 
         Raises InputError for what can't be drawn.
         """
         self.newest.note(session, stamp)
-        order = self.desk.sketch(self.student, prompt, style, seed, guidance, STEPS)
+        order = self.desk.sketch(self.student, name, prompt, style, seed, guidance, STEPS)
         if not order.prompt or self.desk.drawing.has(session):
             return None
         overtaken = self.newest.overtaken(session, stamp)
@@ -72,12 +72,12 @@ def live_events(desk: Desk, live: SimpleNamespace, form: SimpleNamespace, around
     def note(request: gr.Request, stamp):
         live.sketches.newest.note(request.session_hash, stamp)
 
-    def sketch(request: gr.Request, on, prompt, style, seed, guidance, stamp):
+    def sketch(request: gr.Request, on, name, prompt, style, seed, guidance, stamp):
         if not on:
             return {}
         began = time.monotonic()
         try:
-            made = live.sketches.sketch(request.session_hash, stamp, prompt, style, seed, guidance)
+            made = live.sketches.sketch(request.session_hash, stamp, name, prompt, style, seed, guidance)
         except values.InputError:
             return {}  # the line below the prompt says what is wrong with it
         if made is None:
@@ -86,14 +86,14 @@ def live_events(desk: Desk, live: SimpleNamespace, form: SimpleNamespace, around
         said = f"{SAYS.format(steps=STEPS)} {1000 * (time.monotonic() - began):.0f} ms, seed {order.seeds[0]}."
         return {sheet: words.sheet_html(pngs, order, start=False), line: parts.status(said)}
 
-    def show(by, drawn: Sheet | None):
+    def show(request: gr.Request, by, drawn: Sheet | None):
         by = values.choice(by, "Drawn by", (TEACHER, STUDENT))
         if drawn is None:
             raise values.InputError("Nothing is drawn yet: draw first.")
         order, ours = desk.drawn_by(live.sketches.student if by == STUDENT else desk.teacher, drawn)
         pngs = drawn.pngs
         if not ours:
-            *_, step = until(order.steps(), desk.drawing.get(None), DEADLINE_SECONDS)
+            step = drawing_page.whole(order, desk.drawing, request.session_hash)
             pngs = [processing_utils.encode_pil_to_bytes(png) for png in order.pngs(step)]
         said = f"By the {by}, in {order.settings['num_inference_steps']} steps, from the same noise."
         return {sheet: words.sheet_html(pngs, order, start=ours), line: parts.status(said)}
@@ -102,7 +102,8 @@ def live_events(desk: Desk, live: SimpleNamespace, form: SimpleNamespace, around
         return {live.by: STUDENT if is_student(desk.models.chosen(name)) else TEACHER}
 
     stamp = gr.Number(visible=False)
-    asked, at = [live.on, form.prompt, form.style, form.seed, form.guidance, stamp], {"js": STAMP}
+    asked = [live.on, form.model_name, form.prompt, form.style, form.seed, form.guidance, stamp]
+    at = {"js": STAMP}
     wire(live.typed.click, note, stamp, None, trigger_mode="multiple", **at, **AT_ONCE)
     wire(live.typed.click, sketch, asked, [sheet, line], **at, **wires.latest(LANE))
     wire(live.by.input, show, [live.by, form.drawn], [sheet, line], **wires.latest(wires.DRAW))

@@ -98,7 +98,7 @@ class TextToImage:
 
     @property
     def reads_guidance(self) -> bool:
-        """Whether guidance is something that the U-Net is told (Luo et al. 2023, eq. 13): half the work, and no
+        """Whether guidance is something that the U-Net is told (Luo et al. 2023): half the work, and no
         negative prompt.
         """
         return self.pipe.unet.config.time_cond_proj_dim is not None

@@ -68,7 +68,7 @@ def few_step_scheduler(scheduler) -> LCMScheduler:
 
 
 def nearer(t: torch.Tensor, progress: float) -> torch.Tensor:
-    """r = t (1 - 2^-a) of times t (B,), whole: half of t at first, then nearer to it. Geng et al. 2024, section 3.3."""
+    """r = t (1 - 2^-a) of times t (B,), whole: half of t at first, then nearer to it. Geng et al. 2024 (ECT)."""
     first, last = HALVINGS
     return (t * (1 - 2 ** -(first + (last - first) * min(1.0, progress)))).floor().long()
 
