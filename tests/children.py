@@ -6,13 +6,13 @@ A child can be killed, signalled and starved of disk like any process, and nothi
 import multiprocessing
 import os
 import signal
-import socket
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import torch
+from ports import free_port
 
 from training.evaluate import STEMS
 
@@ -54,10 +54,7 @@ def run(function: Callable, *args, log: Path, timeout_s: float = 300) -> tuple[i
 @contextmanager
 def ranks(world: int, function: Callable, *args, log: Path) -> Iterator[list[multiprocessing.Process]]:
     """So many processes that run function(*args) as `torchrun` would start them; rank r writes to <log>.<r>."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(world)}
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(world)}
     with ExitStack() as stack:
         yield [
             stack.enter_context(

@@ -9,13 +9,13 @@ import contextlib
 import random
 import re
 import shutil
-import socket
 import sys
 import tempfile
 
 import numpy as np
 import pytest
 import torch
+from ports import free_port
 
 # Uploads are named by their content, and gradio deletes those of a server that ends: of every one with that folder.
 os.environ["GRADIO_TEMP_DIR"] = tempfile.mkdtemp(prefix="vitrail-tests-")
@@ -58,12 +58,6 @@ def _same_draws():
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @contextlib.contextmanager

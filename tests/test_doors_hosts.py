@@ -10,8 +10,9 @@ import gradio as gr
 import httpx
 import pytest
 import tiny_models
-from conftest import CHROMIUM_FLAGS, NO_CHROMIUM, free_port
+from conftest import CHROMIUM_FLAGS, NO_CHROMIUM
 from gradio_client import Client
+from ports import free_port
 
 from apps import gallery
 from apps.kit import launch

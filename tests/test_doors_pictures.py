@@ -14,10 +14,10 @@ import gradio as gr
 import httpx
 import pytest
 import tiny_models
-from conftest import free_port
 from gradio.utils import get_upload_folder
 from hostile_pictures import call, picture, text_of, untouched_server, upload
 from PIL import Image, PngImagePlugin
+from ports import free_port
 
 from apps import gallery
 from apps.kit import launch

@@ -12,8 +12,8 @@ import types
 import gradio as gr
 import httpx
 import pytest
-from conftest import free_port
 from gradio_client import Client
+from ports import free_port
 
 from apps.kit import hosts, launch, uploads
 from hub_models import terminal
