@@ -583,18 +583,44 @@ def test_a_space_is_pushed_whole_and_once(hub, tmp_path):
     assert front_matter(folder)["suggested_hardware"] == "t4-small"
 
 
-@pytest.mark.parametrize(
-    ("status", "words"),
-    [(402, "two ZeroGPU Spaces"), (403, "may write to org"), (401, "auth login"), (422, "not pushed")],
-)
-def test_a_refused_creation_is_explained_in_words(hub, built, monkeypatch, status, words, tmp_path):
+REFUSED = {402: "two ZeroGPU Spaces", 403: "may write to org", 401: "auth login", 422: "not pushed"}
+# Pushes a folder again and again, each time refused with the next of these statuses, and prints what is said of it.
+PUSH = """
+import sys
+from pathlib import Path
+
+sys.path.insert(0, "spaces")
+import build
+from hub_models.publish import packing
+
+for status in sys.argv[2:]:
+    try:
+        build.push(Path(sys.argv[1]), "org/refused")
+    except packing.PushError as error:
+        print(status, repr(str(error)))
+"""
+
+
+def test_a_refused_creation_is_explained_in_words(hub, built, monkeypatch, tmp_path):
     """Rows 49 and 51 of the faults: one sentence, what to do, no token."""
-    monkeypatch.setattr(hub, "faults", [("POST /api/repos/create", status)])
+    monkeypatch.setattr(hub, "faults", [])
+    for status in REFUSED:
+        hub.fault("POST /api/repos/create", status=status, times=1)
+    done = hub.python(PUSH, tmp_path, str(built["ddpm"]), *map(str, REFUSED), cwd=ROOT)
+    said = dict(line.split(" ", 1) for line in done.stdout.splitlines())
+    assert list(said) == [str(status) for status in REFUSED], done.stderr
+    for status, words in REFUSED.items():
+        assert words in said[str(status)] and "repo_id org/refused" in said[str(status)]
+    assert TOKEN not in done.stdout + done.stderr and "spaces/org/refused" not in hub.repos
+
+
+def test_who_builds_and_is_refused_keeps_the_folder(hub, monkeypatch, tmp_path):
+    monkeypatch.setattr(hub, "faults", [("POST /api/repos/create", 402)])
     done = command(hub, tmp_path, "ddpm", "--output", str(tmp_path / "ddpm"), "--push", "--repo_id", "org/refused")
     assert done.returncode == 1
-    assert words in done.stderr and "repo_id org/refused" in done.stderr and "Traceback" not in done.stderr
+    assert REFUSED[402] in done.stderr and "Traceback" not in done.stderr
     assert TOKEN not in done.stdout + done.stderr
-    assert "spaces/org/refused" not in hub.repos and (tmp_path / "ddpm" / "app.py").is_file(), "the folder is kept"
+    assert "spaces/org/refused" not in hub.repos and (tmp_path / "ddpm" / "app.py").is_file()
 
 
 # ---- the API and MCP -------------------------------------------------------------------------------------------------
