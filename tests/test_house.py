@@ -393,6 +393,29 @@ def test_stale_tables_are_noticed(tmp_path, monkeypatch):
         results.main(["--check"])
 
 
+def test_what_draws_by_class_stands_in_one_table(tmp_path, monkeypatch):
+    from training import results
+
+    monkeypatch.setattr(store, "WEIGHTS", tmp_path)
+    drawn = {"kid_x1000": 12.5, "kid_x1000_low": 8.0, "kid_x1000_high": 20.0, "precision": 0.75, "recall": 0.5,
+             "label_accuracy": 0.625, "seconds_per_picture": 0.125}  # fmt: skip
+    more = {"gan/dcgan": {}, "tokens/gpt": {"validation/bits_per_dimension": 0.5}, "autoencoder/flat": None}
+    for name, metrics in more.items():
+        folder = tmp_path / name
+        folder.mkdir(parents=True)
+        found = {"dataset": "emoji", "metrics": drawn | metrics if metrics is not None else {"validation/psnr": 30.0},
+                 "baseline": {"kid_x1000": 9.0, "label_accuracy": 0.75}}  # fmt: skip
+        (folder / "results.json").write_text(json.dumps(found | {"stem": name.split("/")[0]}))
+        run = {"parameters": 2_000_000, "hours": 1.0, "earlier": [{"hours": 0.5}]}
+        (folder / "run.json").write_text(json.dumps(run))
+    *_, table = results.drawn_part(results.shipped())
+    assert table.splitlines()[2:] == [
+        "| gan/dcgan | 12.5 (8 … 20) | 75.0 % | 50.0 % | 62.5 % |  | 0.125 | 2.00 M | 1.5 |",
+        "| tokens/gpt | 12.5 (8 … 20) | 75.0 % | 50.0 % | 62.5 % | 0.5 | 0.125 | 2.00 M | 1.5 |",
+        "| real pictures | 9 |  |  | 75.0 % |  |  |  |  |",
+    ]
+
+
 @pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
 def test_commands_of_the_readme_exist(name, capsys, monkeypatch):
     """Each `python -m … --flag`, each `make target` and each link in it."""

@@ -113,9 +113,52 @@ def results_page() -> str:
                 f"Repeat: `python -m training.evaluate {stem} --model {variant} --dataset {results['dataset']}` "
                 f"(took {results['seconds']:.0f} s). Data: `{results['data_hash']}`."
             )
+    parts += drawn_part(shipped())
     if GUIDANCE.is_file():
         parts += guidance_part(json.loads(GUIDANCE.read_text()))
     return "\n\n".join(parts if len(parts) > 2 else [*parts, "No weights are shipped yet."]) + "\n"
+
+
+DRAWN = {  # columns of the table of all that draws by class: of which metric, the first that is there
+    "KID × 1000 (95 %)": ("kid_x1000",),
+    "precision": ("precision",),
+    "recall": ("recall",),
+    "label accuracy": ("label_accuracy",),
+    "bits per dimension": ("validation/bits_per_dimension", "validation/bits_per_dim"),
+    "seconds a picture": ("seconds_per_picture",),
+}
+BESIDE = """One table of all that draws the same classes from the same pictures, each drawn alone on one core for
+the seconds. KID, precision and recall are distances to held-out pictures in the features of the kept judge, which says
+also whether a label was obeyed; real pictures stand below. Bits per dimension don't compare across kinds: exact for
+pixels in the colours of a palette, of its codes alone where a VQ-VAE has made them, an upper bound (of real-valued
+pixels, so it may lie below zero) of a VAE."""
+
+
+def drawn_part(found: dict[str, dict[str, dict]]) -> list[str]:
+    """What docs/RESULTS.md says of all models that draw by class side by side; nothing where there are not two."""
+    rows = {}
+    for stem, variants in found.items():
+        for name, results in variants.items():
+            if {"label_accuracy", "seconds_per_picture"} <= set(results["metrics"]):
+                run = json.loads((store.bundled(stem)[name] / publish.RUN).read_text())
+                cells = [_drawn_cell(names, results["metrics"]) for names in DRAWN.values()]
+                hours = f"{card.in_all(run)['hours']:.1f}"
+                rows[f"{stem}/{name}"] = [*cells, f"{run['parameters'] / 1e6:.2f} M", hours]
+                real = [_drawn_cell(names, results["baseline"]) for names in list(DRAWN.values())[:4]]
+    if len(rows) < 2:
+        return []
+    rows["real pictures"] = [*real, "", "", "", ""]
+    lines = [f"| | {' | '.join([*DRAWN, 'parameters', 'hours'])} |", "|---|" + "---:|" * (len(DRAWN) + 2)]
+    return ["## Drawn by class", BESIDE, "\n".join([*lines, *(f"| {k} | {' | '.join(v)} |" for k, v in rows.items())])]
+
+
+def _drawn_cell(names: Sequence[str], metrics: dict) -> str:
+    name = next((name for name in names if name in metrics), None)
+    if name is None:
+        return ""
+    said = tables.format_number(name, metrics[name])
+    ends = [tables.format_number(name, metrics.get(f"{name}_{end}")) for end in ("low", "high")]
+    return f"{said} ({ends[0]} … {ends[1]})" if f"{name}_low" in metrics else said
 
 
 def guidance_part(found: dict) -> list[str]:
