@@ -1,9 +1,10 @@
 """From a training to a Space that answers, for every stem with an app: train, publish, load by id, build, boot, call.
 
-Each step is a process of its own, as a person would start it one after the other: nothing passes from one to the next
-but files and what the stand-in for the Hub holds. A test is named for its step, its parameter for the stem.
+Each step is a process of its own, or several: nothing passes from one to the next but files and what the stand-in for
+the Hub holds. A test is named for its step, its parameter for the stem.
 """
 
+import json
 import os
 import runpy
 import subprocess
@@ -62,18 +63,44 @@ def of(results: dict, stem: str):
     return results[stem]
 
 
-def command(hub, home: Path, *words: object) -> str:
-    """What `python …` prints, in a process whose Hub is the stand-in; fails where that does."""
-    done = subprocess.run(
-        [sys.executable, *map(str, words)],
-        env=hub.environment(home),
-        cwd=ROOT,
-        text=True,
-        capture_output=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, f"status {done.returncode}: {done.stderr[-3000:]}"
-    return done.stdout
+# Runs a script or a module for one stem after the other: {stem: [its arguments]} comes by stdin, what each printed and
+# how it failed goes out.
+RUN = """
+import contextlib, io, json, runpy, sys, traceback
+
+done, name = {}, sys.argv[1]
+for stem, sys.argv[1:] in json.load(sys.stdin).items():
+    said, error = io.StringIO(), None
+    try:
+        with contextlib.redirect_stdout(said):
+            (runpy.run_path if name.endswith(".py") else runpy.run_module)(name, run_name="__main__")
+    except BaseException:
+        error = traceback.format_exc()
+    done[stem] = said.getvalue(), error
+print(json.dumps(done))
+"""
+
+
+def command(hub, home: Path, name: str, arguments: dict[str, list]) -> Callable[[str], str]:
+    """said(stem): what a script or module prints with those arguments; it raises where that failed.
+
+    One process for all stems, whose Hub is the stand-in.
+    """
+    words = {stem: [*map(str, argv)] for stem, argv in arguments.items()}
+    environment = hub.environment(home)
+    process = subprocess.run(
+        [sys.executable, "-c", RUN, name], input=json.dumps(words), env=environment, cwd=ROOT, text=True,
+        capture_output=True, timeout=300,
+    )  # fmt: skip
+    assert process.returncode == 0, process.stderr[-3000:]
+    done = json.loads(process.stdout.splitlines()[-1])
+
+    def said(stem: str) -> str:
+        words, error = done[stem]
+        assert error is None, f"{error[-2000:]} {process.stderr[-1000:]}"
+        return words
+
+    return said
 
 
 # ---- the steps -------------------------------------------------------------------------------------------------------
@@ -122,11 +149,14 @@ def trained(home):
 def published(trained, hub, home):
     """{stem: (repository id, commit)} on the Hub."""
 
+    names = {stem: f"org/tiny-{stem.replace('_', '-')}" for stem in STEMS}
+    runs = {stem: run for stem, run in trained.items() if not isinstance(run, Failed)}
+    argv = {stem: [run, "--repo_id", names[stem]] for stem, run in runs.items()}
+    said = command(hub, home / "publisher", "training.publish", argv)
+
     def publish(stem: str) -> tuple[str, str]:
-        name = f"org/tiny-{stem.replace('_', '-')}"
-        said = command(hub, home / "publisher", "-m", "training.publish", trained[stem], "--repo_id", name)
-        assert f"pushed to {hub.url}/{name}" in said, said
-        return name, hub.sha(name)
+        assert f"pushed to {hub.url}/{names[stem]}" in said(stem)
+        return names[stem], hub.sha(names[stem])
 
     return each("publish", STEMS, publish, trained)
 
@@ -188,11 +218,14 @@ def opened(trained, published, hub, home):
 def built(published, hub, home):
     """{stem: folder} of the Space with that model, pinned to its commit."""
 
+    folders = {stem: home / "spaces" / stem for stem in STEMS}
+    there = {stem: "@".join(done) for stem, done in published.items() if not isinstance(done, Failed)}
+    argv = {stem: [stem, "--model", pinned, "--output", folders[stem]] for stem, pinned in there.items()}
+    said = command(hub, home / "builder", "spaces/build.py", argv)
+
     def make(stem: str) -> Path:
-        name, sha = published[stem]
-        folder = home / "spaces" / stem
-        command(hub, home / "builder", "spaces/build.py", stem, "--model", f"{name}@{sha}", "--output", folder)
-        return folder
+        assert said(stem).startswith(f"built {folders[stem]}")
+        return folders[stem]
 
     return each("build", STEMS, make, published)
 
