@@ -109,18 +109,14 @@ class PatchDiscriminator(nn.Module, PyTorchModelHubMixin):
         self.num_styles, self.conditional = num_styles, conditional
         strides = [*[2] * (len(channels) - 1), 1]
         pairs = zip([6 if conditional else 3, *channels], channels, strict=False)
-        self.layers = nn.ModuleList(nn.Conv2d(*pair, 4, s, 1) for pair, s in zip(pairs, strides, strict=True))
-        for layer in self.layers:
+        layers = [nn.Conv2d(*pair, 4, stride, 1) for pair, stride in zip(pairs, strides, strict=True)]
+        for layer in layers:
             nn.init.kaiming_normal_(layer.weight, a=0.2)
+        self.layers = nn.ModuleList(layers)
         self.head = nn.Conv2d(channels[-1], num_styles, 4, 1, 1)
-
-    @property
-    def patch_px(self) -> int:
-        """Pixels a side that a number depends on."""
-        side = 4
-        for layer in reversed(self.layers):
-            side = (side - 1) * layer.stride[0] + 4
-        return side
+        self.patch_px = 4  # a side, that a number depends on
+        for stride in reversed(strides):
+            self.patch_px = (self.patch_px - 1) * stride + 4
 
     def forward(self, x: torch.Tensor, style: torch.Tensor, made_of: torch.Tensor | None = None) -> torch.Tensor:
         """made_of (B, 3, R, R): what x was translated from; one that isn't conditional doesn't read it."""

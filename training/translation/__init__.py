@@ -179,10 +179,9 @@ class Looks:
     def __init__(self, held_out: Source, known: Counterparts | None, concept_column: str, resolution_px: int):
         self.styles = torch.from_numpy(held_out.labels)
         self.x = picture_tensor(held_out, resolution_px)
-        pairs = []
-        if known:
-            own = Counterparts(held_out, concept_column)
-            pairs = [(row, truth) for part, row, truth in held_out_pairs(known, own) if part is held_out]
+        self.own = Counterparts(held_out, concept_column) if known else None
+        found = held_out_pairs(known, self.own) if known and self.own else ()
+        pairs = [(row, truth) for part, row, truth in found if part is held_out]
         kept = np.random.default_rng(0).permutation(len(pairs))[:FIXED]
         self.pairs = torch.tensor([pairs[at] for at in kept]).view(-1, 2)
 
@@ -211,7 +210,7 @@ def task_of(cfg: TranslationConfig) -> Task:
     """The experiment of a config."""
     train, held_out = opened_pair(cfg, label_column=style_column(cfg.dataset_name, cfg.label_column))
     known = Counterparts(train, cfg.concept_column) if cfg.paired else None
-    samples = StyledPictures(train, cfg.resolution, known and known.twins())
+    samples = StyledPictures(train, cfg.resolution, known.twins() if known else None)
     torch.manual_seed(cfg.seed)
     generator, discriminator = start_from(cfg, list(train.label_names))
     looks = Looks(held_out, known, cfg.concept_column, cfg.resolution)
@@ -219,7 +218,7 @@ def task_of(cfg: TranslationConfig) -> Task:
     return Task(
         stem=STEM, source=train, players=players_of(cfg, generator, discriminator), samples=samples,
         served=lambda model: contract.Translator(model, discriminator), evaluate=looks.scores,
-        draw=lambda served: sheet_of(served, held_out, known and Counterparts(held_out, cfg.concept_column)),
+        draw=lambda served: sheet_of(served, held_out, looks.own),
         save=contract.save_folder, card=lambda served: card_of(served, cfg, train), seen=lambda: some_of(train),
     )  # fmt: skip
 
