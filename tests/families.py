@@ -317,7 +317,6 @@ FAMILIES = {
         again=lambda ours, folder: translation.save_folder(folder, ours),
         stock={PROJECT: "from hub_models.translation import StyleUNet as C; model = C.from_pretrained(name)"},
         alike=translated,
-        answer=lambda ours, picture: ours.translate([picture], [1])[0].tobytes(),
         metrics=names(HELD_OUT, "identity_distance", "cycle_distance")
         | names(
             ["heldout_pairs"],
