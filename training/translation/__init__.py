@@ -74,7 +74,7 @@ PIX2PIX_32 = TranslationConfig(
 CYCLE = {"paired": False, "l1_weight": 0.0, "cycle_weight": 10.0, "identity_weight": 5.0}
 PRESETS = {
     "pix2pix-32": PIX2PIX_32,
-    "cycle-32": dataclasses.replace(PIX2PIX_32, **CYCLE, max_train_steps=4000),
+    "cycle-32": dataclasses.replace(PIX2PIX_32, **CYCLE, max_train_steps=2500),
     "tiny": dataclasses.replace(
         PIX2PIX_32, **CYCLE, dataset_name="emoji-sample", resolution=16, channels=(8, 16, 16), style_dim=8,
         discriminator_channels=(8, 16), max_train_steps=2, train_batch_size=8, lr_warmup_steps=1, checkpointing_steps=1,
