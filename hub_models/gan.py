@@ -9,7 +9,6 @@ Letters: B pictures, R pixels a side, K labels, C channels; Z numbers say which 
 W is what they come to in front of the first convolution. Pictures are float in [-1, 1] inside and PIL at the edges.
 """
 
-import inspect
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -19,12 +18,10 @@ import torch
 import torch.nn.functional as F
 from huggingface_hub import PyTorchModelHubMixin
 from PIL import Image
-from safetensors.torch import load_file
 from torch import nn
 
-from hub_models import building, drawing, store
+from hub_models import drawing, mixin, store
 from hub_models.device import default_device
-from hub_models.documents import read_object
 from hub_models.pictures import frame, from_uint8, to_uint8
 from hub_models.ways import row_of
 
@@ -340,8 +337,8 @@ def load(name: str = "dcgan-32", device: str | torch.device | None = None) -> GA
     folder = store.resolve("gan", name)
     where, beside = device or default_device(), folder / DISCRIMINATOR
     with store.opening(folder):
-        generator = _open(folder, Generator).to(where)
-        discriminator = _open(beside, Discriminator).to(where) if beside.is_dir() else None
+        generator = mixin.opened(folder, Generator).to(where)
+        discriminator = mixin.opened(beside, Discriminator).to(where) if beside.is_dir() else None
     if discriminator and discriminator.reads != (generator.resolution_px, len(generator.label_names)):
         raise store.CheckpointError(
             f"{beside}: it reads {discriminator.reads[0]} px and {discriminator.reads[1]} labels, the generator draws "
@@ -356,22 +353,3 @@ def save_folder(folder: Path | str, served: GAN) -> None:
     if served.discriminator is not None:
         served.discriminator.save_pretrained(Path(folder) / DISCRIMINATOR)
         (Path(folder) / DISCRIMINATOR / "README.md").unlink()  # the folder's card is of both
-
-
-def _open(folder: Path, kind: Any) -> Any:
-    """A Generator or Discriminator as its `save_pretrained` wrote it. Raises CheckpointError."""
-    config = read_object(folder / "config.json")
-    known = {name: config[name] for name in inspect.signature(kind).parameters if name in config}
-    with building.as_large_as_its_weights(folder), torch.device("meta"):
-        try:
-            module = kind(**known)
-        except (ValueError, TypeError) as error:
-            raise store.CheckpointError(f"{folder}/config.json: {store.one_line(error)}; export it again") from error
-    weights = {name: value.float() for name, value in load_file(folder / "model.safetensors").items()}
-    try:
-        module.load_state_dict(weights, assign=True)
-    except RuntimeError as error:
-        raise store.CheckpointError(
-            f"{folder}: weights and config.json disagree ({store.one_line(error)}); export it again"
-        ) from error
-    return module.eval().requires_grad_(False)

@@ -14,7 +14,19 @@ import torch
 from PIL import Image
 from torchvision.transforms.functional import to_pil_image
 
-from hub_models import autoencoder, captioning, classifier, clip, ddpm, energy, gan, segmentation, text_to_image, tokens
+from hub_models import (
+    autoencoder,
+    captioning,
+    classifier,
+    clip,
+    ddpm,
+    energy,
+    gan,
+    segmentation,
+    text_to_image,
+    tokens,
+    translation,
+)
 
 HELD_OUT = ("heldout_pairs", "validation")
 T = 500  # of what takes noise away
@@ -112,6 +124,10 @@ def denoised(ours, theirs, x: torch.Tensor) -> tuple:
 def played(ours, theirs, x: torch.Tensor) -> tuple:
     z, noise = ours.latents(range(len(x))).split([theirs.z_dim, theirs.noise_dim], 1)
     return tuple(generator(z, noise, torch.arange(len(x)) % 2) for generator in (ours.model, theirs))
+
+
+def translated(ours, theirs, x: torch.Tensor) -> tuple:
+    return tuple(model(x, torch.arange(len(x)) % 2) for model in (ours.model, theirs))
 
 
 def next_tokens(ours, theirs, x: torch.Tensor) -> tuple:
@@ -294,5 +310,24 @@ FAMILIES = {
         metrics=names(HELD_OUT, "bits_per_dimension")
         | {"nearest_train_distance", "label_accuracy", "named_label_accuracy", "seconds_per_picture"},
         knows=lambda ours: len(ours.label_names) == 12,
+    ),
+    "translation": Family(
+        contract=translation,
+        save=tiny_models.translation_folder,
+        again=lambda ours, folder: translation.save_folder(folder, ours),
+        stock={PROJECT: "from hub_models.translation import StyleUNet as C; model = C.from_pretrained(name)"},
+        alike=translated,
+        metrics=names(HELD_OUT, "identity_distance", "cycle_distance")
+        | names(
+            ["heldout_pairs"],
+            "rms_distance",
+            "feature_distance",
+            "nearer_than_input",
+            "style_right",
+            "truth/style_right",
+            "pairs",
+        )
+        | {"seconds_per_picture"},
+        knows=lambda ours: len(ours.style_names) == 5,
     ),
 }

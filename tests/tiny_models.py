@@ -224,6 +224,17 @@ def gan_folder(folder: Path | str, label_names=("a", "b"), kind: str = "style") 
     return Path(folder)
 
 
+def translation_folder(folder: Path | str, style_names=("a", "b")) -> Path:
+    """A folder of a random translator of 16 × 16 pictures into these styles."""
+    from hub_models import translation as contract
+
+    torch.manual_seed(0)
+    names = list(style_names)
+    made = contract.StyleUNet([8, 16], 4, 16, names), contract.PatchDiscriminator([8, 8], len(names), True)
+    contract.save_folder(folder, contract.Translator(*(module.eval() for module in made)))
+    return Path(folder)
+
+
 def tokens(model: str = "gpt2", codes: bool = True, label_names=("a", "b")):
     """A random model over 16 symbols of 8 × 8 pictures: "gpt2" or "pixelcnn", over a VQ-VAE's codes or a palette."""
     from hub_models import tokens as contract

@@ -28,8 +28,9 @@ STEMS = (
     "segmentation",
     "text_to_image",
     "tokens",
+    "translation",
 )
-COLUMNS = ("dataset_config_name", "image_column", "label_column", "caption_column", "reduce_labels")
+COLUMNS = ("dataset_config_name", "image_column", "label_column", "caption_column", "concept_column", "reduce_labels")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -49,7 +50,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     for name, has_it in (
         ("judge", args.stem in ("ddpm", "energy", "gan", "tokens")),
-        ("caption_column", args.stem != "segmentation"),
+        ("caption_column", args.stem not in ("segmentation", "translation")),
+        ("concept_column", args.stem == "translation"),
     ):
         if getattr(args, name) and not has_it:
             parser.error(f"--{name} is nothing that {args.stem} is measured by")

@@ -7,7 +7,7 @@ import re
 # Numbers in [0, 1] that read better in %.
 SHARES = re.compile(
     r"top\d+|accuracy|.*_accuracy|recall@\d+|miou|.*_iou|.*_right(_kept_out)?"
-    r"|named_first|named_top5|classed|style_by_chance|precision|recall|told_apart"
+    r"|nearer_than_\w+|named_first|named_top5|classed|style_by_chance|precision|recall|told_apart"
 )
 UNKNOWN = "not recorded"
 

@@ -1,0 +1,3 @@
+from training.translation import main
+
+main()
