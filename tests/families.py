@@ -14,7 +14,19 @@ import torch
 from PIL import Image
 from torchvision.transforms.functional import to_pil_image
 
-from hub_models import autoencoder, captioning, classifier, clip, ddpm, energy, gan, segmentation, text_to_image, tokens
+from hub_models import (
+    autoencoder,
+    captioning,
+    classifier,
+    clip,
+    ddpm,
+    energy,
+    gan,
+    ladder,
+    segmentation,
+    text_to_image,
+    tokens,
+)
 
 HELD_OUT = ("heldout_pairs", "validation")
 T = 500  # of what takes noise away
@@ -112,6 +124,11 @@ def denoised(ours, theirs, x: torch.Tensor) -> tuple:
 def played(ours, theirs, x: torch.Tensor) -> tuple:
     z, noise = ours.latents(range(len(x))).split([theirs.z_dim, theirs.noise_dim], 1)
     return tuple(generator(z, noise, torch.arange(len(x)) % 2) for generator in (ours.model, theirs))
+
+
+def ladders(ours, theirs, x: torch.Tensor) -> tuple:
+    noise = torch.randn(len(x), theirs.noise_dim, generator=torch.Generator().manual_seed(1))
+    return tuple(network(x, noise).pixels for network in (ours.model, theirs))
 
 
 def next_tokens(ours, theirs, x: torch.Tensor) -> tuple:
@@ -250,6 +267,19 @@ FAMILIES = {
             }
         ),
         knows=lambda ours: len(ours.label_names) == 12,
+    ),
+    "ladder": Family(
+        contract=ladder,
+        save=tiny_models.ladder_folder,
+        again=lambda ours, folder: ladder.save_folder(folder, ours),
+        stock={PROJECT: "from hub_models.ladder import LadderVAE as C; model = C.from_pretrained(name)"},
+        alike=ladders,
+        metrics=names(
+            HELD_OUT, "bits_per_dim", "bits_per_dim_apart", "kl_top", "kl_lower", "psnr", "psnr_top_alone", "pictures"
+        )
+        | {"nearest_train_distance", "label_accuracy", "named_label_accuracy", "seconds_per_picture"},
+        knows=lambda ours: len(ours.label_names) == 12 and ours.model.observation_std > 0,
+        wrapped="ladder.",
     ),
     "segmentation": Family(
         contract=segmentation,
