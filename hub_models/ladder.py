@@ -96,8 +96,9 @@ class Residual(nn.Module):
     def __init__(self, channels: int):
         super().__init__()
         self.norms = nn.ModuleList(nn.GroupNorm(GROUPS, channels) for _ in range(2))
-        self.convs = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in range(2))
-        nn.init.zeros_(self.convs[1].weight)
+        first, second = (nn.Conv2d(channels, channels, 3, padding=1) for _ in range(2))
+        nn.init.zeros_(second.weight)
+        self.convs = nn.ModuleList([first, second])
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         h = x

@@ -15,6 +15,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -107,7 +108,7 @@ class WarmedUp(torch.nn.Module):
         return passed.pixels, *divergences(self.ladder, passed, batch["label"]), weight
 
 
-def divergences(ladder: contract.LadderVAE, passed: contract.Passed, label: torch.Tensor) -> tuple[torch.Tensor, ...]:
+def divergences(ladder: contract.LadderVAE, passed: contract.Passed, label: torch.Tensor) -> tuple[Any, Any]:
     """KL(q(z₂|x) ‖ p(z₂|y)) and, of the z₂ that was drawn, KL(q(z₁|x, z₂) ‖ p(z₁|z₂)), in nats, (B,) ×2."""
     top = contract.divergence(passed.top, ladder.class_prior(label))
     return top, contract.divergence(passed.lower, passed.lower_prior)
@@ -223,7 +224,7 @@ def start_from(cfg: LadderConfig, label_names: list[str]) -> contract.LadderVAE:
 
 def rebuilt(ladder: contract.LadderVAE, **changed) -> contract.LadderVAE:
     """A network with the weights of this one and other arguments; of other labels the priors are new."""
-    made = contract.LadderVAE(**ladder._hub_mixin_config | changed)
+    made = contract.LadderVAE(**cast(dict, ladder._hub_mixin_config) | changed)
     kept = copy.deepcopy(ladder.state_dict())
     if made.label_names != ladder.label_names:
         del kept["prior.weight"]
