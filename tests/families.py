@@ -22,6 +22,7 @@ from hub_models import (
     ddpm,
     energy,
     gan,
+    ladder,
     segmentation,
     text_to_image,
     tokens,
@@ -128,6 +129,11 @@ def played(ours, theirs, x: torch.Tensor) -> tuple:
 
 def translated(ours, theirs, x: torch.Tensor) -> tuple:
     return tuple(model(x, torch.arange(len(x)) % 2) for model in (ours.model, theirs))
+
+
+def ladders(ours, theirs, x: torch.Tensor) -> tuple:
+    noise = torch.randn(len(x), theirs.noise_dim, generator=torch.Generator().manual_seed(1))
+    return tuple(network(x, noise).pixels for network in (ours.model, theirs))
 
 
 def next_tokens(ours, theirs, x: torch.Tensor) -> tuple:
@@ -266,6 +272,19 @@ FAMILIES = {
             }
         ),
         knows=lambda ours: len(ours.label_names) == 12,
+    ),
+    "ladder": Family(
+        contract=ladder,
+        save=tiny_models.ladder_folder,
+        again=lambda ours, folder: ladder.save_folder(folder, ours),
+        stock={PROJECT: "from hub_models.ladder import LadderVAE as C; model = C.from_pretrained(name)"},
+        alike=ladders,
+        metrics=names(
+            HELD_OUT, "bits_per_dim", "bits_per_dim_apart", "kl_top", "kl_lower", "psnr", "psnr_top_alone", "pictures"
+        )
+        | {"nearest_train_distance", "label_accuracy", "named_label_accuracy", "seconds_per_picture"},
+        knows=lambda ours: len(ours.label_names) == 12 and ours.model.observation_std > 0,
+        wrapped="ladder.",
     ),
     "segmentation": Family(
         contract=segmentation,

@@ -155,7 +155,7 @@ def _evaluate(stem: str, export: Path, output: Path, weights: Path, flags: list[
     from training import evaluate, judges
 
     store.WEIGHTS = weights
-    if stem in ("ddpm", "energy", "gan", "text_to_image", "tokens", "translation"):
+    if stem in ("ddpm", "energy", "gan", "ladder", "text_to_image", "tokens", "translation"):
         judges.KEPT = tiny_models.kept_judges(weights)
     evaluate.main([stem, "--model", str(export), "--dataset", "emoji-sample", "--output", str(output), *flags])
 

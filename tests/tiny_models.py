@@ -235,6 +235,17 @@ def translation_folder(folder: Path | str, style_names=("a", "b")) -> Path:
     return Path(folder)
 
 
+def ladder_folder(folder: Path | str, label_names=("a", "b")) -> Path:
+    """A folder of a random hierarchical VAE of 16 × 16 pictures, whose lower level does something."""
+    from hub_models import ladder as contract
+
+    torch.manual_seed(0)
+    model = contract.LadderVAE(16, [8, 8, 16], 4, 2, list(label_names), 0.2).eval()
+    torch.nn.init.normal_(model.prior.weight, std=0.5)
+    contract.save_folder(folder, contract.Ladder(model))
+    return Path(folder)
+
+
 def tokens(model: str = "gpt2", codes: bool = True, label_names=("a", "b")):
     """A random model over 16 symbols of 8 × 8 pictures: "gpt2" or "pixelcnn", over a VQ-VAE's codes or a palette."""
     from hub_models import tokens as contract

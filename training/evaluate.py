@@ -25,6 +25,7 @@ STEMS = (
     "ddpm",
     "energy",
     "gan",
+    "ladder",
     "segmentation",
     "text_to_image",
     "tokens",
@@ -43,13 +44,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--judge",
         metavar="MODEL",
-        help="ddpm, energy, gan, tokens: a classifier of the same data that looks at the drawn",
+        help="ddpm, energy, gan, ladder, tokens: a classifier of the same data that looks at the drawn",
     )
     parser.add_argument("--output", type=Path, help="where to write results.json (default: build/results/)")
     parser.add_argument("--record", action="store_true", help="also write it into the checkpoint's folder and card")
     args = parser.parse_args(argv)
     for name, has_it in (
-        ("judge", args.stem in ("ddpm", "energy", "gan", "tokens")),
+        ("judge", args.stem in ("ddpm", "energy", "gan", "ladder", "tokens")),
         ("caption_column", args.stem not in ("segmentation", "translation")),
         ("concept_column", args.stem == "translation"),
     ):

@@ -28,6 +28,7 @@ HEADLINES = {  # what the README says of a model; of one that isn't here, its fi
              "heldout_pairs/image_to_text/recall@5"),
     "ddpm": ("label_accuracy", "named_label_accuracy"),
     "gan": ("label_accuracy", "recall", "seconds_per_picture"),
+    "ladder": ("label_accuracy", "validation/bits_per_dim", "validation/psnr"),
     "segmentation": ("new_scenes/miou", "validation/miou", "unseen_style/miou"),
     "text_to_image": ("train/named_first", "heldout_pairs/classed", "colours/both_right"),
 }  # fmt: skip

@@ -3,13 +3,13 @@
 Letters: B pictures, N of a data set, C × h × w or D numbers of a code, S side of the picture.
 """
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 
 from hub_models import latents
+from training.likelihood import bits_per_dim, gaussian_surprise
 
 
 def sparsity_penalty(code: torch.Tensor, target: float) -> torch.Tensor:
@@ -41,20 +41,12 @@ def divergence(mean: torch.Tensor, logvar: torch.Tensor) -> torch.Tensor:
 def gaussian_bound(pictures, reconstruction, mean, logvar, std: float | None) -> tuple[torch.Tensor, dict]:
     """The negative evidence lower bound, in nats per picture value, of pixels N(reconstruction, std²); and its parts.
 
-    The KL has its full weight. std None: the one that is best for this batch, the root of its mean squared error
-    (Rybkin, Daniilidis & Levine 2021, "Simple and effective VAE training with calibrated decoders", eq. 6).
+    The KL has its full weight. std None: see `likelihood.gaussian_surprise`.
     """
-    mse = (reconstruction.float() - pictures).square().mean()
-    variance = mse.clamp(min=1e-6) if std is None else mse.new_tensor(std**2)
-    surprise = 0.5 * (mse / variance + variance.log() + math.log(2 * math.pi))
+    surprise, mse = gaussian_surprise(pictures, reconstruction, std)
     kl = divergence(mean, logvar) / pictures.numel()
     loss = surprise + kl
     return loss, {"mse": mse.detach(), "kl": kl.detach(), "bits_per_dim": bits_per_dim(loss.detach())}
-
-
-def bits_per_dim(nats):
-    """Bits per value of a picture of bytes, of nats per value of a density on [-1, 1], constant within a byte."""
-    return nats / math.log(2) + math.log2(127.5)
 
 
 def space_of(

@@ -1,6 +1,5 @@
 """What is measured of an autoencoder, and what its card says."""
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,6 +13,7 @@ from training.autoencoder.model import batches, reconstruct, white_pictures
 from training.data.facts import facts_of
 from training.data.sources import Source, open_source
 from training.drawn import exam_of, measure
+from training.likelihood import bits_of_pixels_apart, bits_per_dim
 from training.order import draw_seed
 from training.task import Card, Results
 
@@ -117,11 +117,8 @@ def note_bound(results: Results, model: contract.Autoencoder, source: Source) ->
         noise = torch.randn(mean.shape, generator=draw).to(mean)
         parts = x.to(mean), model.decode(mean + std * noise), mean, 2 * std.log()
         total += float(codes.gaussian_bound(*parts, model.observation_std)[0]) * len(x)
-    flat = contract.from_uint8(pictures).flatten(1)  # (N, 3 R²)
-    spread = flat.std(0).clamp(min=1 / 255)  # no surer than a byte
-    apart = (0.5 * math.log(2 * math.pi * math.e) + spread.log()).mean()
-    results.metrics["validation/bits_per_dim"] = float(codes.bits_per_dim(total / len(pictures)))
-    results.baseline["validation/bits_per_dim"] = float(codes.bits_per_dim(apart))
+    results.metrics["validation/bits_per_dim"] = float(bits_per_dim(total / len(pictures)))
+    results.baseline["validation/bits_per_dim"] = bits_of_pixels_apart(pictures)
 
 
 def note_drawn(results: Results, model: contract.Autoencoder, dataset_name: str, columns: dict) -> None:

@@ -6,7 +6,8 @@ Takes a minute, after `make data`. classifier/ gets two pictures a class that no
 file, name, label, art set, licence and split of every picture. ddpm/ and text_to_image/ get what the shipped weights
 draw. segmentation/ gets scenes with their masks. captioning/ gets pictures whose name and style are both in the
 training data, but not together, and scenes that are not in it. These three open with their first drawing, and
-photographs out of scikit-image and scikit-learn (`pip install scikit-learn`) stand next.
+photographs out of scikit-image and scikit-learn (`pip install scikit-learn`) stand next. families/ gets textures cut
+out of such photographs.
 """
 
 import importlib.util
@@ -66,7 +67,13 @@ PHOTOGRAPHS = (  # name, package, file in it, by, licence, source; as the packag
      "https://www.flickr.com/photos/danielbuechele/6061409035/"),
 )  # fmt: skip
 PHOTOGRAPH_PX = 640  # at most, of the longer side
-Part = Literal["classifier", "ddpm", "segmentation", "text_to_image", "captioning"]
+TEXTURES = (  # name, file of scikit-image, the square that is cut out, by, source
+    ("wood", "data/coffee.png", (490, 170, 590, 270), "Rachel Michetti", "scikit-image: coffee"),
+    ("fur", "data/chelsea.png", (205, 0, 301, 96), "Stefan van der Walt", "scikit-image: chelsea"),
+    ("bricks", "data/brick.png", (0, 0, 320, 320), "CC0Textures", "https://cc0textures.com/view.php?tex=Bricks25"),
+)
+TEXTURE_PX = 128  # at most, of a side
+Part = Literal["classifier", "ddpm", "segmentation", "text_to_image", "captioning", "families"]
 PARTS: tuple[Part, ...] = get_args(Part)
 
 
@@ -90,6 +97,8 @@ def main(cfg: Config) -> None:
         print(f"segmentation: {len(paint_scenes(cfg.output_dir / 'segmentation'))} scenes and photographs")
     if "captioning" in cfg.parts:
         print(f"captioning: {len(choose_captioned(cfg))} pictures and scenes")
+    if "families" in cfg.parts:
+        print(f"families: {len(cut_textures(cfg.output_dir / 'families'))} textures")
 
 
 def choose_pictures(cfg: Config) -> list[dict]:
@@ -157,6 +166,11 @@ def origin(scenes: Scenes, thing) -> dict:
 def written(folder: Path, index: list[dict]) -> list[dict]:
     """The rows of an index.json, after writing it, a line each: with photographs behind the first drawing."""
     index[1:1] = photographs(folder)
+    return listed(folder, index)
+
+
+def listed(folder: Path, index: list[dict]) -> list[dict]:
+    """The rows of an index.json, after writing it, a line each."""
     rows = ",\n".join(json.dumps(row, ensure_ascii=False) for row in index)
     (folder / "index.json").write_text(f"[\n{rows}\n]\n", encoding="utf-8")
     return index
@@ -164,11 +178,7 @@ def written(folder: Path, index: list[dict]) -> list[dict]:
 
 def photographs(folder: Path) -> list[dict]:
     """Rows on the photographs, after writing them. Raises SystemExit where their packages are missing."""
-    specs = {package: importlib.util.find_spec(package) for _, package, *_ in PHOTOGRAPHS}
-    places = {package: Path(spec.origin).parent for package, spec in specs.items() if spec and spec.origin}
-    if missing := [package for package in specs if package not in places]:
-        raise SystemExit(f"the photographs come with {', '.join(missing)}: pip install scikit-image scikit-learn")
-    rows = []
+    places, rows = places_of({package for _, package, *_ in PHOTOGRAPHS}), []
     for name, package, file, by, license, source in PHOTOGRAPHS:
         with Image.open(places[package] / file) as picture:
             picture = picture.convert("RGB")
@@ -177,6 +187,29 @@ def photographs(folder: Path) -> list[dict]:
         facts = {"name": name, "credit": f"{name}: {by}, {license}", "license": license, "source": source}
         rows.append({"file": f"photo-{name}.jpg", **facts})
     return rows
+
+
+def places_of(packages: set[str]) -> dict[str, Path]:
+    """{package: its folder}. Raises SystemExit where one is missing."""
+    specs = {package: importlib.util.find_spec(package) for package in sorted(packages)}
+    places = {package: Path(spec.origin).parent for package, spec in specs.items() if spec and spec.origin}
+    if missing := [package for package in specs if package not in places]:
+        raise SystemExit(f"the photographs come with {', '.join(missing)}: pip install scikit-image scikit-learn")
+    return places
+
+
+def cut_textures(folder: Path) -> list[dict]:
+    """The rows of families/index.json, after writing it and the textures."""
+    place, rows = places_of({"skimage"})["skimage"], []
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, source_file, box, by, source in TEXTURES:
+        with Image.open(place / source_file) as picture:
+            picture = picture.convert("RGB").crop(box)
+        picture.thumbnail((TEXTURE_PX, TEXTURE_PX), Image.Resampling.LANCZOS)
+        picture.save(folder / f"texture-{name}.jpg", quality=90, optimize=True)
+        facts = {"name": name, "credit": f"{name}: {by}, CC0-1.0", "license": "CC0-1.0", "source": source}
+        rows.append({"file": f"texture-{name}.jpg", **facts})
+    return listed(folder, rows)
 
 
 def draw_cards(folder: Path) -> None:
