@@ -2,11 +2,12 @@
 
     python -m training.data.examples [--parts classifier ddpm …] [--output_dir apps/examples]
 
-Takes a minute, after `make data`. classifier/ gets two pictures a class that no script trains on; its index.json lists
-file, name, label, art set, licence and split of every picture. ddpm/ and text_to_image/ get what the shipped weights
-draw. segmentation/ gets scenes with their masks. captioning/ gets pictures whose name and style are both in the
-training data, but not together, and scenes that are not in it. These three open with their first drawing, and
-photographs out of scikit-image and scikit-learn (`pip install scikit-learn`) stand next.
+Takes a minute, after `make data`. classifier/ gets two pictures a class that no script trains on, families/ some of
+these; their index.json lists file, name, label, art set, licence and split of every picture. ddpm/ and text_to_image/
+get what the shipped weights draw. segmentation/ gets scenes with their masks. captioning/ gets pictures whose name and
+style are both in the training data, but not together, and scenes that are not in it. The last two and the first two
+open with their first drawing, and photographs out of scikit-image and scikit-learn (`pip install scikit-learn`) stand
+next.
 """
 
 import importlib.util
@@ -46,6 +47,11 @@ CAPTIONED = named("""
     crab/twemoji, mushroom/fluent-flat, pancakes/fluent, carrot/fluent, fire engine/fluent, taxi/fxemoji,
     circus tent/noto, wrapped gift/noto, camera/fluent, broken heart/fluent, cloud with lightning and rain/twemoji
 """)
+# Of PICTURES, one of most classes.
+SEEN = named("""
+    pleading face/noto, birthday cake/noto, fox/fluent, rose/fluent-flat, airplane departure/fluent, firefighter/noto,
+    flag: Cuba/twemoji, purple heart/fluent-flat
+""")
 CAPTIONED_SCENES = 8  # the first of the set, not the best
 DRAWN = ("face", "person", "food", "vehicle", "plant", "flag")  # one picture each, seeds 0, 1, …: the first
 WRITTEN = ("a grinning face", "a cat face", "a red apple", "a sunflower", "an automobile", "a guitar")  # seeds 0, 1, …
@@ -66,7 +72,7 @@ PHOTOGRAPHS = (  # name, package, file in it, by, licence, source; as the packag
      "https://www.flickr.com/photos/danielbuechele/6061409035/"),
 )  # fmt: skip
 PHOTOGRAPH_PX = 640  # at most, of the longer side
-Part = Literal["classifier", "ddpm", "segmentation", "text_to_image", "captioning"]
+Part = Literal["classifier", "ddpm", "segmentation", "text_to_image", "captioning", "families"]
 PARTS: tuple[Part, ...] = get_args(Part)
 
 
@@ -81,7 +87,9 @@ class Config:
 def main(cfg: Config) -> None:
     """Write the parts asked for. Raises SystemExit where the data is not built or a package is missing."""
     if "classifier" in cfg.parts:
-        print(f"classifier: {len(choose_pictures(cfg))} pictures")
+        print(f"classifier: {len(choose_pictures(cfg, 'classifier', PICTURES))} pictures")
+    if "families" in cfg.parts:
+        print(f"families: {len(choose_pictures(cfg, 'families', SEEN))} pictures")
     if "ddpm" in cfg.parts:
         draw_cards(cfg.output_dir / "ddpm")
     if "text_to_image" in cfg.parts:
@@ -92,10 +100,10 @@ def main(cfg: Config) -> None:
         print(f"captioning: {len(choose_captioned(cfg))} pictures and scenes")
 
 
-def choose_pictures(cfg: Config) -> list[dict]:
-    """The rows of classifier/index.json, after writing it and the pictures."""
-    folder = cfg.output_dir / "classifier"
-    index = save_pictures(folder, cfg.data_dir, cfg.split, PICTURES)
+def choose_pictures(cfg: Config, part: str, chosen: tuple[tuple[str, str], ...]) -> list[dict]:
+    """The rows of a part's index.json, after writing it and the pictures."""
+    folder = cfg.output_dir / part
+    index = save_pictures(folder, cfg.data_dir, cfg.split, chosen)
     for row in index:
         row["credit"] = f"Art: {SETS_CREDIT}"
     return written(folder, index)
