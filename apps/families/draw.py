@@ -27,7 +27,7 @@ def part(demo: gr.Blocks, desk: Desk) -> None:
         form.count = gr.Slider(1, MAX_PICTURES, 1, step=1, label="Pictures", info="Of each family.", min_width=170)
         form.seed = gr.Number(0, label="Seed", info="The next has one more.", min_width=130, elem_id="families-seed")
         form.fresh = gr.Checkbox(True, label="New seed every time", min_width=150)
-        with gr.Column(min_width=120):
+        with gr.Column(min_width=220), gr.Row():
             shown.draw = gr.Button("Draw", variant="primary", min_width=110, elem_id="families-draw")
             shown.stop = gr.Button("Stop", variant="stop", interactive=False, min_width=80, elem_id="families-stop")
     form.families = families_field(desk, visible=len(desk.members) > 1)

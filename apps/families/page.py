@@ -42,13 +42,13 @@ def build(models: Mapping[str, Any | CheckpointError]) -> gr.Blocks:
         if ready:
             desk = Desk(ready)
             with gr.Tabs():
-                with gr.Tab("One label, one seed"):
+                with gr.Tab("Draw"):
                     draw.part(demo, desk)
-                with gr.Tab("A picture of yours"):
+                with gr.Tab("Your picture"):
                     ask.part(demo, desk, PAGE)
                 with gr.Tab("Between two"):
                     between.part(demo, desk, PAGE)
-                with gr.Tab("Which is which"):
+                with gr.Tab("Compare"):
                     _table_part(desk)
     return demo
 

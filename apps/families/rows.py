@@ -93,8 +93,8 @@ def _gan_look(model, picture, label, seed):
     best = int(told.argmax())
     own = model.tell(model.draw([labels[best]] * OWN, range(OWN)), [labels[best]] * OWN)
     said = "Has no encoder, so it can't draw yours again; its discriminator says how real it looks."
-    beaten = f"more than {(own < told[best]).sum()} of {OWN} of its own"
-    yield Seen(said, facts={"Most real as": labels[best], "Logit": f"{told[best]:.2f}", "As real as": beaten})
+    beaten = f"{(own < told[best]).sum()} of {OWN} of its own"
+    yield Seen(said, facts={"Most real as": labels[best], "Logit": f"{told[best]:.2f}", "More real than": beaten})
 
 
 def _gan_between(model, label, seed, other, steps) -> Frames:
@@ -138,7 +138,7 @@ def _tokens_look(model, picture, label, seed):
 
 
 TOKENS = Family(
-    stem="tokens", title="Symbol by symbol", load=tokens.load, labels=lambda model: model.label_names,
+    stem="tokens", title="Tokens", load=tokens.load, labels=lambda model: model.label_names,
     passes=lambda model: model.num_symbols,
     how=lambda model: f"{model.num_symbols} symbols, one after another, each drawn given all before it.",
     draw=_tokens_draw, receipt=_tokens_receipt, look=_tokens_look,
@@ -165,7 +165,7 @@ def _energy_look(model, picture, label, seed):
     best, share = outputs.argmax(1).item(), outputs.softmax(1).max().item()
     facts = {"Energy": f"{picture_energy(outputs).item():.2f}"}
     if model.energy_quantiles is not None:
-        facts["Unusual"] = f"more than {model.anomaly([picture]).share_below[0]:.0%} of training pictures"
+        facts["More unusual than"] = f"{model.anomaly([picture]).share_below[0]:.0%} of training pictures"
     facts["Class"] = f"{model.label_names[best]}, {share:.0%}"
     towards = model.label_names[best] if label == ANY else label
     for state in model.sample([towards], [seed], starts=[picture]):

@@ -94,14 +94,13 @@ def strips_html(strips: Sequence[Strip]) -> str:
 
 
 def _strip(strip: Strip) -> str:
-    shown, way = "", html.escape(strip.way)
+    shown, named = "", " · ".join(filter(None, (strip.variant, strip.way)))
     if strip.pixels is not None:
         tiles = "".join(image(pixels, f"{strip.title}, {k + 1}") for k, pixels in enumerate(strip.pixels))
         shown = f'<div class="strip">{tiles}</div>'
     elif strip.refusal:
         shown = f'<p class="why">{html.escape(strip.refusal)}</p>'
-    head = f"<h4>{html.escape(strip.title)} <small>{html.escape(strip.variant)} {way}</small></h4>"
-    return f"<section>{head}<p>{html.escape(strip.said)}</p>{shown}</section>"
+    return f"<section>{title(strip.title, named)}<p>{html.escape(strip.said)}</p>{shown}</section>"
 
 
 # ---- the table -------------------------------------------------------------------------------------------------------
@@ -120,10 +119,12 @@ def table_html(rows: Sequence[Mapping]) -> str:
 def _line(row: Mapping) -> str:
     low, high = row["kid_x1000_low"], row["kid_x1000_high"]
     between = f" ({low:.1f} to {high:.1f})" if low is not None and high is not None else ""
-    bits = _figure(row["bits_per_dimension"], "{:.2f} bits")
-    parameters, hours = f"{row['parameters'] / 1e6:.1f} M", _figure(row["hours"], "{:.1f} h")
+    has_likelihood = row["likelihood"] in ("exact", "a bound")
+    bits = _figure(row["bits_per_dimension"], "{:.2f} bits") if has_likelihood else ""
+    count, hours = row["parameters"], _figure(row["hours"], "{:.1f} h")
+    parameters = f"{count / 1e6:.1f} M" if count >= 1e5 else f"{count:,}"
     cells = (
-        (_tick(row["likelihood"] in ("exact", "a bound")) + html.escape(row["likelihood"]), bits),
+        (_tick(has_likelihood) + html.escape(row["likelihood"]), bits),
         (_tick(row["encoder"]) + html.escape(row["encoder"] or "none"), ""),
         (f"{row['passes']:,}", _figure(row["seconds_per_picture"], "{:.2g} s")),
         (_figure(row["kid_x1000"], "KID {:.1f}" + between), "precision " + _figure(row["precision"], "{:.0%}")),

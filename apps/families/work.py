@@ -173,7 +173,7 @@ class Walks(Round):
                 found.append(strip)
             if not own:
                 said = member.family.space
-                found.append(paint.Strip(*named, "no walk", said, None, None))
+                found.append(paint.Strip(*named, "", said, None, None))
         if None not in self.ends:
             side = max((member.model.resolution_px for member in self.members), default=32)
             pixels = paint.fade(*self.ends, side, WALK)
