@@ -116,7 +116,7 @@ class DDPM:
         steps = drawing.check_whole("num_inference_steps", num_inference_steps, 1, self.num_train_timesteps)
         done = drawing.check_whole("done", done, 0, steps - 1 if start is not None else 0)
         if start is not None and start.shape != (len(seeds), *self.shape):
-            raise ValueError(f"start has the shape {tuple(start.shape)}, not that of {len(seeds)} pictures, {self.shape}")
+            raise ValueError(f"start has the shape {tuple(start.shape)}, not that of {len(seeds)} pictures")
         asked = Asked(labels, guidance_scale, sampler, guide_scale)
         return self._steps(ways_of(self, asked, guide, fork, steps), seeds, guide, start, done)
 

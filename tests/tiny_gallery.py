@@ -62,12 +62,13 @@ def models(folder: Path) -> dict[str, dict]:
         ),
         "ddpm": tiny_ddpm(),
     }
-    for stem in {"clip", *(demo.PAGE.stem for demo in gallery.DEMOS)} - {"classifier", *made}:
+    for stem in {"clip", *(demo.PAGE.stem for demo in gallery.DEMOS)} - {"classifier", "families", *made}:
         FAMILIES[stem].save(folder / stem)
         made[stem] = FAMILIES[stem].load(folder / stem)
     ranker = made.pop("clip")
     named = {stem: {"tiny": model} for stem, model in made.items()}
     named["captioning"]["clip=tiny"] = ranker
+    named["families"] = tiny_families(folder)
     return named | {"classifier": {"vit": CheckpointError("left out")}}
 
 

@@ -47,7 +47,10 @@ def _read(path: Path) -> dict:
 
 def _number(found: dict, name: str) -> float | None:
     value = found.get(name)
-    return float(value) if drawing.is_number(value) else None
+    try:
+        return float(value) if drawing.is_number(value) else None
+    except OverflowError:  # of a whole number beyond all floats
+        return None
 
 
 def _hours(run: dict) -> float | None:

@@ -3,7 +3,7 @@
   const name = () => {
     const buttons = document.querySelectorAll(".v-examples .gallery-item");
     buttons.forEach((button, i) => { button.setAttribute("aria-label", names[i]); button.title = names[i]; });
-    return buttons.length > 0;
+    return buttons.length >= names.length; // in a tab they come one after the other
   };
   if (!name()) {
     const watch = new MutationObserver(() => { if (name()) watch.disconnect(); });
