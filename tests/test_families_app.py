@@ -278,6 +278,7 @@ WATCH = """() => {
 }"""
 
 
+@pytest.mark.timeout(300)
 def test_draw_watch_stop_ask_walk_and_compare(address, page, models, tmp_path):
     page.goto(address)
     assert "gone: train <b>it</b>" in page.get_by_role("alert").inner_text()

@@ -1,7 +1,8 @@
 (id) => {
   const prepare = () => {
     const box = document.getElementById(id);
-    if (!box) return false;
+    if (!box || box.dataset.prepared) return;
+    box.dataset.prepared = "yes"; // in a tab it is made anew when that is opened
     // Whoever has begun to bring a picture keeps it: then the page's example comes too late.
     for (const kind of ["click", "change", "drop", "paste"]) {
       box.addEventListener(kind, () => { box.dataset.touched = "yes"; }, true);
@@ -12,10 +13,7 @@
         setTimeout(() => box.querySelector("input[type=file]")?.click(), 50);
       }
     });
-    return true;
   };
-  if (!prepare()) { // in a tab that nobody has opened yet
-    const watch = new MutationObserver(() => { if (prepare()) watch.disconnect(); });
-    watch.observe(document.body, { childList: true, subtree: true });
-  }
+  prepare();
+  new MutationObserver(prepare).observe(document.body, { childList: true, subtree: true });
 }
