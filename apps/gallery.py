@@ -9,13 +9,20 @@ from types import ModuleType
 
 import gradio as gr
 
-from apps import captioning, classifier, ddpm, segmentation, text_to_image
+from apps import captioning, classifier, ddpm, families, segmentation, text_to_image
 from apps.kit import launch, parts
 from apps.kit.page import Page
 from apps.kit.pictures import data_url
 
 CARD_PICTURES = 6
-DEMOS = (text_to_image, captioning, segmentation, ddpm, classifier)  # modules of a PAGE, load_models and build
+DEMOS = (
+    text_to_image,
+    captioning,
+    segmentation,
+    ddpm,
+    families,
+    classifier,
+)  # modules of a PAGE, load_models and build
 PAGE = Page(
     stem="gallery",
     title="Vitrail",

@@ -91,6 +91,8 @@ class DDPM:
         guide: Guide | None = None,
         guide_scale: float = 0.0,
         fork: Fork | None = None,
+        start: torch.Tensor | None = None,
+        done: int = 0,
     ) -> Generator[Step]:
         """One `Step` for every step of sampling; the last one's x_t is the pictures. Close it to stop at once.
 
@@ -104,25 +106,31 @@ class DDPM:
         guide, guide_scale: a classifier whose gradient towards the label is followed, γ times, beside the other
             guidance, or with guidance_scale=1 instead of it; γ = 0 is none. See `samplers.towards`.
         fork: the drawing is the same up to and with step fork.at, and goes on as it says, over the same timesteps.
+        start, done: x_t (B, 3, R, R) to go on from where so many steps are done, 0 … num_inference_steps - 1, in the
+            place of the noise of the seeds: one's own, or a picture with noise on it.
         Raises ValueError, here and not at the first step, for anything out of these ranges.
         """
         if len(labels) != len(seeds) or not len(labels):
             raise ValueError(f"{len(labels)} labels for {len(seeds)} seeds: give one label and one seed a picture")
         seeds = [drawing.check_seed(seed) for seed in seeds]
         steps = drawing.check_whole("num_inference_steps", num_inference_steps, 1, self.num_train_timesteps)
+        done = drawing.check_whole("done", done, 0, steps - 1 if start is not None else 0)
+        if start is not None and start.shape != (len(seeds), *self.shape):
+            raise ValueError(f"start has the shape {tuple(start.shape)}, not that of {len(seeds)} pictures")
         asked = Asked(labels, guidance_scale, sampler, guide_scale)
-        return self._steps(ways_of(self, asked, guide, fork, steps), seeds, guide)
+        return self._steps(ways_of(self, asked, guide, fork, steps), seeds, guide, start, done)
 
     @torch.no_grad()
-    def _steps(self, ways: Sequence[Way], seeds: Sequence[int], guide: Guide | None) -> Generator[Step]:
+    def _steps(self, ways: Sequence[Way], seeds: Sequence[int], guide: Guide | None, start, done) -> Generator[Step]:
         generators, before = drawing.generators_of(seeds), None
         large = self.scheduler.config.variance_type.startswith("fixed_large")
 
         def fresh() -> torch.Tensor:
             return drawing.noise(generators, self.shape, self.device)  # (B, 3, R, R)
 
-        x = fresh()
-        for index, level in enumerate(samplers.levels(self.scheduler, ways[0].sampler, len(ways))):
+        x = fresh() if start is None else start.to(self.device)
+        levels = samplers.levels(self.scheduler, ways[0].sampler, len(ways))
+        for index, level in enumerate(levels[done:], done):
             way, a = ways[index], level.a.to(self.device)
             output = self._evaluate(x, level.timestep, way.rows, way.scale)  # (B, 3, R, R)
             x0 = predict_x0(output, x, a, self.scheduler.config.prediction_type)

@@ -159,7 +159,10 @@ def tiny_models(folder: Path) -> dict[str, str]:
             kitchen[stem](made)
             models[stem] = str(made)
         elif stem != build.GALLERY:
-            models[stem] = store.variants(stem)[-1]
+            page = build.page_of(stem)
+            several = [name for name in page.models if "=" in name and page.of_stem(name)[1] in
+                       store.variants(page.of_stem(name)[0])]  # fmt: skip
+            models[stem] = (several or store.variants(stem))[-1]
     return models
 
 

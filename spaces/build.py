@@ -176,8 +176,9 @@ def choose_weights(stem: str, chosen: Sequence[str] = ()) -> Weights:
     """
     names: dict[str, list[str]] = {page: [] for page in pages(stem)}
     for choice in chosen:
-        page, _, name = choice.rpartition("=")
-        page = page or (stem if stem != GALLERY else "")
+        page, _, name = choice.partition("=")
+        if page not in names and stem != GALLERY:
+            page, name = stem, choice
         if page not in names or not name:
             every = f"STEM=MODEL, where STEM is one of {', '.join(names)}"
             wanted = every if stem == GALLERY else "a variant, a folder or org/repo@revision"
@@ -189,16 +190,25 @@ def choose_weights(stem: str, chosen: Sequence[str] = ()) -> Weights:
             other, _, one = also.partition("/")
             for variant in [one] if one else store.variants(other):
                 _bundle(weights, other, store.bundled(other)[variant], variant)
-        here = [name for name in page_of(page).models if name in store.variants(page)]
+        here = [name for name in page_of(page).models if _is_here(*page_of(page).of_stem(name))]
         weights.choices[page] = [_choose(weights, page, name) for name in mine or here or store.variants(page)]
         if not weights.choices[page] and stem != GALLERY:
             raise BuildError(f"no weights of {page} are bundled yet: --model with a folder or org/repo@revision")
     return weights
 
 
-def _choose(weights: Weights, stem: str, name: str) -> str:
-    """Note one model among the weights, and return the name by which the Space loads it."""
-    if name in store.variants(stem):
+def _is_here(stem: str, name: str) -> bool:
+    return name in store.variants(stem)
+
+
+def _choose(weights: Weights, page: str, chosen: str) -> str:
+    """Note one model among the weights, and return the name by which the Space's page loads it."""
+    stem, name = page_of(page).of_stem(chosen)
+    return chosen.removesuffix(name) + _noted(weights, stem, name)
+
+
+def _noted(weights: Weights, stem: str, name: str) -> str:
+    if _is_here(stem, name):
         return _bundle(weights, stem, store.bundled(stem)[name], name)
     folder = store.resolve(stem, name)
     if Path(name).expanduser().is_dir():

@@ -157,6 +157,22 @@ def test_closing_the_iterator_stops_it():
         next(steps)
 
 
+@pytest.mark.parametrize("sampler", ["ddim", "dpm++"])
+def test_from_noise_of_ones_own_and_from_the_middle_it_draws_what_it_drew(sampler):
+    model, how = small_model(), {"num_inference_steps": 6, "sampler": sampler}
+    whole = list(model.generate([0, 2], [3, 4], **how))
+    again = list(model.generate([0, 2], [0, 0], start=model.initial_noise([3, 4]), **how))
+    assert torch.equal(again[-1].x_t, whole[-1].x_t) and [step.index for step in again] == list(range(6))
+    rest = list(model.generate([0, 2], [3, 4], start=whole[3].x_t, done=4, **how))
+    assert [step.index for step in rest] == [4, 5] and rest[0].timestep == whole[4].timestep
+    assert torch.equal(rest[0].x0, whole[4].x0)
+    if sampler == "ddim":  # the other one remembers the step before
+        assert torch.equal(rest[-1].x_t, whole[-1].x_t)
+    for wrong in ({"done": 1}, {"start": whole[0].x_t, "done": 6}, {"start": whole[0].x_t[:1]}):
+        with pytest.raises(ValueError, match="done|start"):
+            model.generate([0, 2], [3, 4], **(how | wrong))
+
+
 def test_gradients_stay_as_the_caller_has_them_between_steps():
     steps = small_model().generate([0], [0], num_inference_steps=3)
     next(steps)

@@ -37,7 +37,7 @@ import space
 
 ROOT = Path(__file__).parent.parent
 STEMS = [stem for stem in build.stems() if stem != build.GALLERY]
-WITHOUT_MODEL = {"text_to_image_settings"}  # endpoints that only read a file
+WITHOUT_MODEL = {"text_to_image_settings", "families_table"}  # endpoints that only read a file
 PULLED = "segmentation"  # the stem whose Space pulls its weights here; the others' are bundled
 
 pytestmark = pytest.mark.timeout(600)  # the first test that needs them waits for three Spaces to start
@@ -159,7 +159,7 @@ def running(built, hub, tmp_path_factory):
             if stem == PULLED:
                 variables |= {"HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1", "NO_PROXY": "127.0.0.1"}
             if stem == build.GALLERY:  # what a duplicated Space would set
-                variables["MODEL_REPO_ID"] = "classifier=vit, ddpm=emoji-32"
+                variables["MODEL_REPO_ID"] = "classifier=vit, ddpm=emoji-32, families=ddpm=emoji-32"
             try:
                 up[stem] = stack.enter_context(boot.running(built[stem], environment=variables, **zero))
             except Exception as error:

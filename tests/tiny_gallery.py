@@ -40,6 +40,20 @@ def tiny_ddpm() -> ddpm.DDPM:
     )
 
 
+def tiny_families(folder: Path) -> dict:
+    """A tiny model of each family of the page `families`, under its name there."""
+    labels = tiny_ddpm().label_names
+    tiny_models.gan_folder(folder / "gan", labels, "dcgan")
+    tiny_models.energy_folder(folder / "energy", labels)
+    return {
+        "autoencoder=tiny": tiny_models.vector_autoencoder(labels),
+        "gan=tiny": FAMILIES["gan"].load(folder / "gan"),
+        "tokens=tiny": tiny_models.tokens(label_names=labels),
+        "energy=tiny": FAMILIES["energy"].load(folder / "energy"),
+        "ddpm=tiny": tiny_ddpm(),
+    }
+
+
 def models(folder: Path) -> dict[str, dict]:
     """What `gallery.build` takes: a tiny model for every page but the classifier's."""
     made = {
@@ -48,12 +62,13 @@ def models(folder: Path) -> dict[str, dict]:
         ),
         "ddpm": tiny_ddpm(),
     }
-    for stem in {"clip", *(demo.PAGE.stem for demo in gallery.DEMOS)} - {"classifier", *made}:
+    for stem in {"clip", *(demo.PAGE.stem for demo in gallery.DEMOS)} - {"classifier", "families", *made}:
         FAMILIES[stem].save(folder / stem)
         made[stem] = FAMILIES[stem].load(folder / stem)
     ranker = made.pop("clip")
     named = {stem: {"tiny": model} for stem, model in made.items()}
     named["captioning"]["clip=tiny"] = ranker
+    named["families"] = tiny_families(folder)
     return named | {"classifier": {"vit": CheckpointError("left out")}}
 
 

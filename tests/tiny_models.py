@@ -165,6 +165,22 @@ def autoencoder_folder(folder: Path | str, channels: int = 4) -> Path:
     return Path(folder)
 
 
+def vector_autoencoder(label_names=("a", "b")):
+    """A random autoencoder of 8 × 8 pictures with one vector each, and a Gaussian of it for each label."""
+    from hub_models import autoencoder as contract
+    from hub_models.latents import LatentSpace
+
+    torch.manual_seed(0)
+    vae = AutoencoderKL(
+        block_out_channels=(8,) * 4, norm_num_groups=4, sample_size=8, down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4, mid_block_add_attention=False, scaling_factor=1.0,
+    ).eval().requires_grad_(False)  # fmt: skip
+    _loud(vae)
+    means = 3 * torch.eye(len(label_names), 4)
+    space = LatentSpace(label_names, means, torch.eye(4).expand(len(label_names), -1, -1))
+    return contract.Autoencoder(vae, space=space, name="tiny", weights_sha256="0" * 64)
+
+
 def unet(
     side_px: int = 16, channels: tuple[int, int] = (16, 32), classes: int | None = None, attention: bool = False
 ) -> UNet2DModel:

@@ -19,11 +19,16 @@ class Page:
     sentence: str  # under the title
     card: str  # what its card in the gallery says instead
     short: str  # at most 60 characters: the Space's short description
-    models: tuple[str, ...]  # the bundled variants that it opens with
+    models: tuple[str, ...]  # the bundled variants that it opens with; of a page of several stems each stem=variant
     gpu_seconds: int  # what a call may take on ZeroGPU
     call: str  # the endpoint that stands for the page in checks
     example: Mapping = field(default_factory=dict)  # its arguments in docs/api.md
     also: tuple[str, ...] = ()  # what it loads besides: all weights of a stem, or one of them, stem/variant
+
+    def of_stem(self, name: str) -> tuple[str, str]:
+        """The stem that a model of the page is of, and its name there."""
+        stem, several, own = name.partition("=")
+        return (stem, own) if several and any("=" in model for model in self.models) else (self.stem, name)
 
     @property
     def folder(self) -> Path:

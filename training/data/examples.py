@@ -2,12 +2,12 @@
 
     python -m training.data.examples [--parts classifier ddpm …] [--output_dir apps/examples]
 
-Takes a minute, after `make data`. classifier/ gets two pictures a class that no script trains on; its index.json lists
-file, name, label, art set, licence and split of every picture. ddpm/ and text_to_image/ get what the shipped weights
-draw. segmentation/ gets scenes with their masks. captioning/ gets pictures whose name and style are both in the
-training data, but not together, and scenes that are not in it. These three open with their first drawing, and
-photographs out of scikit-image and scikit-learn (`pip install scikit-learn`) stand next. families/ gets textures cut
-out of such photographs.
+Takes a minute, after `make data`. classifier/ gets two pictures a class that no script trains on, families/ some of
+these; their index.json lists file, name, label, art set, licence and split of every picture. ddpm/ and text_to_image/
+get what the shipped weights draw. segmentation/ gets scenes with their masks. captioning/ gets pictures whose name and
+style are both in the training data, but not together, and scenes that are not in it. The last two and the first two
+open with their first drawing, and photographs out of scikit-image and scikit-learn (`pip install scikit-learn`) stand
+next. families/textures/ gets squares cut out of such photographs.
 """
 
 import importlib.util
@@ -46,6 +46,11 @@ CAPTIONED = named("""
     smiling face with sunglasses/twemoji, thinking face/noto, detective/noto, dog/noto, spouting whale/fluent,
     crab/twemoji, mushroom/fluent-flat, pancakes/fluent, carrot/fluent, fire engine/fluent, taxi/fxemoji,
     circus tent/noto, wrapped gift/noto, camera/fluent, broken heart/fluent, cloud with lightning and rain/twemoji
+""")
+# Of PICTURES, one of most classes.
+SEEN = named("""
+    pleading face/noto, birthday cake/noto, fox/fluent, rose/fluent-flat, airplane departure/fluent, firefighter/noto,
+    flag: Cuba/twemoji, purple heart/fluent-flat
 """)
 CAPTIONED_SCENES = 8  # the first of the set, not the best
 DRAWN = ("face", "person", "food", "vehicle", "plant", "flag")  # one picture each, seeds 0, 1, …: the first
@@ -88,7 +93,10 @@ class Config:
 def main(cfg: Config) -> None:
     """Write the parts asked for. Raises SystemExit where the data is not built or a package is missing."""
     if "classifier" in cfg.parts:
-        print(f"classifier: {len(choose_pictures(cfg))} pictures")
+        print(f"classifier: {len(choose_pictures(cfg, 'classifier', PICTURES))} pictures")
+    if "families" in cfg.parts:
+        print(f"families: {len(choose_pictures(cfg, 'families', SEEN))} pictures")
+        print(f"families: {len(cut_textures(cfg.output_dir / 'families' / 'textures'))} textures")
     if "ddpm" in cfg.parts:
         draw_cards(cfg.output_dir / "ddpm")
     if "text_to_image" in cfg.parts:
@@ -97,14 +105,12 @@ def main(cfg: Config) -> None:
         print(f"segmentation: {len(paint_scenes(cfg.output_dir / 'segmentation'))} scenes and photographs")
     if "captioning" in cfg.parts:
         print(f"captioning: {len(choose_captioned(cfg))} pictures and scenes")
-    if "families" in cfg.parts:
-        print(f"families: {len(cut_textures(cfg.output_dir / 'families'))} textures")
 
 
-def choose_pictures(cfg: Config) -> list[dict]:
-    """The rows of classifier/index.json, after writing it and the pictures."""
-    folder = cfg.output_dir / "classifier"
-    index = save_pictures(folder, cfg.data_dir, cfg.split, PICTURES)
+def choose_pictures(cfg: Config, part: str, chosen: tuple[tuple[str, str], ...]) -> list[dict]:
+    """The rows of a part's index.json, after writing it and the pictures."""
+    folder = cfg.output_dir / part
+    index = save_pictures(folder, cfg.data_dir, cfg.split, chosen)
     for row in index:
         row["credit"] = f"Art: {SETS_CREDIT}"
     return written(folder, index)
@@ -199,16 +205,16 @@ def places_of(packages: set[str]) -> dict[str, Path]:
 
 
 def cut_textures(folder: Path) -> list[dict]:
-    """The rows of families/index.json, after writing it and the textures."""
+    """The rows of families/textures/index.json, after writing it and the textures."""
     place, rows = places_of({"skimage"})["skimage"], []
     folder.mkdir(parents=True, exist_ok=True)
     for name, source_file, box, by, source in TEXTURES:
         with Image.open(place / source_file) as picture:
             picture = picture.convert("RGB").crop(box)
         picture.thumbnail((TEXTURE_PX, TEXTURE_PX), Image.Resampling.LANCZOS)
-        picture.save(folder / f"texture-{name}.jpg", quality=90, optimize=True)
+        picture.save(folder / f"{name}.jpg", quality=90, optimize=True)
         facts = {"name": name, "credit": f"{name}: {by}, CC0-1.0", "license": "CC0-1.0", "source": source}
-        rows.append({"file": f"texture-{name}.jpg", **facts})
+        rows.append({"file": f"{name}.jpg", **facts})
     return listed(folder, rows)
 
 

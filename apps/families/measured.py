@@ -1,0 +1,61 @@
+"""What was measured of a model, out of the results.json and run.json beside its weights; nothing is typed here."""
+
+from pathlib import Path
+from typing import Any
+
+from hub_models import drawing, store
+from hub_models.documents import CheckpointError, read_object
+
+FIGURES = (
+    "kid_x1000", "kid_x1000_low", "kid_x1000_high", "precision", "recall", "label_accuracy", "seconds_per_picture",
+)  # fmt: skip
+
+
+def row(member) -> dict[str, Any]:
+    """A member of the page in the table: what its family can, and its figures, None where there is none."""
+    family, model = member.family, member.model
+    metrics, run = documents(family.stem, model.name)
+    return {
+        "family": member.name,
+        "title": member.title,
+        "likelihood": family.likelihood,
+        "bits_per_dimension": _number(metrics, family.bits),
+        "encoder": family.encoder or None,
+        "passes": family.passes(model),
+        **{name: _number(metrics, name) for name in FIGURES},
+        "parameters": model.parameters,
+        "hours": _hours(run),
+    }
+
+
+def documents(stem: str, name: str) -> tuple[dict, dict]:
+    """The metrics and the run.json of a model, {} where there are none or they are out of form."""
+    try:
+        folder = store.resolve(stem, name)
+    except CheckpointError:  # a model that was never in a folder
+        return {}, {}
+    metrics = _read(folder / "results.json").get("metrics")
+    return metrics if isinstance(metrics, dict) else {}, _read(folder / "run.json")
+
+
+def _read(path: Path) -> dict:
+    try:
+        return read_object(path) if path.is_file() else {}
+    except CheckpointError:
+        return {}
+
+
+def _number(found: dict, name: str) -> float | None:
+    value = found.get(name)
+    try:
+        return float(value) if drawing.is_number(value) else None
+    except OverflowError:  # of a whole number beyond all floats
+        return None
+
+
+def _hours(run: dict) -> float | None:
+    """Of the run and of those before it that it went on from."""
+    earlier = run.get("earlier")
+    stages = [run, *(stage for stage in (earlier if isinstance(earlier, list) else []) if isinstance(stage, dict))]
+    hours = [value for stage in stages if (value := _number(stage, "hours")) is not None]
+    return sum(hours) if hours else None
