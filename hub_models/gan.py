@@ -29,6 +29,7 @@ KINDS = ("dcgan", "style")
 DISCRIMINATOR = "discriminator"  # its folder in the generator's
 SMALLEST = 4  # pixels a side of what the first convolution sees
 MAX_LEVELS = 9  # of channels: 4 px to 1024 px
+TRUNCATION = 0.7  # ψ by default, as Karras et al. 2019 show their pictures: likelier ones, less varied
 CENTRE_DRAWS = 512  # of z, and as many of -z, whose mean is the centre of a label
 
 
@@ -257,14 +258,16 @@ class GAN:
         return drawing.noise(generators, (self.model.z_dim + self.model.noise_dim,), self.device)
 
     @torch.no_grad()
-    def paint(self, latents: torch.Tensor, labels: Sequence[int | str], truncation: float = 1.0) -> torch.Tensor:
+    def paint(self, latents: torch.Tensor, labels: Sequence[int | str], truncation: float = TRUNCATION) -> torch.Tensor:
         """(B, 3, R, R) of latents (B, Z + N). Raises ValueError for a label or truncation that there is not."""
         if not drawing.is_number(truncation) or not 0 <= truncation <= 1:
-            raise ValueError(f"truncation {repr(truncation)[:60]} is not a number from 0 to 1: 0.7 to 1 is usual")
+            raise ValueError(f"truncation {repr(truncation)[:60]} is not a number from 0 to 1: {TRUNCATION} is usual")
         z, noise = latents.split([self.model.z_dim, self.model.noise_dim], 1)
         return self.model(z, noise, self.rows(labels), float(truncation)).clamp(-1, 1)
 
-    def draw(self, labels: Sequence[int | str], seeds: Sequence[int], *, truncation: float = 1.0) -> list[Image.Image]:
+    def draw(
+        self, labels: Sequence[int | str], seeds: Sequence[int], *, truncation: float = TRUNCATION
+    ) -> list[Image.Image]:
         """One RGB picture, R × R, for each label (name or number) and seed (0 … 2**63 - 1).
 
         A picture depends on its own seed and label alone: in a batch and by itself it comes out the same within 1/255.
@@ -276,7 +279,7 @@ class GAN:
         return self.to_pil(self.paint(self.latents(seeds), labels, truncation))
 
     def walk(
-        self, seed_a: int, seed_b: int, label: int | str, steps: int, *, truncation: float = 1.0
+        self, seed_a: int, seed_b: int, label: int | str, steps: int, *, truncation: float = TRUNCATION
     ) -> list[Image.Image]:
         """`steps` pictures of a label, from that of one seed to that of the other, along a great circle (`slerp`).
 
@@ -304,7 +307,7 @@ class GAN:
         """One RGB picture for each row of x (B, 3, R, R) in [-1, 1]; what lies outside is clipped."""
         return [Image.fromarray(pixels) for pixels in to_uint8(x)]
 
-    def receipt(self, labels: Sequence[int | str], seeds: Sequence[int], *, truncation: float = 1.0) -> dict:
+    def receipt(self, labels: Sequence[int | str], seeds: Sequence[int], *, truncation: float = TRUNCATION) -> dict:
         """Everything that draws these pictures again, for JSON: see `drawing`."""
         fields = {
             "model": self.name,

@@ -270,7 +270,8 @@ FAMILIES = {
                 "seconds_per_picture",
                 "told_apart",
             }
-        ),
+        )
+        | names(["untruncated"], "label_accuracy", "precision", "recall"),
         knows=lambda ours: len(ours.label_names) == 12,
     ),
     "ladder": Family(

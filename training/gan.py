@@ -12,6 +12,7 @@ Letters: B batch, R side of the picture in pixels, Z and N numbers that a pictur
 """
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -32,6 +33,7 @@ from training.task import Card, Results, Task, opened_pair, run
 
 STEM = "gan"
 Loss = Literal["relativistic", "non-saturating", "minimax"]
+UNTRUNCATED = ("kid_x1000", "kid_x1000_low", "kid_x1000_high", "precision", "recall", "label_accuracy")
 FIXED = 512  # pictures that a validation draws, at most
 
 
@@ -181,13 +183,15 @@ def players_of(cfg: GANConfig, generator: contract.Generator, discriminator: con
 # --- what is looked at -----------------------------------------------------------------------------------------------
 
 
-def paint(model: contract.GAN, labels: Sequence, seed: int, *, batch_size: int = 64) -> torch.Tensor:
+def paint(
+    model: contract.GAN, labels: Sequence, seed: int, *, truncation: float = 1.0, batch_size: int = 64
+) -> torch.Tensor:
     """One picture per label, (N, 3, R, R) in [-1, 1]; picture i has seed f(seed, i)."""
     made = []
     for at in range(0, len(labels), batch_size):
         part = labels[at : at + batch_size]
         seeds = [draw_seed("draw", seed, at + i) for i in range(len(part))]
-        made.append(model.paint(model.latents(seeds), part))
+        made.append(model.paint(model.latents(seeds), part, truncation))
     return torch.cat(made)
 
 
@@ -310,19 +314,23 @@ def card_of(served: contract.GAN, cfg: GANConfig, train: Source) -> Card:
 def evaluate_checkpoint(
     name: str, dataset_name: str, *, columns: dict | None = None, judge: str | None = None, batch_size: int = 64
 ) -> Results:
-    """What `drawn.measure` says of a saved model, how well its discriminator tells, and the seconds a picture takes.
+    """What `drawn.measure` says of a saved model as it is served, and how well its discriminator tells.
 
-    told_apart: see `told_apart`, of held-out pictures.
+    untruncated/…: the same of all that it has learned (ψ = 1). told_apart: see `told_apart`, of that and of held-out
+    pictures.
     columns, judge: see `drawn.exam_of`.
     """
     model = contract.load(name)
     exam = exam_of(name, dataset_name, model.label_names, model.resolution_px, columns, judge)
     results = exam.results()
 
-    def drawn(labels: Sequence, seed: int) -> np.ndarray:
-        return to_uint8(paint(model, labels, seed, batch_size=batch_size))
+    def drawn(labels: Sequence, seed: int, truncation: float = contract.TRUNCATION) -> np.ndarray:
+        return to_uint8(paint(model, labels, seed, truncation=truncation, batch_size=batch_size))
 
+    whole, every = exam.results(), functools.partial(drawn, truncation=1.0)
+    measure(whole, exam, every(exam.asked, 1), every)
     shown = measure(results, exam, drawn(exam.asked, 1), drawn)
+    results.metrics |= {f"untruncated/{name}": whole.metrics[name] for name in UNTRUNCATED if name in whole.metrics}
     if model.discriminator is not None:
         real = torch.cat([picture_tensor(part, model.resolution_px) for part in exam.held_out])
         made = paint(model, exam.labels, 3, batch_size=batch_size)
