@@ -18,11 +18,12 @@ from apps.families import measured, rows, words
 from apps.families.desk import Desk
 from apps.families.work import FADE, WALK, Member
 from apps.kit import pictures, session, values
-from hub_models import ddpm, drawing, store
+from hub_models import ddpm, drawing, store, textures
 from hub_models.drawing import RECEIPT_KEY, altered_fields
 from hub_models.pictures import to_uint8
 
 NAMES = ["autoencoder=tiny", "gan=tiny", "tokens=tiny", "energy=tiny", "ddpm=tiny"]
+TEXTURES = app.PAGE.folder / "textures"
 RED = Image.new("RGB", (24, 18), "red")
 
 
@@ -221,7 +222,7 @@ def test_models_are_named_by_their_stems():
 def test_the_api_draws_looks_walks_and_compares(address, models, tmp_path):
     client = Client(address, verbose=False, download_files=str(tmp_path))
     endpoints = client.view_api(return_format="dict", print_info=False)["named_endpoints"]
-    assert set(endpoints) == {f"/families_{name}" for name in ("draw", "picture", "between", "table")}
+    assert set(endpoints) == {f"/families_{name}" for name in ("draw", "picture", "between", "table", "texture")}
     drawn, said = client.predict(label="food", count=1, seed=2**63 + 7, families=NAMES[:3], api_name="/families_draw")
     assert list(said) == NAMES[:3] and [row["caption"] for row in drawn] == [f"{name}, 7" for name in NAMES[:3]]
     with Image.open(drawn[1]["image"]) as picture:
@@ -241,6 +242,11 @@ def test_the_api_draws_looks_walks_and_compares(address, models, tmp_path):
     assert [row["family"] for row in said] == NAMES[:3] and "Symbols are whole things" in said[2]["space"]
     table = client.predict(families=NAMES[3:], api_name="/families_table")
     assert [row["family"] for row in table] == NAMES[3:] and table[0]["likelihood"] == "up to a constant"
+    fur = TEXTURES / "fur.jpg"
+    made = client.predict(picture=handle_file(str(fur)), side=64, seed=3, iterations=2, api_name="/families_texture")
+    with Image.open(fur) as piece, Image.open(made) as made:
+        *_, state = textures.synthesise(piece, 64, 3, iterations=2)
+        assert np.array_equal(np.asarray(made), np.asarray(state.picture))
     (tmp_path / "bad.png").write_bytes(b"<html>")
     bad = handle_file(str(tmp_path / "bad.png"))
     for endpoint, words_said, sent in (
@@ -252,6 +258,10 @@ def test_the_api_draws_looks_walks_and_compares(address, models, tmp_path):
         ("between", "not a readable image", {"first": bad, "second": None}),
         ("between", "Seed must", {"other_seed": 0.5, "first": None, "second": None}),
         ("table", "Family must be one of", {"families": ["gan=gone"]}),
+        ("texture", "A texture has 64 pixels a side at least", {"picture": red}),
+        ("texture", "not a readable image", {"picture": bad}),
+        ("texture", "Side must be a whole number from 64 to 512", {"picture": handle_file(str(fur)), "side": 32}),
+        ("texture", "Rounds must be", {"picture": handle_file(str(fur)), "iterations": "many"}),
     ):
         with pytest.raises(AppError, match=words_said):
             client.predict(api_name=f"/families_{endpoint}", **sent)
@@ -337,9 +347,18 @@ def test_draw_watch_stop_ask_walk_and_compare(address, page, models, tmp_path):
     assert len(pictures_in(page, "#families-walks")) == 3 * WALK and "whole things" in page.inner_text(
         "#families-walks"
     )
+    to_tab(page, "Texture")
+    page.get_by_label("bricks").check()
+    page.locator("#families-weave").click()
+    wait_for(page, "#families-woven", "^Done: 5 steps")
+    assert page.eval_on_selector("#families-texture img", "image => image.naturalWidth") == 256
+    with page.expect_download() as download:
+        page.get_by_text("Download PNG", exact=True).click()
+    with Image.open(download.value.path()) as made:
+        assert made.size == (256, 256) and np.asarray(made).std() > 10
     to_tab(page, "Compare")
     assert page.locator("#families-table tbody tr").count() == 5 and words.UNKNOWN in page.inner_text("#families-table")
-    for name in ("Compare", "Between two", "Your picture", "Draw"):
+    for name in ("Compare", "Texture", "Between two", "Your picture", "Draw"):
         page.set_viewport_size({"width": 1280, "height": 900})
         to_tab(page, name)
         for width in (1280, 390):

@@ -10,7 +10,7 @@ from PIL import Image
 
 from hub_models import textures
 
-EXAMPLES = Path(__file__).parent.parent / "apps" / "examples" / "families"
+EXAMPLES = Path(__file__).parent.parent / "apps" / "examples" / "families" / "textures"
 LEVELS, TURNS = 3, 4
 
 
@@ -27,7 +27,7 @@ def picture_of(rows: np.ndarray) -> Image.Image:
 @pytest.fixture(scope="module")
 def texture() -> Image.Image:
     """A cat's fur, 80 × 64."""
-    return Image.open(EXAMPLES / "texture-fur.jpg").crop((0, 0, 80, 64))
+    return Image.open(EXAMPLES / "fur.jpg").crop((0, 0, 80, 64))
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from typing import Any
 
 import gradio as gr
 
-from apps.families import ask, between, draw, words
+from apps.families import ask, between, draw, texture, words
 from apps.families.desk import Desk
 from apps.families.rows import FAMILIES
 from apps.kit import launch, parts, wires
@@ -48,6 +48,8 @@ def build(models: Mapping[str, Any | CheckpointError]) -> gr.Blocks:
                     ask.part(demo, desk, PAGE)
                 with gr.Tab("Between two"):
                     between.part(demo, desk, PAGE)
+                with gr.Tab("Texture"):
+                    texture.part(demo, PAGE)
                 with gr.Tab("Compare"):
                     _table_part(desk)
     return demo

@@ -38,5 +38,10 @@ class Page:
     @property
     def examples(self) -> list[dict]:
         """The rows of the examples' index: file, name, credit and more; [] where there is none."""
-        index = self.folder / "index.json"
-        return json.loads(index.read_text(encoding="utf-8")) if index.is_file() else []
+        return index_of(self.folder)
+
+
+def index_of(folder: Path) -> list[dict]:
+    """The rows of a folder's index.json; [] where there is none."""
+    index = folder / "index.json"
+    return json.loads(index.read_text(encoding="utf-8")) if index.is_file() else []
