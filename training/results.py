@@ -27,10 +27,13 @@ HEADLINES = {  # what the README says of a model; of one that isn't here, its fi
     "clip": ("unseen_style/image_to_text/recall@5", "unseen_style/text_to_image/recall@5",
              "heldout_pairs/image_to_text/recall@5"),
     "ddpm": ("label_accuracy", "named_label_accuracy"),
+    "energy": ("label_accuracy", "recall", "seconds_per_picture"),
     "gan": ("label_accuracy", "recall", "seconds_per_picture"),
     "ladder": ("label_accuracy", "validation/bits_per_dim", "validation/psnr"),
     "segmentation": ("new_scenes/miou", "validation/miou", "unseen_style/miou"),
     "text_to_image": ("train/named_first", "heldout_pairs/classed", "colours/both_right"),
+    "tokens": ("label_accuracy", "recall", "seconds_per_picture"),
+    "translation": ("heldout_pairs/nearer_than_input", "heldout_pairs/style_right", "heldout_pairs/rms_distance"),
 }  # fmt: skip
 
 
@@ -132,7 +135,8 @@ BESIDE = """One table of all that draws the same classes from the same pictures,
 the seconds. KID, precision and recall are distances to held-out pictures in the features of the kept judge, which says
 also whether a label was obeyed; real pictures stand below. Bits per dimension don't compare across kinds: exact for
 pixels in the colours of a palette, of its codes alone where a VQ-VAE has made them, an upper bound (of real-valued
-pixels, so it may lie below zero) of a VAE."""
+pixels, so it may lie below zero) of a VAE. Hours are a model's own, without those of a
+VQ-VAE under it."""
 
 
 def drawn_part(found: dict[str, dict[str, dict]]) -> list[str]:

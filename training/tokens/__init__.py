@@ -64,7 +64,7 @@ class TokensConfig(TrainConfig):
     kernel_size: int = 5  # of PixelCNN, odd
     dropout: float = 0.1  # of GPT-2
     label_dropout: float = 0.1  # share of samples that see "no label", for classifier-free guidance
-    guidance_scale: float = 1.5  # the default that the export carries
+    guidance_scale: float = 2.0  # the default that the export carries
 
     def __post_init__(self):
         super().__post_init__()
