@@ -7,6 +7,7 @@ import secrets
 import shutil
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import quote
@@ -140,6 +141,15 @@ def queued(client: httpx.Client, index: int, data: list) -> str:
         return next((line for line in events.iter_lines() if "process_completed" in line), "no answer")
 
 
+def in_turn(client: httpx.Client, index: int, data: list) -> str:
+    """The same, asked again while all that this visitor may have is still on its way out."""
+    for _ in range(100):
+        if "a visitor's share" not in (said := queued(client, index, data)):
+            break
+        time.sleep(0.1)
+    return said
+
+
 def test_whatever_the_object_carries_the_answer_is_the_same_sentence(app, private, planted):
     wrong = []
     with httpx.Client(base_url=app.address, timeout=20) as client:
@@ -169,8 +179,8 @@ def test_by_every_input_and_every_event_of_every_page(app, private):
             data = [None] * len(inputs)
             data[at] = sent if isinstance(inputs[at], gr.Image) else {"value": [sent | {"meta": META}]}
             asked.append((index, f"{event.api_name or event.name}, input {at}", data))
-    with httpx.Client(base_url=app.address, timeout=60) as client, ThreadPoolExecutor(4) as pool:  # a visitor has 8
-        answers = pool.map(lambda one: queued(client, one[0], one[2]), asked)
+    with httpx.Client(base_url=app.address, timeout=60) as client, ThreadPoolExecutor(4) as pool:
+        answers = pool.map(lambda one: in_turn(client, one[0], one[2]), asked)
         wrong = [(one[:2], said[:100]) for one, said in zip(asked, answers, strict=True) if ONE_SENTENCE not in said]
     assert len(asked) > 100 and not wrong, f"{len(wrong)} of {len(asked)} ways in: {wrong[:5]}"
 

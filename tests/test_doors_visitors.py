@@ -164,7 +164,7 @@ def test_models_run_one_at_a_time_in_two_lanes_of_all_pages_together(named):
     lanes = {fn.concurrency_id: fn.concurrency_limit for fn in fns if not fn.concurrency_id.isdigit()}
     assert lanes == {wires.LOOK: 1, wires.DRAW: 1}
     drawn = {fn.api_name for fn in fns if fn.concurrency_id == wires.DRAW and str(fn.api_name).count("_draw")}
-    assert drawn == {"ddpm_draw", "text_to_image_draw"}
+    assert drawn == {"ddpm_draw", "families_draw", "text_to_image_draw"}
 
 
 def test_no_call_goes_around_the_queue(address, steps):

@@ -38,6 +38,17 @@ def model(tmp_path_factory):
     return text_to_image.load(str(folder), device="cpu")
 
 
+@pytest.fixture
+def attentive(model):
+    """The model, with what it hears of its text so loud that, from any seed, 8 bits show what another prompt does."""
+    weights = [layer.to_out[0].weight.data for layer in inside.cross_attention(model.pipe.unet)]
+    for weight in weights:
+        weight *= 64
+    yield model
+    for weight in weights:
+        weight /= 64  # to the bit
+
+
 @pytest.fixture(scope="module")
 def foreign(tmp_path_factory):
     """A Stable-Diffusion folder with a CLIPTextModel and none of our own files."""
@@ -462,10 +473,8 @@ def to_frame(page, number, *where, total=STEPS):
         wait_until(page, part, f"after {number} of {total} steps")
 
 
-def test_a_picture_is_filmed_scrubbed_its_words_found_and_forked(serve, page, model, tmp_path, monkeypatch):
-    for layer in inside.cross_attention(model.pipe.unet):  # so that, from any seed, 8 bits show what its text does
-        last = layer.to_out[0]
-        monkeypatch.setattr(last, "weight", torch.nn.Parameter(50 * last.weight.detach()))
+def test_a_picture_is_filmed_scrubbed_its_words_found_and_forked(serve, page, attentive, tmp_path):
+    model = attentive
     page.goto(serve(app.build({"tiny": model})))
     wait_until(page, "#text-to-image-status", "An example")
     page.locator("#text-to-image-prompt textarea, #text-to-image-prompt input").fill("a red apple")
