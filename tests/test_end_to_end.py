@@ -1,4 +1,4 @@
-"""From a training to a Space that answers, for every stem with an app of its own: train, publish, load by id, build, boot, call.
+"""From a training to a Space that answers, for each stem with an app: train, publish, load by id, build, boot, call.
 
 Each step is a process of its own, or several: nothing passes from one to the next but files and what the stand-in for
 the Hub holds. A test is named for its step, its parameter for the stem.
