@@ -22,10 +22,9 @@ import numpy as np
 import torch
 from huggingface_hub import PyTorchModelHubMixin
 from PIL import Image
-from safetensors.torch import load_file
 from torch.nn import functional as F
 
-from hub_models import building, drawing, store
+from hub_models import drawing, mixin, store
 from hub_models.device import default_device
 from hub_models.documents import read_object
 from hub_models.pictures import frame, from_uint8, is_ground, to_uint8
@@ -295,15 +294,7 @@ def _open_network(folder: Path) -> EnergyNetwork:
         raise store.CheckpointError(f"{path}: num_labels, sample_size and block_out_channels must be whole numbers")
     if not channels or config["sample_size"] % 2 ** (len(channels) - 1):
         raise store.CheckpointError(f"{path}: sample_size can't be halved once for each of block_out_channels")
-    with building.as_large_as_its_weights(folder), torch.device("meta"):
-        model = EnergyNetwork(**{name: config[name] for name in names})
-    weights = {name: tensor.float() for name, tensor in load_file(folder / "model.safetensors").items()}
-    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
-    wrong = [n for n in shapes | weights if n not in weights or n not in shapes or weights[n].shape != shapes[n]]
-    if wrong:
-        raise store.CheckpointError(f"{folder}: weights and config.json disagree, first at {wrong[0]!r}; export again")
-    model.load_state_dict(weights, assign=True)
-    return model.eval().requires_grad_(False)
+    return mixin.opened(folder, EnergyNetwork)
 
 
 def save_folder(folder: Path | str, served: EnergyModel) -> None:

@@ -15,7 +15,6 @@ Letters: B pictures, R pixels a side, K labels, C channels; Z numbers of z₂, L
 Pictures are float in [-1, 1] inside and PIL at the edges.
 """
 
-import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,12 +25,10 @@ import torch
 import torch.nn.functional as F
 from huggingface_hub import PyTorchModelHubMixin
 from PIL import Image
-from safetensors.torch import load_file
 from torch import nn
 
-from hub_models import building, drawing, store
+from hub_models import drawing, mixin, store
 from hub_models.device import default_device
-from hub_models.documents import read_object
 from hub_models.latents import between
 from hub_models.pictures import frame, from_uint8, to_uint8
 from hub_models.ways import row_of
@@ -317,29 +314,10 @@ def load(name: str = "emoji-32", device: str | torch.device | None = None) -> La
     """
     folder = store.resolve(STEM, name)
     with store.opening(folder):
-        model = _open(folder).to(device or default_device())
+        model = mixin.opened(folder, LadderVAE).to(device or default_device())
     return Ladder(model, name=str(name), weights_sha256=store.weights_sha256(folder))
 
 
 def save_folder(folder: Path | str, served: Ladder) -> None:
     """Write the folder that `load` reads, weights in the precision they have (`publish.halves` makes them fp16)."""
     served.model.save_pretrained(folder)
-
-
-def _open(folder: Path) -> LadderVAE:
-    """The network as its `save_pretrained` wrote it. Raises CheckpointError."""
-    config = read_object(folder / "config.json")
-    known = {name: config[name] for name in inspect.signature(LadderVAE).parameters if name in config}
-    with building.as_large_as_its_weights(folder), torch.device("meta"):
-        try:
-            model = LadderVAE(**known)
-        except (ValueError, TypeError) as error:
-            raise store.CheckpointError(f"{folder}/config.json: {store.one_line(error)}; export it again") from error
-    weights = {name: value.float() for name, value in load_file(folder / "model.safetensors").items()}
-    try:
-        model.load_state_dict(weights, assign=True)
-    except RuntimeError as error:
-        raise store.CheckpointError(
-            f"{folder}: weights and config.json disagree ({store.one_line(error)}); export it again"
-        ) from error
-    return model.eval().requires_grad_(False)

@@ -89,7 +89,7 @@ def part(demo: gr.Blocks, page: Page) -> None:
             form.iterations = gr.Slider(1, ITERATIONS, 5, step=1, label="Rounds")
             form.seed = gr.Number(0, label="Seed", min_width=110)
             with gr.Row():
-                shown.weave = gr.Button("Make more of it", variant="primary", min_width=140, elem_id="families-weave")
+                shown.weave = gr.Button("Make more", variant="primary", min_width=110, elem_id="families-weave")
                 shown.stop = gr.Button("Stop", variant="stop", interactive=False, min_width=80)
             shown.png = gr.DownloadButton("Download PNG", interactive=False, size="sm", elem_classes="v-narrow")
         with gr.Column(scale=6, min_width=280):
