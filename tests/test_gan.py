@@ -144,17 +144,21 @@ def test_each_player_learns_against_the_other():
     served = model()
     cfg = dataclasses.replace(script.PRESETS["tiny"], augment=False)
     generator, discriminator = script.players_of(cfg, served.model, served.discriminator)
-    batch = {"real": torch.rand(4, 3, 16, 16), "latents": served.latents(range(4)), "label": torch.tensor([0, 1, 2, 0])}
+    batch = {
+        "picture": torch.rand(4, 3, 16, 16),
+        "noise": served.latents(range(4)),
+        "label": torch.tensor([0, 1, 2, 0]),
+    }
     loss, _ = generator.loss(generator.module, batch)
-    z, noise = batch["latents"].split([8, served.model.noise_dim], 1)
+    z, noise = batch["noise"].split([8, served.model.noise_dim], 1)
     made = served.model(z, noise, batch["label"])
-    real, drawn = (served.discriminator(x, batch["label"]) for x in (batch["real"], made))
+    real, drawn = (served.discriminator(x, batch["label"]) for x in (batch["picture"], made))
     torch.testing.assert_close(loss, F.softplus(real - drawn).mean())
     loss.backward()
     assert all(p.grad is not None for p in served.model.parameters())
     loss, numbers = discriminator.loss(discriminator.module, batch)
     slopes = []
-    for x in (batch["real"], made.detach()):
+    for x in (batch["picture"], made.detach()):
         x.requires_grad_()
         [slope] = torch.autograd.grad(served.discriminator(x, batch["label"]).sum(), x)
         slopes.append(slope.square().sum((1, 2, 3)).mean())

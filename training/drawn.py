@@ -37,6 +37,26 @@ def picture_tensor(source: Source, resolution_px: int, limit: int | None = None)
     return torch.stack([clean_picture(source.picture(i), resolution_px) for i in range(count)])
 
 
+class LabelledPictures:
+    """Training samples {"picture": (3, R, R), "noise": (N,), "label": ()}; see `training.order.Samples`.
+
+    noise is standard normal, what a picture is drawn from.
+    """
+
+    def __init__(self, source: Source, resolution_px: int, noise_dim: int):
+        self.source, self.data_hash = source, source.data_hash
+        self.resolution_px, self.noise_dim = resolution_px, noise_dim
+        source.preload(resolution_px)
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def sample(self, index: int, draw: torch.Generator) -> dict:
+        picture = clean_picture(self.source.picture(index), self.resolution_px)
+        noise = torch.randn(self.noise_dim, generator=draw)
+        return {"picture": picture, "noise": noise, "label": self.source.label(index)}
+
+
 @dataclass(frozen=True)
 class Exam:
     """What drawn pictures are measured against."""

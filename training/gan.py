@@ -26,7 +26,7 @@ from hub_models.pictures import to_uint8
 from training import coverage, figures, metrics
 from training.config import TrainConfig, parse, require_resolution
 from training.data.sources import Source
-from training.drawn import clean_picture, exam_of, measure, picture_tensor
+from training.drawn import LabelledPictures, clean_picture, exam_of, measure, picture_tensor
 from training.optim import Player
 from training.order import draw_seed
 from training.task import Card, Results, Task, opened_pair, run
@@ -76,23 +76,6 @@ PRESETS = {
         checkpointing_steps=1, validation_steps=2, logging_steps=1,
     ),
 }  # fmt: skip
-
-
-class LabelledPictures:
-    """Training samples {"real": (3, R, R), "latents": (Z + N,), "label": ()}; see `training.order.Samples`."""
-
-    def __init__(self, source: Source, resolution_px: int, latent_dim: int):
-        self.source, self.data_hash = source, source.data_hash
-        self.resolution_px, self.latent_dim = resolution_px, latent_dim
-        source.preload(resolution_px)
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def sample(self, index: int, draw: torch.Generator) -> dict:
-        real = clean_picture(self.source.picture(index), self.resolution_px)
-        latents = torch.randn(self.latent_dim, generator=draw)
-        return {"real": real, "latents": latents, "label": self.source.label(index)}
 
 
 # --- the game --------------------------------------------------------------------------------------------------------
@@ -156,17 +139,17 @@ def players_of(cfg: GANConfig, generator: contract.Generator, discriminator: con
         return augmented(x) if cfg.augment else x
 
     def drawn_by(model, batch) -> torch.Tensor:
-        z, noise = batch["latents"].split([generator.z_dim, generator.noise_dim], 1)
+        z, noise = batch["noise"].split([generator.z_dim, generator.noise_dim], 1)
         return model(z, noise, batch["label"]).float()  # (B, 3, R, R)
 
     def fool(model, batch):
         drawn = discriminator(seen(drawn_by(model, batch)), batch["label"]).float()  # (B,)
-        real = discriminator(seen(batch["real"]), batch["label"]).float() if cfg.loss == "relativistic" else drawn
+        real = discriminator(seen(batch["picture"]), batch["label"]).float() if cfg.loss == "relativistic" else drawn
         return generator_loss(cfg.loss, real, drawn), {}
 
     def tell(model, batch):
         with torch.no_grad():
-            x = seen(torch.cat([batch["real"], drawn_by(generator, batch)]))  # (2 B, 3, R, R)
+            x = seen(torch.cat([batch["picture"], drawn_by(generator, batch)]))  # (2 B, 3, R, R)
         logits = model(x.requires_grad_(), batch["label"].repeat(2)).float()  # (2 B,)
         real, drawn = logits.chunk(2)
         loss = discriminator_loss(cfg.loss, real, drawn)

@@ -26,7 +26,7 @@ from training import figures, metrics
 from training.config import TrainConfig, parse, require_resolution
 from training.data.facts import facts_of
 from training.data.sources import Source
-from training.drawn import clean_picture, exam_of, measure, picture_tensor
+from training.drawn import LabelledPictures, clean_picture, exam_of, measure, picture_tensor
 from training.likelihood import bits_of_pixels_apart, bits_per_dim, gaussian_surprise
 from training.optim import Player
 from training.order import draw_seed
@@ -68,23 +68,6 @@ PRESETS = {
         validation_steps=2, logging_steps=1,
     ),
 }  # fmt: skip
-
-
-class LabelledPictures:
-    """Training samples {"picture": (3, R, R), "noise": (N,), "label": ()}; see `training.order.Samples`."""
-
-    def __init__(self, source: Source, resolution_px: int, noise_dim: int):
-        self.source, self.data_hash = source, source.data_hash
-        self.resolution_px, self.noise_dim = resolution_px, noise_dim
-        source.preload(resolution_px)
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def sample(self, index: int, draw: torch.Generator) -> dict:
-        picture = clean_picture(self.source.picture(index), self.resolution_px)
-        noise = torch.randn(self.noise_dim, generator=draw)
-        return {"picture": picture, "noise": noise, "label": self.source.label(index)}
 
 
 class WarmedUp(torch.nn.Module):
