@@ -33,14 +33,19 @@ def models(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def translators(tmp_path_factory):
+    return tiny_gallery.tiny_translator(tmp_path_factory.mktemp("translators"))
+
+
+@pytest.fixture(scope="module")
 def desk(models):
     return Desk(models)
 
 
 @pytest.fixture(scope="module")
-def address(models):
+def address(models, translators):
     with serving() as start:
-        yield start(app.build(models | {"gan=gone": store.CheckpointError("gone: train <b>it</b>")}))
+        yield start(app.build(models | translators | {"gan=gone": store.CheckpointError("gone: train <b>it</b>")}))
 
 
 def last(frames) -> np.ndarray:
@@ -216,13 +221,23 @@ def test_models_are_named_by_their_stems():
     assert set(app.load_models(app.PAGE.models)) == set(app.PAGE.models), "whether their weights are here or not"
 
 
+def test_only_tabs_that_there_are_models_for(translators):
+    def endpoints(models) -> set[str]:
+        return {fn.api_name for fn in app.build(models).fns.values() if str(fn.api_name).startswith("families_")}
+
+    assert endpoints(translators) == {"families_styles", "families_texture"}
+    assert not endpoints({name: store.CheckpointError("gone") for name in translators})
+
+
 # ---- for programs ----------------------------------------------------------------------------------------------------
 
 
-def test_the_api_draws_looks_walks_and_compares(address, models, tmp_path):
+def test_the_api_draws_looks_walks_translates_and_compares(address, models, translators, tmp_path):
     client = Client(address, verbose=False, download_files=str(tmp_path))
     endpoints = client.view_api(return_format="dict", print_info=False)["named_endpoints"]
-    assert set(endpoints) == {f"/families_{name}" for name in ("draw", "picture", "between", "table", "texture")}
+    assert set(endpoints) == {
+        f"/families_{name}" for name in ("draw", "picture", "between", "styles", "table", "texture")
+    }
     drawn, said = client.predict(label="food", count=1, seed=2**63 + 7, families=NAMES[:3], api_name="/families_draw")
     assert list(said) == NAMES[:3] and [row["caption"] for row in drawn] == [f"{name}, 7" for name in NAMES[:3]]
     with Image.open(drawn[1]["image"]) as picture:
@@ -240,6 +255,10 @@ def test_the_api_draws_looks_walks_and_compares(address, models, tmp_path):
     with Image.open(strips[0]["image"]) as strip:
         assert strip.size == (7 * 128, 128) and len(strips) == 2
     assert [row["family"] for row in said] == NAMES[:3] and "Symbols are whole things" in said[2]["space"]
+    drawn, said = client.predict(picture=red, model="translation=tiny", api_name="/families_styles")
+    assert [row["caption"] for row in drawn] == said["styles"] == ["noto", "<b>"]
+    with Image.open(drawn[1]["image"]) as picture:
+        assert picture.tobytes() == translators["translation=tiny"].translate([RED], ["<b>"])[0].tobytes()
     table = client.predict(families=NAMES[3:], api_name="/families_table")
     assert [row["family"] for row in table] == NAMES[3:] and table[0]["likelihood"] == "up to a constant"
     fur = TEXTURES / "fur.jpg"
@@ -257,6 +276,8 @@ def test_the_api_draws_looks_walks_and_compares(address, models, tmp_path):
         ("picture", "Label must be one of: any, face", {"picture": red, "label": "moon"}),
         ("between", "not a readable image", {"first": bad, "second": None}),
         ("between", "Seed must", {"other_seed": 0.5, "first": None, "second": None}),
+        ("styles", "not a readable image", {"picture": bad}),
+        ("styles", "Model must be one of: translation=tiny", {"picture": red, "model": "gan=tiny"}),
         ("table", "Family must be one of", {"families": ["gan=gone"]}),
         ("texture", "A texture has 64 pixels a side at least", {"picture": red}),
         ("texture", "not a readable image", {"picture": bad}),
@@ -347,6 +368,15 @@ def test_draw_watch_stop_ask_walk_and_compare(address, page, models, tmp_path):
     assert len(pictures_in(page, "#families-walks")) == 3 * WALK and "whole things" in page.inner_text(
         "#families-walks"
     )
+    to_tab(page, "Another style")
+    wait_for(page, "#families-styled", r"^2 pictures in \d")  # of the example that it opens with
+    first = pictures_in(page, "#families-styles")
+    assert len(first) == 3 and "<b>" in page.inner_text("#families-styles"), "what goes in, and each style"
+    RED.save(tmp_path / "red.png")
+    page.locator("#families-style input[type=file]").set_input_files(tmp_path / "red.png")
+    page.wait_for_function("old => document.querySelector('#families-styles img')?.src !== old", arg=first[0])
+    page.locator("#families-style").get_by_role("button", name="Remove Image").click()
+    wait_for(page, "#families-styles", "What it is in other styles stands here")
     to_tab(page, "Texture")
     page.get_by_label("bricks").check()
     page.locator("#families-weave").click()
@@ -358,7 +388,7 @@ def test_draw_watch_stop_ask_walk_and_compare(address, page, models, tmp_path):
         assert made.size == (256, 256) and np.asarray(made).std() > 10
     to_tab(page, "Compare")
     assert page.locator("#families-table tbody tr").count() == 5 and words.UNKNOWN in page.inner_text("#families-table")
-    for name in ("Compare", "Texture", "Between two", "Your picture", "Draw"):
+    for name in ("Compare", "Texture", "Another style", "Between two", "Your picture", "Draw"):
         page.set_viewport_size({"width": 1280, "height": 900})
         to_tab(page, name)
         for width in (1280, 390):

@@ -38,6 +38,7 @@ USUAL = {  # endpoint: arguments that it takes; a picture stands as PICTURE
     "families_between": ["face", 1, 2, ["gan=tiny"], None, None],
     "families_draw": ["face", 1, 3, ["gan=tiny", "tokens=tiny"]],
     "families_picture": [PICTURE, "any", 3, ["gan=tiny", "energy=tiny"]],
+    "families_styles": [PICTURE, "translation=tiny"],
     "families_table": [["gan=tiny"]],
     "families_texture": [PICTURE, 64, 3, 1],
     "segmentation_compare": [PICTURE, "tiny", "tiny"],

@@ -54,6 +54,12 @@ def tiny_families(folder: Path) -> dict:
     }
 
 
+def tiny_translator(folder: Path) -> dict:
+    """A tiny model of the page's other styles, under its name there."""
+    tiny_models.translation_folder(folder / "translation", ("noto", "<b>"))
+    return {"translation=tiny": FAMILIES["translation"].load(folder / "translation")}
+
+
 def models(folder: Path) -> dict[str, dict]:
     """What `gallery.build` takes: a tiny model for every page but the classifier's."""
     made = {
@@ -68,7 +74,7 @@ def models(folder: Path) -> dict[str, dict]:
     ranker = made.pop("clip")
     named = {stem: {"tiny": model} for stem, model in made.items()}
     named["captioning"]["clip=tiny"] = ranker
-    named["families"] = tiny_families(folder)
+    named["families"] = tiny_families(folder) | tiny_translator(folder)
     return named | {"classifier": {"vit": CheckpointError("left out")}}
 
 

@@ -6,8 +6,8 @@ import gradio as gr
 
 from apps.families import words
 from apps.families.desk import Desk
-from apps.families.draw import families_field
 from apps.families.family import ANY
+from apps.families.fields import families_field
 from apps.kit import drawing_page, parts, picture_page, pictures, wires
 from apps.kit.page import Page
 from apps.kit.session import until

@@ -6,13 +6,12 @@ import gradio as gr
 
 from apps.families import words
 from apps.families.desk import Desk
-from apps.families.draw import families_field
+from apps.families.fields import example_box, families_field
 from apps.kit import drawing_page, parts, pictures, wires
 from apps.kit.page import Page
-from apps.kit.wires import AT_ONCE, endpoint, wire
+from apps.kit.wires import endpoint
 
 PREVIEWS = 12  # of walks under way at most
-NO_EXAMPLE = "an example …"
 
 
 def part(demo: gr.Blocks, desk: Desk, page: Page) -> None:
@@ -28,22 +27,13 @@ def part(demo: gr.Blocks, desk: Desk, page: Page) -> None:
             with gr.Row():
                 shown.walk = gr.Button("Walk", variant="primary", min_width=110, elem_id="families-walk")
                 shown.stop = gr.Button("Stop", variant="stop", interactive=False, min_width=80)
-        form.first = _box(page, "From picture")
-        form.second = _box(page, "To picture")
+        for name, label in (("first", "From picture"), ("second", "To picture")):
+            with gr.Column(scale=3, min_width=200):
+                setattr(form, name, example_box(page, label, height=190))
     shown.line = gr.HTML(parts.status("Pictures are optional."), elem_id="families-walked")
     nothing = parts.blank("Press Walk: a strip for each family.")
     shown.strips = parts.styled(nothing, words.STYLE, elem_id="families-walks")
     _events(demo, desk, form, shown)
-
-
-def _box(page: Page, label: str) -> gr.Image:
-    """A box for a picture, over the names of the page's examples."""
-    with gr.Column(scale=3, min_width=200):
-        box = pictures.picture_input(label, height=190)
-        if files := {row["name"]: str(page.folder / row["file"]) for row in page.examples}:
-            chosen = gr.Dropdown([NO_EXAMPLE, *files], value=NO_EXAMPLE, label="Or", show_label=False, container=False)
-            wire(chosen.input, lambda name: {box: files.get(name)}, chosen, box, **AT_ONCE)
-    return box
 
 
 def _events(demo: gr.Blocks, desk: Desk, form: SimpleNamespace, shown: SimpleNamespace) -> None:

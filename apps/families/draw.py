@@ -6,18 +6,11 @@ import gradio as gr
 
 from apps.families import words
 from apps.families.desk import MAX_PICTURES, Desk
+from apps.families.fields import families_field
 from apps.kit import drawing_page, parts, wires
 from apps.kit.wires import HIDDEN, endpoint, wire
 
 PREVIEWS = 30  # of a drawing under way at most
-
-
-def families_field(desk: Desk, **options) -> gr.CheckboxGroup:
-    """The models by their families' names, all of them chosen."""
-    choices = [(member.title, name) for name, member in desk.members.items()]
-    if len({title for title, _ in choices}) < len(choices):
-        choices = [(f"{member.title}, {member.variant}", name) for name, member in desk.members.items()]
-    return gr.CheckboxGroup(choices, value=list(desk.members), label="Families", elem_classes="chips", **options)
 
 
 def part(demo: gr.Blocks, desk: Desk) -> None:

@@ -13,6 +13,11 @@ from PIL import Image
 ANY = "any"  # the label that leaves the class to the model
 
 
+def variant_of(name: str) -> str:
+    """What tells a model of the page, named as stem=variant, from another of its family."""
+    return name.partition("=")[2].rstrip("/").removesuffix("/export").rpartition("/")[2]
+
+
 @dataclass(frozen=True)
 class Frame:
     """Where a family's work is after a step of it."""

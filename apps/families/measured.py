@@ -19,10 +19,10 @@ def row(member) -> dict[str, Any]:
         "family": member.name,
         "title": member.title,
         "likelihood": family.likelihood,
-        "bits_per_dimension": _number(metrics, family.bits),
+        "bits_per_dimension": number(metrics, family.bits),
         "encoder": family.encoder or None,
         "passes": family.passes(model),
-        **{name: _number(metrics, name) for name in FIGURES},
+        **{name: number(metrics, name) for name in FIGURES},
         "parameters": model.parameters,
         "hours": _hours(run),
     }
@@ -45,7 +45,8 @@ def _read(path: Path) -> dict:
         return {}
 
 
-def _number(found: dict, name: str) -> float | None:
+def number(found: dict, name: str) -> float | None:
+    """What stands there under this name, None where it is no number."""
     value = found.get(name)
     try:
         return float(value) if drawing.is_number(value) else None
@@ -57,5 +58,5 @@ def _hours(run: dict) -> float | None:
     """Of the run and of those before it that it went on from."""
     earlier = run.get("earlier")
     stages = [run, *(stage for stage in (earlier if isinstance(earlier, list) else []) if isinstance(stage, dict))]
-    hours = [value for stage in stages if (value := _number(stage, "hours")) is not None]
+    hours = [value for stage in stages if (value := number(stage, "hours")) is not None]
     return sum(hours) if hours else None

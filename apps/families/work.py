@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from apps.families import paint
-from apps.families.family import Family, Frames
+from apps.families.family import Family, Frames, variant_of
 
 WALK = 7  # pictures of a strip, both ends among them
 FADE = "Cross-fade"
@@ -34,8 +34,7 @@ class Member:
 
     @property
     def variant(self) -> str:
-        """What tells it from another of its family."""
-        return self.name.partition("=")[2].rstrip("/").removesuffix("/export").rpartition("/")[2]
+        return variant_of(self.name)
 
 
 @dataclass(frozen=True)
