@@ -15,7 +15,7 @@ from test_smoke import weights_in
 
 from hub_models import autoencoder, latents, store
 from training import autoencoder as script
-from training.autoencoder import codes
+from training.autoencoder import codes, start
 from training.data.sources import open_source
 
 SIDE, SIZE = 16, 6
@@ -40,8 +40,7 @@ def served() -> autoencoder.Autoencoder:
     torch.manual_seed(0)
     vae = script.model.create_vae(VECTOR).eval().requires_grad_(False)
     with torch.no_grad():
-        vae.decoder.conv_out.weight *= 20
-        vae.quant_conv.weight *= 20
+        vae.decoder.conv_out.weight *= 10
     means, factors = torch.randn(2, SIZE), torch.randn(2, SIZE, SIZE).tril()
     space = latents.LatentSpace(["a", "b"], means, factors, {"frown → smile": torch.ones(SIZE)})
     return autoencoder.Autoencoder(vae, space=space)
@@ -373,3 +372,28 @@ def test_the_shipped_presets_fit_their_place(name):
     vae = script.model.create_vae(cfg)
     assert sum(p.numel() for p in vae.parameters()) * 2 <= 4 << 20
     assert autoencoder.Autoencoder(vae).latent_shape == (cfg.latent_channels, 1, 1)
+
+
+# ---- how a run begins ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("kernel", "stride", "pad", "side"), [(3, 1, 1, 1), (3, 1, 1, 2), (3, 2, 0, 4), (1, 1, 0, 3)])
+def test_taps_are_those_that_do_not_fall_beside_the_picture(kernel, stride, pad, side):
+    layer = torch.nn.Conv2d(1, 1, kernel, stride, pad, bias=False)
+    torch.nn.init.ones_(layer.weight)
+    picture = torch.ones(1, 1, side, side)
+    picture = torch.nn.functional.pad(picture, (0, 1, 0, 1)) if stride == 2 else picture  # as Downsample2D does
+    counted = layer(picture)
+    assert start.taps_inside(layer, picture.shape[-1], counted.shape[-1]) == pytest.approx(counted.mean().item())
+
+
+def test_a_picture_gets_through_a_fresh_network_to_its_vector_and_back():
+    torch.manual_seed(0)
+    cfg = script.PRESETS["vae-32"]
+    vae = script.model.create_vae(cfg)
+    means = vae.encode(torch.randn(64, 3, 32, 32)).latent_dist
+    assert 0.3 < means.mean.std(0).mean() < 3 and means.std.mean() < 0.5, "a signal, and less noise"
+    decoded = vae.decode(torch.randn(64, cfg.latent_channels, 1, 1)).sample
+    assert 0.02 < decoded.std(0).mean() < 0.3, "grey, and of each vector another"
+    stock = script.model.create_vae(dataclasses.replace(cfg, crop_px=64, resolution=64))
+    assert stock.encode(torch.randn(64, 3, 32, 32)).latent_dist.mean.std(0).mean() < 0.1, "without it there is none"

@@ -15,6 +15,7 @@ from diffusers import AutoencoderKL
 from hub_models import autoencoder as contract
 from training.autoencoder import codes
 from training.autoencoder.config import AutoencoderConfig
+from training.autoencoder.start import keep_variance
 from training.data.sources import Source
 
 
@@ -102,14 +103,20 @@ def whole_loss(pictures: torch.Tensor, made: Sequence[torch.Tensor], cfg: Autoen
 
 
 def create_vae(cfg: AutoencoderConfig) -> AutoencoderKL:
-    """A stock AutoencoderKL without attention, its encoder and decoder of the same widths."""
+    """A stock AutoencoderKL without attention, its encoder and decoder of the same widths.
+
+    One whose crops become one vector each begins with `keep_variance`.
+    """
     levels = len(cfg.block_out_channels)
-    return AutoencoderKL(
+    vae = AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * levels, up_block_types=("UpDecoderBlock2D",) * levels,
         block_out_channels=cfg.block_out_channels, layers_per_block=cfg.layers_per_block,
         latent_channels=cfg.latent_channels, norm_num_groups=cfg.norm_num_groups, sample_size=cfg.resolution,
         scaling_factor=1.0, mid_block_add_attention=False, force_upcast=False,
     )  # fmt: skip
+    if contract.reduction(vae) == cfg.crop_px:
+        keep_variance(vae, cfg.crop_px)
+    return vae
 
 
 def start_from(cfg: AutoencoderConfig) -> AutoencoderKL:
