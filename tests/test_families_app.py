@@ -1,5 +1,6 @@
 """The page `families`: its desk, its endpoints, what was measured, and the whole story in a browser."""
 
+import dataclasses
 import json
 import re
 import threading
@@ -8,6 +9,7 @@ import time
 import numpy as np
 import pytest
 import tiny_gallery
+import torch
 from conftest import serving
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
@@ -112,6 +114,10 @@ def test_a_picture_is_seen_as_each_contract_sees_it(desk, models):
     seen = {member.family.stem: seen for member, seen, _ in desk.looks(RED, "food", 3, None)}
     vae, tokens, energy, noisy = (models[NAMES[k]] for k in (0, 2, 3, 4))
     assert np.array_equal(seen["autoencoder"].pictures[0][1], to_uint8(vae.decode(vae.encode([RED])[0]))[0])
+    space = vae.space
+    ways = dataclasses.replace(space, directions={"frown → <b>": torch.ones(space.means.shape[1])})
+    seen_by_vae = next(rows.VAE.look(type(vae)(vae.vae, space=ways), RED, "food", 3))
+    assert [name for name, _ in seen_by_vae.pictures] == ["decoded again", "frown → <b>"]
     *_, draft = tokens.complete(RED, ["food"], [3], keep_rows=2)
     assert np.array_equal(seen["tokens"].pictures[0][1], tokens.pictures(draft.symbols)[0])
     bits = tokens.bits_per_dimension([RED], ["food"]).item()

@@ -56,7 +56,9 @@ def _vae_look(model, picture, label, seed):
     said = f"Encodes it into {mean.numel()} numbers, and decodes them again."
     sure = f"{(std < 0.5).sum().item()} of {mean.numel()}"  # of a prior with deviation 1
     facts = {"Off by": _apart(model, picture, again), "Numbers it is sure of": sure}
-    yield Seen(said, [("decoded again", again)], facts)
+    ways = model.space.directions if model.space else {}
+    moved = [(name, to_uint8(model.moved(picture, name, amounts=[1]))[0]) for name in ways]
+    yield Seen(said, [("decoded again", again), *moved], facts)
 
 
 def _vae_between_pictures(model, first, second, steps) -> Frames:

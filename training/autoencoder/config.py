@@ -75,9 +75,9 @@ EMOJI = AutoencoderConfig(
 )  # fmt: skip
 VAE_32 = AutoencoderConfig(
     output_dir="runs/vae", resolution=32, crop_px=32, random_ground=0.0, latent_channels=64,
-    block_out_channels=(32, 48, 64, 64, 64, 64), norm_num_groups=8, train_batch_size=64, learning_rate=1e-3,
-    lr_warmup_steps=200, ema_decay=0.999, max_train_steps=10_000, checkpointing_steps=500, validation_steps=1000,
-    likelihood="gaussian", label_column="label", directions=("frowning face:smiling face",),
+    block_out_channels=(32, 48, 64, 64, 64, 64), norm_num_groups=8, train_batch_size=64, optimizer="muon",
+    learning_rate=5e-3, lr_warmup_steps=50, ema_decay=0.999, max_train_steps=6000, checkpointing_steps=500,
+    validation_steps=1000, likelihood="gaussian", label_column="label", directions=("frowning face:smiling face",),
 )  # fmt: skip
 PRESETS = {
     "emoji": EMOJI,
