@@ -97,7 +97,7 @@ def test_overlaps_and_silence_as_torchvision_has_them():
         -1,
         0,
         -1,
-    ]  # whom it would silence, too
+    ]  # not by the second
     assert len(by_hand.only(np.array([0, 2]))) == 2
 
 
