@@ -74,9 +74,13 @@ class PaintedBoxes:
         self.scenes, self.name, self.facts = scenes, f"{name}, {scenes.which}", facts_of(name)
         self.label_names = scenes.label_names[1:]  # the ground is no thing
         self.data_hash, self.licenses = scenes.data_hash, scenes.licenses
+        self.most_things = scenes.max_objects
 
     def __len__(self) -> int:
         return len(self.scenes)
+
+    def picture(self, index: int) -> Image.Image:
+        return self.pair(index)[0]
 
     def pair(self, index: int) -> tuple[Image.Image, Things]:
         """A scene and what is in it, from back to front; painted once."""
@@ -93,10 +97,10 @@ class PaintedBoxes:
 class BoxSource:
     """Pictures of one split, each with the things in it; see `open_boxes`.
 
-    names: what to call each in messages. label_names: the classes. things: of each picture. sizes: (width, height) of
-    each upright picture. data_hash: sha256 of pictures, boxes and classes. digests: sha256 of each picture's file.
-    skipped: what was left out because it cannot be read; more than 5 % raise DataError. licenses: what the column
-    "license" says.
+    names: what to call each in messages. label_names: the classes. things: of each picture; most_things: how many one
+    shows at most. sizes: (width, height) of each upright picture. data_hash: sha256 of pictures, boxes and classes.
+    digests: sha256 of each picture's file. skipped: what was left out because it cannot be read; more than 5 % raise
+    DataError. licenses: what the column "license" says.
     """
 
     def __init__(self, split: Split, image_column: str, objects_column: str, dataset_name: str):
@@ -108,6 +112,7 @@ class BoxSource:
         self.sizes, self.digests = [size for size, _ in found], [digest for _, digest in found]
         _compare_sizes(split.where, data, self.names, self.sizes)
         self.things, self.label_names = things_of(split, objects_column, self.sizes, good.tolist())
+        self.most_things = max(map(len, self.things))
         self.licenses = licenses(data)
         _say_what_is_there(self)
         content = hashlib.sha256(json.dumps(self.label_names).encode() + b"".join(self.digests))
