@@ -181,6 +181,12 @@ def test_coco_as_coco_has_it_and_a_tenth_held_out(tmp_path):
     assert len(open_boxes(str(other), split="train", limit=5)) == 5
 
 
+def test_coco_without_its_pictures(tmp_path):
+    (tmp_path / "coco.json").write_text(json.dumps(coco_of()))
+    with pytest.raises(DataError, match="coco.json names pictures, but the folder has none: lay them beside it"):
+        open_boxes(str(tmp_path), split="train")
+
+
 def changed(**notes) -> dict:
     """COCO's file of 3 pictures whose second thing is otherwise."""
     said = coco_of()

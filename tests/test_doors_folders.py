@@ -399,7 +399,7 @@ SIZES = [
     ("ladder", "config.json", "channels", [8] * 1000),
     ("detection", "config.json", "backbone_config.embed_dim", 10**6),
     ("detection", "config.json", "decoder_ffn_dim", 10**6),
-    ("detection", "config.json", "encoder_in_channels", [10**6] * 2),
+    ("detection", "config.json", "d_model", 10**6),
     ("ladder", "config.json", "top_dim", 10**6),
     ("ladder", "config.json", "lower_channels", 10**6),
     ("ladder", "config.json", "observation_std", -1),

@@ -38,6 +38,8 @@ def read(folder: Path, files: Files, where: str) -> folders.Found | None:
         return None
     tables, endings = called or found, folders.extensions()[0]
     pictures = [name for name in names if kind(name) in endings]
+    if not pictures:
+        raise DataError(f"{where}: {some(list(tables))} names pictures, but the folder has none: lay them beside it.")
     known = Known(files, home, names, folders.arranged(pictures, list(tables), {}))
     by_split: dict[str, list[dict]] = {}
     named_by: dict[str, str] = {}

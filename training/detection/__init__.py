@@ -23,7 +23,7 @@ from hub_models.publish.tables import as_text
 from training.config import parse
 from training.data.boxes import BoxSource, PaintedBoxes, open_boxes
 from training.data.sources import compare
-from training.detection.config import PRESETS, DetectionConfig
+from training.detection.config import PRESETS, TITLES, DetectionConfig
 from training.detection.evaluation import answers, evaluate_checkpoint, figure_of, fit_to, scores_of
 from training.detection.losses import detection_loss, in_fp32
 from training.detection.model import backbone_of, create_model, describe_start, start_from
@@ -90,10 +90,11 @@ def main(argv: list[str] | None = None) -> None:
 def card_of(served: contract.Detector, cfg: DetectionConfig, train: BoxSource | PaintedBoxes, begun: str) -> Card:
     """What the card says of a model of this config; begun: see `describe_start`."""
     side, facts, classes = served.resolution_px, train.facts, len(served.label_names)
+    kind = TITLES.get(served.kind, served.kind)
     return Card(
         name=f"{served.kind}-{facts.ours or Path(cfg.dataset_name).name}",
-        title=f"{served.kind}, {side} px: boxes in {facts.title}",
-        summary=f"An object detector of transformers ({served.kind}; {begun}) that puts boxes around things of "
+        title=f"{kind}, {side} px: boxes in {facts.title}",
+        summary=f"An object detector of transformers, a {kind} ({begun}), that puts boxes around things of "
         f"{classes} classes: {', '.join(map(as_text, served.label_names[:40]))}. Training data: "
         f"{facts.about or facts.title}. Above a score of {served.threshold:g} its counts are right most often, in "
         "validation pictures.",

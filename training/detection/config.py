@@ -12,6 +12,7 @@ SIZES: dict = {  # what a new detector is built of, unless model_args says other
     "embed_dim": 48, "depths": (2, 2, 6), "num_heads": (2, 4, 8), "window_size": 4, "patch_size": 4,
     "drop_path_rate": 0.1,
 }  # fmt: skip
+TITLES = {"deimv2": "DEIM", "d_fine": "D-FINE", "rt_detr": "RT-DETR", "detr": "DETR", "yolos": "YOLOS"}
 
 
 @dataclass(frozen=True)
