@@ -177,7 +177,7 @@ def load(name: str = "emoji", device: str | torch.device | None = None) -> Detec
 
 
 def _open(folder: Path, name: str) -> Detector:
-    config = pretrained.open_config(folder, "an object detector of transformers")
+    config: Any = pretrained.open_config(folder, "an object detector of transformers")
     if type(config) not in MODEL_FOR_OBJECT_DETECTION_MAPPING:
         raise CheckpointError(
             f"{folder}/config.json says model_type {config.model_type!r}, which has no object detector in "
@@ -191,7 +191,7 @@ def _open(folder: Path, name: str) -> Detector:
             f"{folder}/{PROCESSOR} is of {type(processor).__name__}, which makes no boxes of what a detector answers: "
             "save the model's own image processor there"
         )
-    label_names = [str(config.id2label.get(k)) for k in range(config.num_labels)]
+    label_names = [str(config.id2label.get(k, f"class {k}")) for k in range(config.num_labels)]
     threshold = _threshold(folder)
     model = pretrained.open_model(folder, AutoModelForObjectDetection, config, "object detector")
     model = model.eval().requires_grad_(False)

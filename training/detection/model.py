@@ -29,7 +29,7 @@ STRIDES = {"swin": (8, 16), "timm": (8, 16, 32)}  # of the maps that are read; t
 
 def create_model(cfg: DetectionConfig, label_names: list[str]) -> contract.Detector:
     """A fresh detector with its image processor. Raises SystemExit for a tower or a resolution that doesn't do."""
-    args = SIZES | cfg.model_args
+    args: dict = SIZES | cfg.model_args
     folder = tower_folder(cfg.tower_name_or_path) if cfg.tower_name_or_path else None
     mean = std = [0.5, 0.5, 0.5]
     if folder and is_timm(folder):
