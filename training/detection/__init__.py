@@ -6,7 +6,7 @@
         --dataset_name other_boxes --output_dir runs/other     # or any object detector of the Hub
 
 my_boxes is a folder of pictures with COCO's JSON files, or with `objects` in metadata.jsonl: training/data/boxes.py.
-A training step of 16 scenes at 128 px takes 1 s of one core in fp32. Scores of shipped weights stand in their cards.
+A training step of 16 scenes at 128 px takes 1 s of one core in fp32, 0.7 in bf16, and their painting some 0.15 more.
 
 Huang et al. 2025 (DEIM), Zhao et al. 2024 (RT-DETR), Peng et al. 2024 (D-FINE), Carion et al. 2020 (DETR), Liu et al.
 2021 (Swin), Lin et al. 2014 (COCO's average precision).
