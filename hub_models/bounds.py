@@ -14,7 +14,7 @@ MAX_SIDE_PX = 8192
 # Whole numbers that may be larger: a base of angles, areas, and "as long as you like".
 LARGE = re.compile(r"theta|pixels|^model_max_length$|^max_len$")
 SIDES = re.compile(
-    r"^((image|img|input|sample|crop|test_input|min_input|pretrain_img|pretrained_image)_size"
+    r"^((image|img|anchor_image|eval|input|sample|crop|test_input|min_input|pretrain_img|pretrained_image)_size"
     r"|size|resolution|height|width"
     r"|shortest_edge|longest_edge|\w+_px)$"
 )

@@ -20,6 +20,7 @@ from hub_models import (
     classifier,
     clip,
     ddpm,
+    detection,
     energy,
     gan,
     ladder,
@@ -103,6 +104,11 @@ def scores(model, x: torch.Tensor) -> torch.Tensor:
 def classified(ours, theirs, x: torch.Tensor) -> tuple:
     x = classifier.with_noise_plane(x, 0.5) if ours.reads_noise else x
     return ours.model(x), theirs(x)
+
+
+def boxes(ours, theirs, x: torch.Tensor) -> tuple:
+    answers = [model(pixel_values=x) for model in (ours.model, theirs)]
+    return tuple((answer.logits, answer.pred_boxes) for answer in answers)
 
 
 def captions(ours, theirs, x: torch.Tensor) -> tuple:
@@ -241,6 +247,19 @@ FAMILIES = {
         answer=lambda ours, picture: drawn(ours, [0], "x_t"),
         metrics=frozenset({"held_out_loss", "nearest_train_distance", "label_accuracy", "named_label_accuracy"}),
         knows=lambda ours: len(ours.label_names) == 12,
+    ),
+    "detection": Family(
+        contract=detection,
+        save=tiny_models.detector,
+        again=lambda ours, folder: detection.save_folder(folder, ours),
+        stock={
+            "transformers": "from transformers import AutoModelForObjectDetection as C; model = C.from_pretrained(name)"
+        },
+        alike=boxes,
+        metrics=names(
+            ["new_scenes", "validation"], "map", "map50", "counted", "counted_in_all", "count_error", "pictures"
+        ),
+        knows=lambda ours: len(ours.label_names) == 12 and "background" not in ours.label_names,
     ),
     "energy": Family(
         contract=energy,

@@ -30,6 +30,8 @@ BASE_ONLY_BLOCKED = (
     "skimage",
     "resvg_py",
     "tensorboard",
+    "torchmetrics",
+    "pycocotools",
 )
 SHIPPED = {f"{stem}/{name}": folder for stem in STEMS for name, folder in store.bundled(stem).items()}
 MIB = 1 << 20

@@ -10,9 +10,11 @@ import os
 import shutil
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate import Accelerator
 from children import ranks, run
 from safetensors.torch import load_file, save_file
 from torch.nn.functional import softplus
@@ -21,7 +23,7 @@ from training import checkpoint
 from training.checkpoint import RunError, sha256_of
 from training.config import TrainConfig
 from training.loop import fit
-from training.optim import Player
+from training.optim import Learner, Player
 
 TIMES = {"images_per_second", "seconds"}  # of a line in metrics.jsonl: what may differ between equal runs
 CENTRE = torch.tensor([2.0, -1.0])
@@ -307,3 +309,27 @@ def test_the_game_is_worth_playing(tmp_path):
     after = (model(noise).mean(0) - CENTRE).norm().item()
     assert before > 1.5 and after < 0.5
     assert not load_file(tmp_path / "run/export/model.safetensors").keys() - model.state_dict().keys()
+
+
+class Twice(torch.nn.Module):
+    """One layer that stands in two places, and one that is its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = torch.nn.Linear(2, 2)
+        self.again, self.own = self.first, torch.nn.Linear(2, 2)
+
+
+def test_weights_of_two_names_are_kept_once_and_come_back():
+    learners = [Learner(Player(Twice(), softplus), 0, GAN, Accelerator(cpu=True)) for _ in range(2)]
+    tensors = learners[0].tensors()
+    assert set(tensors["model"]) == {"first.weight", "first.bias", "own.weight", "own.bias"}
+    assert not any(value.requires_grad for value in tensors["model"].values())
+    state = {"skipped": 0, "averaged_steps": [0]}
+    learners[1].load(SimpleNamespace(tensors=tensors.__getitem__, step=0, state=state))
+    before, after = (learner.bare for learner in learners)
+    assert after.again is after.first and torch.equal(after.again.weight, before.first.weight)
+    assert torch.equal(after.own.bias, before.own.bias) and after.first.weight.requires_grad
+    del tensors["model"]["own.bias"]
+    with pytest.raises(RuntimeError, match="own.bias"):  # what is missing is said, as before
+        learners[1].load(SimpleNamespace(tensors=tensors.__getitem__, step=0, state=state))

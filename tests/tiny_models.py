@@ -27,9 +27,12 @@ from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTokenizer,
+    Deimv2Config,
+    Deimv2ForObjectDetection,
     GPT2Config,
     GPT2LMHeadModel,
     GPT2Tokenizer,
+    RTDetrImageProcessor,
     SegformerConfig,
     SegformerForSemanticSegmentation,
     SegformerImageProcessor,
@@ -41,6 +44,9 @@ from transformers import (
     ViTConfig,
     ViTImageProcessor,
     ViTModel,
+    YolosConfig,
+    YolosForObjectDetection,
+    YolosImageProcessor,
 )
 
 from hub_models.store import file_sha256
@@ -380,6 +386,40 @@ def _decided(model: torch.nn.Module) -> torch.nn.Module:
     layer.weight.mul_(scale[:, None, None, None])
     layer.bias.copy_((layer.bias - mean) * scale)
     return model
+
+
+@torch.no_grad()
+def detector(folder: Path | str, kind: str = "deimv2", label_names=("disc", "square", "bar")) -> Path:
+    """A folder of a random detector of 32 × 32 pictures, "deimv2" on a Swin or "yolos", whose scores are far apart."""
+    torch.manual_seed(0)
+    named = {"id2label": dict(enumerate(label_names)), "label2id": {name: k for k, name in enumerate(label_names)}}
+    if kind == "yolos":
+        sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+        model = YolosForObjectDetection(
+            YolosConfig(image_size=(32, 32), patch_size=8, num_detection_tokens=6, **sizes, **named)
+        )
+        heads, processor = (
+            [model.class_labels_classifier.layers[-1]],
+            YolosImageProcessor(size={"height": 32, "width": 32}),
+        )
+    else:
+        backbone = SwinConfig(image_size=32, embed_dim=16, depths=[1, 1], num_heads=[2, 2], window_size=4,
+                              out_features=["stage1", "stage2"])  # fmt: skip
+        wide = dict.fromkeys(("encoder_hidden_dim", "encoder_ffn_dim", "d_model", "decoder_ffn_dim"), 16)
+        heads_of = dict.fromkeys(("encoder_attention_heads", "decoder_attention_heads"), 2)
+        config = Deimv2Config(
+            backbone_config=backbone, encoder_in_channels=[16, 32], decoder_in_channels=[16, 16], feat_strides=[4, 8],
+            num_feature_levels=2, encode_proj_layers=[1], num_queries=6, decoder_layers=2, num_denoising=0,
+            depth_mult=0.34, hidden_expansion=0.5, freeze_backbone_batch_norms=False, **wide, **heads_of, **named,
+        )  # fmt: skip
+        model = Deimv2ForObjectDetection(config)
+        heads, processor = [model.class_embed[0]], RTDetrImageProcessor(size={"height": 32, "width": 32})
+    for head in heads:
+        torch.nn.init.normal_(head.weight)
+        torch.nn.init.zeros_(head.bias)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return Path(folder)
 
 
 def captioner(folder: Path | str, kind: str = "swin-bert", max_length: int = 16) -> Path:

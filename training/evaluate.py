@@ -23,6 +23,7 @@ STEMS = (
     "classifier",
     "clip",
     "ddpm",
+    "detection",
     "energy",
     "gan",
     "ladder",
@@ -31,7 +32,10 @@ STEMS = (
     "tokens",
     "translation",
 )
-COLUMNS = ("dataset_config_name", "image_column", "label_column", "caption_column", "concept_column", "reduce_labels")
+COLUMNS = (
+    "dataset_config_name", "image_column", "label_column", "caption_column", "concept_column", "objects_column",
+    "reduce_labels",
+)  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -51,8 +55,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     for name, has_it in (
         ("judge", args.stem in ("ddpm", "energy", "gan", "ladder", "tokens")),
-        ("caption_column", args.stem not in ("segmentation", "translation")),
+        ("caption_column", args.stem not in ("detection", "segmentation", "translation")),
+        ("label_column", args.stem != "detection"),
         ("concept_column", args.stem == "translation"),
+        ("objects_column", args.stem == "detection"),
     ):
         if getattr(args, name) and not has_it:
             parser.error(f"--{name} is nothing that {args.stem} is measured by")

@@ -90,6 +90,42 @@ def segmentations(
     return canvas
 
 
+def boxed(
+    pictures: list[Image.Image],
+    truths: list[np.ndarray],
+    found: list[np.ndarray],
+    labels: list[np.ndarray],
+    said: list[list[str]],
+) -> Image.Image:
+    """The pictures in rows of four, what is there in white, what was found in the colour of its class, with words.
+
+    truths, found: boxes (N, 4) of each picture in its pixels; labels (N,) and words of those found.
+    """
+    tile, gap, columns = 192, 4, min(4, len(pictures))
+    rows = -(-len(pictures) // columns)
+    canvas = Image.new("RGB", (columns * (tile + gap) + gap, rows * (tile + gap) + gap), "white")
+    font = ImageFont.load_default(11)
+    for number, picture in enumerate(pictures):
+        scale = tile / max(picture.size)
+        size = [max(1, round(side * scale)) for side in picture.size]
+        shown = picture.convert("RGB").resize(size, Image.Resampling.BICUBIC)
+        pen = ImageDraw.Draw(shown)
+        for box in truths[number] * scale:
+            pen.rectangle(tuple(box), outline="black", width=3)
+            pen.rectangle((*(box[:2] + 1), *(box[2:] - 1).clip(box[:2] + 1)), outline="white")
+        for box, label, words in zip(found[number] * scale, labels[number], said[number], strict=True):
+            hue = round(255 * (int(label) * 0.61803398875 % 1))  # the golden ratio
+            colour = Image.new("HSV", (1, 1), (hue, 220, 230)).convert("RGB").getpixel((0, 0))
+            left, top, right, bottom = map(float, box)
+            pen.rectangle((left, top, max(left, right), max(top, bottom)), outline=colour, width=2)
+            place = max(0.0, left) + 2, max(0.0, top) + 1
+            pen.rectangle(pen.textbbox(place, words, font), fill=colour)
+            pen.text(place, words, "black", font)
+        left, top = gap + number % columns * (tile + gap), gap + number // columns * (tile + gap)
+        canvas.paste(shown, (left, top))
+    return canvas
+
+
 def _figure(width_in: float, height_in: float):
     from matplotlib.figure import Figure  # takes a second, which few commands have to wait for
 

@@ -115,14 +115,15 @@ class Learner:
     def tensors(self) -> dict[str, dict[str, torch.Tensor]]:
         """What a checkpoint holds of it, by file."""
         return {
-            self._file("model"): self.bare.state_dict(),
+            self._file("model"): self._own_state(),
             self._file("ema"): {str(number): shadow for number, shadow in enumerate(self.ema.shadow_params)},
             self._file("optimizer"): checkpoint.optimizer_tensors(self.optimizer),
         }
 
     def load(self, found: Checkpoint) -> None:
         """Be what `tensors` gave to a checkpoint. Raises RunError where it has nothing of this player."""
-        self.bare.load_state_dict(found.tensors(self._file("model")))
+        saved = found.tensors(self._file("model"))
+        self.bare.load_state_dict(saved | {name: saved[first] for name, first in self._twins().items()})
         averaged = found.tensors(self._file("ema"))
         for number, shadow in enumerate(self.ema.shadow_params):
             shadow.data.copy_(averaged[str(number)])
@@ -130,6 +131,20 @@ class Learner:
         before = [found.step - found.state["skipped"]]
         self.ema.optimization_step = found.state.get("averaged_steps", before)[self.number]
         checkpoint.load_optimizer_tensors(self.optimizer, found.tensors(self._file("optimizer")))
+
+    def _own_state(self) -> dict[str, torch.Tensor]:
+        """Its module's weights and buffers, each once."""
+        twins = self._twins()
+        return {name: value.detach() for name, value in self._state().items() if name not in twins}
+
+    def _twins(self) -> dict[str, str]:
+        """{name of what its module has under another name, too: the first of its names}"""
+        first: dict[int, str] = {}
+        names = {name: first.setdefault(id(value), name) for name, value in self._state().items()}
+        return {name: of for name, of in names.items() if name != of}
+
+    def _state(self) -> dict[str, torch.Tensor]:
+        return self.bare.state_dict(keep_vars=True)
 
     def _file(self, what: str) -> str:
         return f"{what}-{self.name}" if self.number else what

@@ -20,6 +20,7 @@ from PIL import Image
 from hub_models.worlds import World
 from training import publish, worlds
 from training.config import TrainConfig
+from training.data.boxes import BoxSource, PaintedBoxes
 from training.data.masks import MaskSource, PaintedSource
 from training.data.sources import Source, compare, open_source
 from training.loop import fit
@@ -56,7 +57,9 @@ class Task:
     """
 
     stem: str
-    source: Source | MaskSource | PaintedSource  # the training data, whose facts and licences the card states
+    source: (
+        Source | MaskSource | PaintedSource | BoxSource | PaintedBoxes
+    )  # the training data, whose facts and licences the card states
     players: Sequence[Player]
     samples: Samples
     served: Callable[[Any], Any]

@@ -18,6 +18,7 @@ from PIL import Image
 
 from hub_models import store, worlds
 from hub_models.publish import packing
+from training.data.boxes import BoxSource, PaintedBoxes
 from training.data.masks import SCENES, MaskSource, PaintedSource, open_masks
 from training.data.scenes import Scenes
 from training.data.sources import Source, open_source
@@ -45,7 +46,9 @@ def reference(pictures: Iterable[Image.Image], kind: str, *, seed: int = 0) -> w
     return worlds.World(kind, world.weights, world.means, world.deviations, threshold)
 
 
-def some_of(source: Source | PaintedSource | MaskSource, count: int = PICTURES) -> Iterator[Image.Image]:
+def some_of(
+    source: Source | PaintedSource | MaskSource | BoxSource | PaintedBoxes, count: int = PICTURES
+) -> Iterator[Image.Image]:
     """At most `count` pictures of a source, evenly spread over it."""
     length = len(source)
     for at in range(min(length, count)):

@@ -14,7 +14,7 @@ import posixpath
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -49,6 +49,9 @@ class Found:
     splits: dict[str, Any]
     left: dict[str, Left] | None
     tables: bool = False
+
+
+Reader = Callable[[Path, Files, str], Found | None]  # of a folder, as it is called in messages
 
 
 def read(folder: Path, files: Files, where: str, caption_column: str | None, named: dict[str, str]) -> Found | None:
@@ -112,7 +115,7 @@ def read(folder: Path, files: Files, where: str, caption_column: str | None, nam
                 f"{where}: {many} of {count} pictures on disk ({split}) would not be read, more than "
                 f"{MAX_SKIPPED_SHARE:.0%}: {left_out(lost)}. Mend that, or move them out of the folder."
             )
-    return Found({split: _dataset(home, own, where) for split, own in by_split.items()}, left)
+    return Found({split: dataset_of(home, own, where) for split, own in by_split.items()}, left)
 
 
 def left_out(left: Left) -> str:
@@ -325,7 +328,7 @@ class _Class:
         self.index, self.names = None if name is None else number[name], list(number)
 
 
-def _dataset(home: Path, rows: list[dict], where: str):
+def dataset_of(home: Path, rows: list[dict], where: str):
     """Rows as a `datasets.Dataset`; files by their whole paths. Raises DataError where a column has two types."""
     import datasets
     import pyarrow

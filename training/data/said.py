@@ -118,7 +118,7 @@ def said_rows(
             [name] = [name for name, count in counts.items() if count > 1][:1]
             raise DataError(f"{place} names {name} 2 times: keep one row for each picture.")
     if missing:
-        _check_missing(missing, len(rows), names, where)
+        check_missing(missing, len(rows), names, where)
     return rows
 
 
@@ -187,7 +187,7 @@ def plain(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()
 
 
-def _check_missing(missing: list[tuple[str, str]], count: int, names: Iterable[str], where: str) -> None:
+def check_missing(missing: list[tuple[str, str]], count: int, names: Iterable[str], where: str) -> None:
     """Say which rows are left out as their files are missing. Raises DataError where they are more than 5 %."""
     place, name = missing[0]
     beside = {PurePosixPath(other).name: posixpath.relpath(other, posixpath.dirname(place)) for other in names}

@@ -65,6 +65,7 @@ class Scene:
     image: Image.Image  # RGB (R, R)
     mask: np.ndarray  # uint8 (R, R), class ids
     objects: list[SceneObject]  # from back to front
+    instances: np.ndarray  # uint8 (R, R), which object is seen: 0 for the ground, k + 1 for objects[k]
 
 
 class Scenes:
@@ -116,15 +117,16 @@ class Scenes:
         rng, side = random.Random(f"{self.seed}/{self.which}/{index}"), self.resolution_px
         canvas = self._ground(rng)
         laid = self._lay(rng)
-        mask, objects = np.zeros((side, side), np.uint8), []  # (R, R)
+        mask, instances = np.zeros((2, side, side), np.uint8)  # (R, R) each
+        objects = []
         for z, (picture, label, art, place, seen) in enumerate(laid):
             canvas.paste(art, place, art)
-            mask[seen] = label
+            mask[seen], instances[seen] = label, z + 1
             ys, xs = np.nonzero(seen)
             box = (int(xs.min()), int(ys.min()), int(xs.max()) + 1, int(ys.max()) + 1)
             centre = (float(xs.mean()), float(ys.mean()))
             objects.append(SceneObject(self._names[picture], label, box, centre, len(xs), picture, z))
-        return Scene(canvas, mask, objects)
+        return Scene(canvas, mask, objects, instances)
 
     def _lay(self, rng: random.Random) -> list[tuple[int, int, Image.Image, tuple[int, int], np.ndarray]]:
         """What is painted, from back to front: source index, class id, art RGBA, left and top, seen pixels (R, R) bool.

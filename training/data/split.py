@@ -70,15 +70,16 @@ def open_split(
     caption_column: str | None = None,
     skin_tones: bool = True,
     limit: int | None = None,
+    reader: folders.Reader | None = None,
 ) -> Split:
     """The rows of a split; without the skin-tone variants of the emoji build, and at most `limit`, evenly spread.
 
-    Raises DataError.
+    reader: what else may know how to read a folder, asked before the rules of `folders` are. Raises DataError.
     """
     import datasets
 
     folder, where = locate(dataset_name, split)
-    found = load_splits(datasets, folder, where, config_name, caption_column)
+    found = load_splits(datasets, folder, where, config_name, caption_column, reader)
     splits = found.splits
     carved = split in ("train", "validation") and "validation" not in splits and "train" in splits
     if split not in splits and not carved:
@@ -205,7 +206,12 @@ def meant(dataset_name: str) -> str:
 
 
 def load_splits(
-    datasets, folder: Path | None, where: str, config_name: str | None, caption_column: str | None
+    datasets,
+    folder: Path | None,
+    where: str,
+    config_name: str | None,
+    caption_column: str | None,
+    reader: folders.Reader | None = None,
 ) -> folders.Found:
     """All splits of a data set, and of a folder what in it is not read.
 
@@ -219,6 +225,8 @@ def load_splits(
             return folders.Found(undecoded(prepared(datasets, folder, where, config_name).as_dataset()), None)
         check_folder(folder, where)
         files = Files((folder.resolve(),))
+        if reader and (pictures := reader(folder, files, where)):
+            return pictures
         if pictures := folders.read(folder, files, where, caption_column, split_folders(folder) or {}):
             return pictures
         files = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")]

@@ -1,0 +1,3 @@
+from training.detection import main
+
+main()

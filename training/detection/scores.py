@@ -1,0 +1,73 @@
+"""What detections are worth beside what is there: average precision by COCO's rules, and counts.
+
+Letters: N, M things of a picture.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from hub_models.detection import Detections
+from training.data.things import Things
+
+MOST = 100  # answers of a picture that count, the surest, as COCO has it
+THRESHOLDS = tuple(k / 20 for k in range(1, 20))
+
+
+def average_precision(
+    found: Sequence[Detections], truths: Sequence[Things], label_names: Sequence[str]
+) -> tuple[dict[str, float], dict[str, float]]:
+    """{"map", "map50"} of what was found, at any score, in pictures, and the first for each class that is there.
+
+    The mean over classes of the area under precision over recall (Lin et al. 2014): map50 with things that overlap
+    their box by half (intersection over union), map the mean from 0.5 to 0.95. pycocotools computes them.
+    Raises ValueError where there is no thing at all.
+    """
+    from torchmetrics.detection import MeanAveragePrecision  # seconds, for which only a measurement waits
+
+    if not any(map(len, truths)):
+        raise ValueError("no picture has a thing: nothing can be said of what was found")
+    metric = MeanAveragePrecision(class_metrics=True, max_detection_thresholds=[1, 10, MOST])
+    for one, truth in zip(found, truths, strict=True):
+        one = one.only(np.arange(min(MOST, len(one))))
+        answered = {key: _tensor(getattr(one, key)) for key in ("boxes", "scores", "labels")}
+        metric.update([answered], [{"boxes": _tensor(truth.boxes), "labels": _tensor(truth.labels)}])
+    scores = metric.compute()
+    classes, values = (scores[key].reshape(-1).tolist() for key in ("classes", "map_per_class"))
+    per_class = {label_names[k]: value for k, value in zip(classes, values, strict=True) if value >= 0}  # -1: not there
+    return {"map": float(scores["map"]), "map50": float(scores["map_50"])}, per_class
+
+
+def _tensor(array: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array))
+
+
+def counts_right(found: Sequence[Detections], truths: Sequence[Things], threshold: float) -> dict[str, float]:
+    """How often as many things were found above a threshold as there are, and how far off that is.
+
+    counted: share of the pictures in which the number of each class is right. counted_in_all: … in which the number of
+    things is. count_error: by how many things of a class a picture is off, summed over classes; the mean.
+    """
+    off = [_off(one.labels[one.scores > threshold], truth.labels) for one, truth in zip(found, truths, strict=True)]
+    return {
+        "counted": float(np.mean([not each.any() for each in off])),
+        "counted_in_all": float(np.mean([each.sum() == 0 for each in off])),
+        "count_error": float(np.mean([np.abs(each).sum() for each in off])),
+    }
+
+
+def _off(found: np.ndarray, there: np.ndarray) -> np.ndarray:
+    """How many things more of each class were found than there are."""
+    classes = 1 + max([-1, *found.tolist(), *there.tolist()])
+    return np.bincount(found, minlength=classes) - np.bincount(there, minlength=classes)
+
+
+def best_threshold(found: Sequence[Detections], truths: Sequence[Things]) -> float:
+    """The threshold above which counts are right most often; of several the one with the least error, then lowest."""
+
+    def worth(threshold: float) -> tuple[float, float]:
+        scores = counts_right(found, truths, threshold)
+        return scores["counted"], -scores["count_error"]
+
+    return max(THRESHOLDS, key=worth)
