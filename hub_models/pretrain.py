@@ -91,9 +91,6 @@ def load(name: str | Path, device: str | torch.device | None = None) -> Tower:
     return served
 
 
-def save_folder(folder: Path, tower: Tower, model_args: dict | None = None) -> None:
+def save_folder(folder: Path, tower: Tower) -> None:
     """Write timm's own layout: config.json (architecture, arguments, normalisation) and model.safetensors."""
-    timm.models.save_for_hf(
-        tower.model, str(folder), model_config={"num_classes": 0}, model_args=model_args or None,
-        safe_serialization=True,
-    )  # fmt: skip
+    timm.models.save_for_hf(tower.model, str(folder), model_config={"num_classes": 0}, safe_serialization=True)

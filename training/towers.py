@@ -25,8 +25,10 @@ from timm.layers import resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 from transformers import AutoModel, SwinModel
 
-from hub_models import pretrained
+from hub_models import pretrained, store
+from hub_models.documents import read_object
 
+HOMES = ("pretrain", "classifier", "clip", "captioning")  # stems with a tower in their models
 NAME = "swin_tiny_patch4_window7_224"  # of timm: its sizes are arguments
 RENAMED = {
     "embeddings.patch_embeddings.projection": "patch_embed.proj",
@@ -53,6 +55,23 @@ VIT_RENAMED = {
     "mlp.fc1": "intermediate.dense",
     "mlp.fc2": "output.dense",
 }
+
+
+def tower_folder(name: str) -> Path:
+    """Where a tower lies: a bundled model as stem/variant, a bundled variant of HOMES, a folder, or a Hub id.
+
+    Raises store.CheckpointError.
+    """
+    stem, _, variant = name.partition("/")
+    if stem in HOMES and variant in store.bundled(stem):
+        return store.resolve(stem, variant)
+    home = next((stem for stem in HOMES if name in store.bundled(stem)), HOMES[0])
+    return store.resolve(home, name)
+
+
+def is_timm(folder: Path) -> bool:
+    """Whether a folder is of timm: transformers' configs name no architecture of their own."""
+    return "architecture" in read_object(folder / "config.json")
 
 
 def swin_of(folder: Path) -> SwinModel:
