@@ -14,11 +14,10 @@ Each objective is a module of this package, whose docstring has its equation and
 Letters: B batch, V views of a picture, R side in pixels, D features.
 """
 
-from pathlib import Path
-
 import torch
 
 from hub_models import pretrain as contract
+from training import beginnings
 from training.config import parse
 from training.data.sources import Source
 from training.optim import Player
@@ -30,7 +29,7 @@ from training.pretrain.samples import UnlabelledPictures
 from training.task import Card, Task, opened_pair, run
 from training.worlds import some_of
 
-__all__ = ["PRESETS", "evaluate_checkpoint", "main", "task_of"]
+__all__ = ["PRESETS", "PretrainConfig", "card_of", "create_tower", "evaluate_checkpoint", "main", "task_of"]
 
 STEM = "pretrain"
 OBJECTIVES = {
@@ -70,7 +69,10 @@ def card_of(served: contract.Tower, cfg: PretrainConfig, train: Source) -> Card:
     kind, side = served.model.pretrained_cfg["architecture"], served.resolution_px
     began = "fine-tuned" if cfg.pretrained_model_name_or_path else "trained from scratch"
     how = OBJECTIVES[cfg.objective][1]
-    taught = [f"its teacher: {Path(cfg.distil_name_or_path).name}"] if cfg.distil_name_or_path else []
+    taught: list[str] = []
+    if cfg.distil_name_or_path:
+        folder = beginnings.tower_folder(cfg.distil_name_or_path)
+        taught = [*beginnings.inherited(folder), f"its teacher: {beginnings.called(folder)}"]
     return Card(
         name=f"{cfg.objective}-{kind.split('_')[0]}",
         title=f"{'ViT' if kind.startswith('vit') else kind.split('_')[0].title()} without labels, {side} px",

@@ -75,8 +75,8 @@ class PretrainConfig(TrainConfig):
             raise ValueError("--objective mae leaves patches out, which a Swin can't: set --backbone vit")
         if self.objective in ("lejepa", "dino", "simclr", "triplet") and self.views < 2:
             raise ValueError(f"--objective {self.objective} compares views of a picture: set --views 2 or more")
-        if self.objective == "distil" and not self.distil_name_or_path:
-            raise ValueError("--objective distil learns from a model: name it with --distil_name_or_path")
+        if (self.objective == "distil") != bool(self.distil_name_or_path):
+            raise ValueError("--objective distil, and no other, learns from a model, named with --distil_name_or_path")
 
 
 EMOJI = PretrainConfig(
@@ -84,19 +84,22 @@ EMOJI = PretrainConfig(
     adam_weight_decay=0.05, ema_decay=0.998, max_train_steps=6000, checkpointing_steps=250, validation_steps=500,
     dataloader_num_workers=1,
 )  # fmt: skip
-PRESETS = {
-    "lejepa": dataclasses.replace(EMOJI, views=4, train_batch_size=64, scale=(0.2, 1.0)),
+PRESETS = {  # steps for about an hour of one core in fp32
+    "lejepa": dataclasses.replace(EMOJI, views=4, train_batch_size=64, scale=(0.2, 1.0), max_train_steps=1900),
     "mae": dataclasses.replace(
         EMOJI, objective="mae", backbone="vit", model_args=POOLED, views=1, scale=(0.4, 1.0), colour_share=0.3,
-        grayscale_share=0.0, blur_share=0.0, adam_beta2=0.95,
+        grayscale_share=0.0, blur_share=0.0, adam_beta2=0.95, max_train_steps=3800,
     ),
-    "dino": dataclasses.replace(EMOJI, objective="dino", views=4, local_views=2, train_batch_size=64),
-    "simclr": dataclasses.replace(EMOJI, objective="simclr", scale=(0.2, 1.0)),
+    "dino": dataclasses.replace(
+        EMOJI, objective="dino", views=4, local_views=2, train_batch_size=64, max_train_steps=1600
+    ),
+    "simclr": dataclasses.replace(EMOJI, objective="simclr", scale=(0.2, 1.0), max_train_steps=1800),
     "distil": dataclasses.replace(
         EMOJI, objective="distil", views=1, distil_name_or_path="clip/emoji", projection=(512,), blur_share=0.1,
+        max_train_steps=2400,
     ),
-    "rotation": dataclasses.replace(EMOJI, objective="rotation", views=1, projection=(256,)),
-    "triplet": dataclasses.replace(EMOJI, objective="triplet", scale=(0.2, 1.0)),
+    "rotation": dataclasses.replace(EMOJI, objective="rotation", views=1, projection=(256,), max_train_steps=3400),
+    "triplet": dataclasses.replace(EMOJI, objective="triplet", scale=(0.2, 1.0), max_train_steps=1800),
     "tiny": dataclasses.replace(
         EMOJI, objective="dino", backbone="vit", dataset_name="emoji-sample", resolution=32, views=3, local_views=1,
         model_args={"patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}, projection=(32, 16),

@@ -7,8 +7,9 @@ g_s of the student, g_t of the teacher,
     L = mean over large views x and other views x' of  - Σ_k P_t(x)_k log P_s(x')_k
     θ_t ← m θ_t + (1 - m) θ_s,    c ← m_c c + (1 - m_c) mean_B g_t
 
-Centring by c and the sharper τ_t together keep the outputs from becoming one. Small views are resized to the side of
-large ones, so that a Swin may be the tower; the paper has them smaller.
+Centring by c and the sharper τ_t together keep the outputs from becoming one. The projection has norms of the batch, an
+option of the paper: without, the outputs of a fresh tower are so alike that nothing is left of them once c is taken
+away. Small views are resized to the side of large ones, so that a Swin may be the tower; the paper has them smaller.
 
 Letters: B pictures, V views, of which G are large, D width of the tower, K outputs.
 """
@@ -29,7 +30,7 @@ class Head(nn.Module):
 
     def __init__(self, width: int, projection: list[int], prototypes: int):
         super().__init__()
-        self.projection = MLP(width, projection, activation_layer=nn.GELU, inplace=None)
+        self.projection = MLP(width, projection, nn.BatchNorm1d, nn.GELU, inplace=None)
         self.prototypes = nn.Parameter(torch.randn(prototypes, projection[-1]) * 0.02)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
@@ -39,7 +40,7 @@ class Head(nn.Module):
 class Objective(nn.Module):
     """The student's tower and head, and among the buffers the teacher's weights and the centre.
 
-    The teacher follows where a step begins: by what the student has become in the step before.
+    The teacher follows where a forward pass begins: by what the student has become in the step before.
     """
 
     def __init__(self, tower: Any, cfg: PretrainConfig):

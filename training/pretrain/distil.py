@@ -11,7 +11,6 @@ for teachers with classes.
 Letters: B pictures, D numbers of the teacher's features, K its classes.
 """
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,7 +22,7 @@ from torchvision.ops import MLP
 from transformers import AutoModel
 
 from hub_models import pretrained, timm_folders
-from training import towers
+from training import beginnings
 from training.pretrain.config import PretrainConfig
 
 
@@ -62,9 +61,9 @@ class Teacher:
 
 
 def teacher_of(name: str) -> Teacher:
-    """The teacher of a name: see `towers.tower_folder`. Raises store.CheckpointError, SystemExit."""
-    folder: Path = towers.tower_folder(name)
-    if towers.is_timm(folder):
+    """The teacher of a name: see `beginnings.tower_folder`. Raises store.CheckpointError, SystemExit."""
+    folder = beginnings.tower_folder(name)
+    if beginnings.is_timm(folder):
         model = timm_folders.opened(folder, "a teacher is a model of timm or of transformers")
         data = resolve_model_data_config(model)
         if data["input_size"][0] != 3:

@@ -73,6 +73,8 @@ def evaluate_checkpoint(
     fine-tuned on n training pictures a class. Of an unseen style training concepts only. The baseline is the nearest
     neighbour in HOG and colour features among the training pictures. columns: of `open_source`.
     """
+    if any(count < 1 for count in labels_each):
+        raise SystemExit("--labels_each counts labels: give numbers from 1 on")
     folder = store.resolve("pretrain", name)
     tower = contract.load(name)
     fresh = contract.Tower(untrained(folder).to(tower.device), name="random")

@@ -1,7 +1,7 @@
 """The tower that a pretraining begins with: a new one of timm, or that of a checkpoint."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import timm
 import torch
@@ -28,9 +28,9 @@ def create_tower(cfg: PretrainConfig) -> Any:
             print(f"{cfg.base} saw pictures of mean {base.mean}, deviation {base.std}: from now on both are 0.5")
     else:
         name, sizes = SIZES[cfg.backbone]
-        args = sizes | cfg.model_args | {"img_size": cfg.resolution}
+        args: dict[str, Any] = sizes | cfg.model_args | {"img_size": cfg.resolution}
         try:
-            model = timm.create_model(name, num_classes=0, drop_path_rate=0.0, **args)
+            model = cast(Any, timm.create_model(name, num_classes=0, drop_path_rate=0.0, **args))
         except (TypeError, AssertionError, RuntimeError) as error:
             raise SystemExit(f"--model_args {cfg.model_args}: timm makes no {name} of them ({error})") from None
     kept = {key: value for key, value in model.pretrained_cfg.items() if key in KEPT}
