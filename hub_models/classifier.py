@@ -16,15 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import timm
 import torch
 from PIL import Image
 from timm.data import ImageNetInfo, infer_imagenet_subset, resolve_model_data_config
 from timm.layers.attention import Attention
 
-from hub_models import building, explain, store, windows
+from hub_models import explain, store, timm_folders, windows
 from hub_models.device import default_device
-from hub_models.documents import read_object
 from hub_models.pictures import frame
 from hub_models.store import CheckpointError
 from hub_models.worlds import World, world_of
@@ -262,31 +260,13 @@ def load(name: str | Path = "swin", device: str | torch.device | None = None) ->
 
 
 def _open(folder: Path) -> tuple[torch.nn.Module, list[str]]:
-    for file in ("config.json", "model.safetensors"):  # beside other names timm would prefer a pickle
-        if not (folder / file).is_file():
-            raise CheckpointError(f"{folder} has no {file}: a timm model is config.json and model.safetensors")
-    config = read_object(folder / "config.json")
-    if not isinstance(config.get("architecture"), str):
-        raise CheckpointError(f"{folder}/config.json names no timm architecture: this page needs a timm classifier")
-    try:
-        with building.as_large_as_its_weights(folder), torch.device("meta"):
-            timm.create_model(f"local-dir:{folder}", pretrained=False)
-        with building.as_large_as_its_weights(folder):
-            model: Any = timm.create_model(f"local-dir:{folder}", pretrained=True)
-    except CheckpointError:
-        raise
-    except Exception as error:  # whatever a foreign architecture, its arguments or its shapes raise
-        raise CheckpointError(
-            f"{folder}: timm cannot open this as {str(config['architecture'])[:60]} ({store.one_line(error)}); "
-            "export it again with timm.models.save_for_hf"
-        ) from error
+    model = timm_folders.opened(folder, "this page needs a timm classifier")
     size = resolve_model_data_config(model)["input_size"]
     if model.num_classes < 2 or size[0] not in (3, 4) or size[1] != size[2]:
         raise CheckpointError(
             f"{folder}: {model.num_classes} labels on input {tuple(size)}; this page needs two or more labels on "
             "square RGB, or RGB and a plane of the noise level"
         )
-    model = model.float().eval().requires_grad_(False)
     names = _label_names(model, folder)
     Classifier(
         model, names, name="", weights_sha256=""

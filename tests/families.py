@@ -24,6 +24,7 @@ from hub_models import (
     energy,
     gan,
     ladder,
+    pretrain,
     segmentation,
     text_to_image,
     tokens,
@@ -305,6 +306,18 @@ FAMILIES = {
         | {"nearest_train_distance", "label_accuracy", "named_label_accuracy", "seconds_per_picture"},
         knows=lambda ours: len(ours.label_names) == 12 and ours.model.observation_std > 0,
         wrapped="ladder.",
+    ),
+    "pretrain": Family(
+        contract=pretrain,
+        save=tiny_models.tower,
+        again=lambda ours, folder: pretrain.save_folder(folder, ours),
+        stock={"timm": "import timm; model = timm.create_model(place + name, pretrained=True, num_classes=0)"},
+        alike=lambda ours, theirs, x: (ours.model(x), theirs(x)),
+        metrics=names(
+            HELD_OUT, "knn", "probe", "effective_rank", "random/knn", "random/probe", "random/effective_rank"
+        ),
+        wrapped="tower.",
+        aside=7,  # the projection and the prototypes of DINO
     ),
     "segmentation": Family(
         contract=segmentation,

@@ -403,6 +403,8 @@ SIZES = [
     ("ladder", "config.json", "top_dim", 10**6),
     ("ladder", "config.json", "lower_channels", 10**6),
     ("ladder", "config.json", "observation_std", -1),
+    ("pretrain", "config.json", "model_args.depth", 10**6),
+    ("pretrain", "config.json", "model_args.in_chans", 10**6),
     ("autoencoder", "config.json", "layers_per_block", 10**6),
     ("autoencoder", "config.json", "latent_channels", 10**6),
     ("text_to_image", "vae/config.json", "layers_per_block", 10**6),

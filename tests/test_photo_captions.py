@@ -229,7 +229,7 @@ def served(backbone):
         max_length=12,
     )
     torch.manual_seed(0)
-    return captioning.model.create_photo_captioner(cfg, ["a red disc", "a blue disc on white."])
+    return captioning.model.create_captioner_on_tower(cfg, ["a red disc", "a blue disc on white."])
 
 
 def test_captions_in_one_row_do_not_see_each_other(served):

@@ -4,13 +4,17 @@ import pytest
 import timm
 import torch
 from timm.layers import resample_abs_pos_embed
-from transformers import DPTConfig, DPTModel, SwinConfig, SwinModel
+from transformers import DPTConfig, DPTModel, SwinConfig, SwinModel, ViTConfig, ViTModel
 
 from hub_models import classifier as contract
 from hub_models import store
-from training import classifier, towers
+from training import beginnings, classifier, towers
 
 SIZES = {"embed_dim": 12, "depths": (1, 2, 1), "num_heads": (2, 2, 4), "window_size": 4, "patch_size": 2}
+
+
+VIT_CONFIG = ViTConfig(image_size=32, patch_size=8, hidden_size=24, num_hidden_layers=2, num_attention_heads=3,
+                       intermediate_size=48, layer_norm_eps=1e-6)  # fmt: skip
 
 
 def swin(**options) -> SwinModel:
@@ -97,13 +101,44 @@ def test_a_classifier_begins_as_the_tower_of_a_clip(tmp_path):
              "--train_batch_size", "4", "--dataloader_num_workers", "0", "--output_dir", str(tmp_path)]  # fmt: skip
     cfg = classifier.parse(classifier.PRESETS, flags)
     task = classifier.task_of(cfg)
-    _, weights = towers.as_timm(towers.swin_of(store.resolve("clip", "emoji")))
+    _, weights = towers.as_timm(beginnings.swin_of(store.resolve("clip", "emoji")))
     begun = task.players[0].module.state_dict()
     assert all(torch.equal(begun[name], value) for name, value in weights.items())
     classifier.main(flags)
     served = contract.load(str(tmp_path / "export"))
     assert type(served.model).__name__ == "SwinTransformer" and served.resolution_px == 64
     card = (tmp_path / "export" / "README.md").read_text(encoding="utf-8")
-    assert "begun as the Swin of clip/emoji" in card
+    assert "begun as the tower of clip/emoji" in card
     with pytest.raises(SystemExit, match="takes 64 px"):
         classifier.task_of(classifier.parse(classifier.PRESETS, [*flags, "--resolution", "96"]))
+
+
+@pytest.mark.parametrize("model", [swin, lambda: ViTModel(VIT_CONFIG)])
+def test_there_and_back_is_the_same_tower(model):
+    """A Swin and a ViT of transformers in timm, and that in transformers again: to the bit, and with equal features."""
+    torch.manual_seed(0)
+    ours = model().eval()
+    for parameter in ours.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    is_swin = isinstance(ours, SwinModel)
+    args, weights = towers.as_timm(ours) if is_swin else towers.vit_as_timm(ours)
+    theirs = timm.create_model(towers.NAME if is_swin else towers.VIT_NAME, num_classes=0, **args).eval()
+    theirs.load_state_dict(weights)
+    again = towers.in_transformers(theirs).eval()
+    for name, value in again.state_dict().items():
+        assert name.startswith("pooler.") or torch.equal(value, ours.state_dict()[name]), name
+    pixels = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        states = theirs.forward_features(pixels)
+        states = states.flatten(1, 2) if is_swin else states
+        torch.testing.assert_close(states, ours(pixels).last_hidden_state, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(again(pixels).last_hidden_state, states, atol=1e-4, rtol=1e-4)
+
+
+def test_what_has_no_form_in_transformers_is_refused():
+    with pytest.raises(SystemExit, match="a norm after its pooling"):
+        towers.in_transformers(vit(global_pool="avg"))
+    small = timm.create_model(towers.NAME, img_size=16, patch_size=2, window_size=4, embed_dim=12, depths=(1, 1, 1),
+                              num_heads=(2, 2, 4), num_classes=0)  # fmt: skip
+    with pytest.raises(SystemExit, match="differ from stage to stage"):
+        towers.in_transformers(small)

@@ -305,6 +305,20 @@ def save_classifier(folder: Path | str, model: torch.nn.Module, label_names) -> 
     return Path(folder)
 
 
+def tower(folder: Path | str, kind: str = "vit", **args) -> Path:
+    """A folder of a random tower for 32 × 32 pictures, "vit" or "swin", without classes; args: over its sizes."""
+    from hub_models import pretrain as contract
+    from training import pretrain
+
+    torch.manual_seed(0)
+    sizes: dict = VIT if kind == "vit" else {"window_size": 4, "embed_dim": 16, "depths": (1, 2), "num_heads": (1, 2)}
+    cfg = dataclasses.replace(pretrain.PRESETS["tiny"], backbone=kind, model_args=sizes | args)
+    model = pretrain.model.create_tower(cfg).eval()
+    _loud(model)
+    contract.save_folder(Path(folder), contract.Tower(model))
+    return Path(folder)
+
+
 def dual_encoder(folder: Path | str) -> Path:
     """A folder of a random VisionTextDualEncoderModel (Swin and BERT) for 32 × 32 pictures."""
     torch.manual_seed(0)

@@ -38,7 +38,7 @@ from hub_models import building, samplers, store
 from hub_models import classifier as contract
 from hub_models.documents import read_object
 from hub_models.publish.tables import as_text
-from training import figures, metrics, towers
+from training import beginnings, figures, metrics
 from training.config import TrainConfig, parse
 from training.data.art import any_colour, inked, on_ground
 from training.data.facts import facts_of
@@ -61,7 +61,7 @@ class ClassifierConfig(TrainConfig):
     model_name: str = "vit_tiny_patch16_224"  # timm architecture, when trained from scratch
     model_args: dict[str, int | tuple[int, ...]] = dataclasses.field(default_factory=dict)  # its arguments
     pretrained_model_name_or_path: str | None = None  # bundled variant, folder, Hub id or timm name to start from
-    tower_name_or_path: str | None = None  # instead, the Swin of a model of transformers: bundled CLIP, folder, Hub id
+    tower_name_or_path: str | None = None  # instead, a tower: see training/beginnings
     label_column: str | None = None  # column that holds the class; None = "label"
     noised: bool = False  # pictures of any level of noise, which a fourth plane says: to guide a diffusion model
     # Augmentation (timm's own)
@@ -243,16 +243,12 @@ def _serve(model: Any, cfg: ClassifierConfig, num_classes: int, **normalisation)
 
 
 def _on_tower(tower: str, cfg: ClassifierConfig, num_classes: int) -> tuple[torch.nn.Module, dict]:
-    """A timm Swin that begins as one of transformers, and its arguments. Raises SystemExit where it can't."""
-    folder = store.resolve("clip", tower)
-    args, weights = towers.as_timm(towers.swin_of(folder))
-    if args["img_size"] != cfg.resolution:
-        raise SystemExit(f"--tower_name_or_path {tower} takes {args['img_size']} px: set --resolution")
-    model = timm.create_model(towers.NAME, num_classes=num_classes, drop_path_rate=cfg.drop_path, **args)
-    model.load_state_dict(weights, strict=False)
-    shown = read_object(folder / "preprocessor_config.json")
-    _serve(model, cfg, num_classes, mean=tuple(shown["image_mean"]), std=tuple(shown["image_std"]))
-    return model, args
+    """A timm model that begins as a tower, and its arguments. Raises SystemExit where it can't."""
+    begun, args = beginnings.in_timm(beginnings.tower_folder(tower), num_classes, cfg.drop_path)
+    if begun.side_px != cfg.resolution:
+        raise SystemExit(f"--tower_name_or_path {tower} takes {begun.side_px} px: set --resolution")
+    _serve(begun.model, cfg, num_classes, mean=begun.mean, std=begun.std)
+    return begun.model, args
 
 
 def save(model: torch.nn.Module, model_args: dict, label_names: list[str], folder: Path) -> None:
@@ -357,14 +353,15 @@ def _begun(cfg: ClassifierConfig) -> str:
     """What a model was before step 1."""
     if not cfg.tower_name_or_path:
         return "fine-tuned" if cfg.pretrained_model_name_or_path else "trained from scratch"
-    folder = store.resolve("clip", cfg.tower_name_or_path)
-    return f"begun as the Swin of {'/'.join(folder.parts[-2:])}, weights {store.weights_sha256(folder)[:12]}"
+    return f"begun as {beginnings.called(beginnings.tower_folder(cfg.tower_name_or_path))}"
 
 
 def card_of(served: contract.Classifier, cfg: ClassifierConfig, train: Source) -> Card:
     """What the card says of a model of this config."""
     base, side, facts = cfg.pretrained_model_name_or_path, cfg.resolution, train.facts
-    kind = towers.NAME if cfg.tower_name_or_path else (base or cfg.model_name).rsplit("/", 1)[-1]
+    kind = (base or cfg.model_name).rsplit("/", 1)[-1]
+    if cfg.tower_name_or_path:
+        kind = served.model.pretrained_cfg["architecture"]
     family, classes = kind.split("_")[0], len(train.label_names)
     return Card(
         name=family,

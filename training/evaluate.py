@@ -27,6 +27,7 @@ STEMS = (
     "energy",
     "gan",
     "ladder",
+    "pretrain",
     "segmentation",
     "text_to_image",
     "tokens",
@@ -50,6 +51,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         metavar="MODEL",
         help="ddpm, energy, gan, ladder, tokens: a classifier of the same data that looks at the drawn",
     )
+    parser.add_argument(
+        "--labels_each",
+        type=int,
+        nargs="+",
+        default=[],
+        metavar="N",
+        help="pretrain: also fine-tune the tower with so many labels a class, for each N",
+    )
     parser.add_argument("--output", type=Path, help="where to write results.json (default: build/results/)")
     parser.add_argument("--record", action="store_true", help="also write it into the checkpoint's folder and card")
     args = parser.parse_args(argv)
@@ -57,6 +66,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         ("judge", args.stem in ("ddpm", "energy", "gan", "ladder", "tokens")),
         ("caption_column", args.stem not in ("detection", "segmentation", "translation")),
         ("label_column", args.stem != "detection"),
+        ("labels_each", args.stem == "pretrain"),
         ("concept_column", args.stem == "translation"),
         ("objects_column", args.stem == "detection"),
     ):
@@ -69,6 +79,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     folder = getattr(contract, "resolve", functools.partial(store.resolve, args.stem))(args.model)
     dataset = args.dataset or trained_on(folder)
     options = {"columns": columns_of(folder, dataset, vars(args))} | ({"judge": args.judge} if args.judge else {})
+    options |= {"labels_each": args.labels_each} if args.labels_each else {}
     measured = script.evaluate_checkpoint(args.model, dataset, **options)
     seconds = round(time.perf_counter() - began, 1)
     results = {"stem": args.stem, "model": paths.called(args.model), "dataset": dataset, "seconds": seconds}

@@ -32,11 +32,6 @@ LATE_STRIDE = 16  # up to the last map of this stride nothing of the backbone le
 POSITIONS = 0.1  # deviation of the positions, to begin with
 
 
-def tower_folder(name: str) -> Path:
-    """Where a timm backbone lies: a bundled classifier, a folder or a Hub id. Raises store.CheckpointError."""
-    return store.resolve("classifier", name)
-
-
 def hybrid_tower(folder: Path, side_px: int, **args) -> DPTModel:
     """A DPT whose backbone is the timm model of a folder and whose ViT layers are new; args: further of DPTConfig.
 
@@ -71,17 +66,6 @@ def statistics(folder: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and deviation of the pixels that a timm backbone was trained on, as its folder says."""
     config = resolve_model_data_config(classifier.load(folder, device="cpu").model)
     return tuple(config["mean"]), tuple(config["std"])
-
-
-def origin(name: str) -> list[str]:
-    """Whose work a backbone is, and which it is, for the card of a model that began with it."""
-    folder = tower_folder(name)
-    kind = classifier.load(folder, device="cpu").model.pretrained_cfg["architecture"]
-    weights = store.weights_sha256(folder)[:12]
-    return [
-        *inherited("classifier", name),
-        f"the backbone: {'/'.join(folder.parts[-2:])}, {kind} of timm, weights {weights}",
-    ]
 
 
 def inherited(stem: str, base: str) -> list[str]:

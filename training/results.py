@@ -31,6 +31,7 @@ HEADLINES = {  # what the README says of a model; of one that isn't here, its fi
     "energy": ("label_accuracy", "recall", "seconds_per_picture"),
     "gan": ("label_accuracy", "recall", "seconds_per_picture"),
     "ladder": ("label_accuracy", "validation/bits_per_dim", "validation/psnr"),
+    "pretrain": ("validation/knn", "heldout_pairs/knn", "unseen_style/knn"),
     "segmentation": ("new_scenes/miou", "validation/miou", "unseen_style/miou"),
     "text_to_image": ("train/named_first", "heldout_pairs/classed", "colours/both_right"),
     "tokens": ("label_accuracy", "recall", "seconds_per_picture"),

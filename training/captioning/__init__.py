@@ -26,11 +26,11 @@ import torch
 from hub_models import captioning as contract
 from hub_models import clip
 from hub_models.captioning.parts import show_attention
-from training import hybrid
+from training import beginnings, hybrid
 from training.captioning.config import PRESETS, CaptioningConfig
 from training.captioning.evaluation import evaluate_checkpoint, evenly, picture_scores, scene_scores, sheet_of
 from training.captioning.losses import Trainee, tower_groups, training_loss
-from training.captioning.model import create_captioner, create_photo_captioner, require_places, start_from
+from training.captioning.model import create_captioner, create_captioner_on_tower, require_places, start_from
 from training.captioning.packed import packed_loss
 from training.captioning.samples import CaptionedPictures
 from training.captioning.self_critical import Rewards, self_critical_loss
@@ -108,7 +108,7 @@ def begun(cfg: CaptioningConfig, train: Source) -> contract.Captioner:
     if cfg.pretrained_model_name_or_path:
         return start_from(cfg)
     if cfg.tower_name_or_path:
-        return create_photo_captioner(cfg, Captions(train).words())
+        return create_captioner_on_tower(cfg, Captions(train).words())
     return create_captioner(cfg, clip.load(cfg.clip_name_or_path, device="cpu"))
 
 
@@ -140,7 +140,7 @@ def card_of(served: contract.Captioner, cfg: CaptioningConfig, train: Source) ->
     if base:
         began, credits = "fine-tuned", hybrid.inherited(STEM, base)
     elif cfg.tower_name_or_path:
-        began, credits = "its backbone trained before, the rest new", hybrid.origin(cfg.tower_name_or_path)
+        began, credits = "its backbone trained before, the rest new", beginnings.origin(cfg.tower_name_or_path)
     else:
         began = "the tower that of a dual encoder trained on the same pictures, the decoder new"
     return Card(

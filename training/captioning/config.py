@@ -16,7 +16,7 @@ class CaptioningConfig(TrainConfig):
     caption_column: str | None = None  # column that holds the captions; None = "text" or "name"
     # The model, when it is a new one
     clip_name_or_path: str = "emoji"  # whose image tower and vocabulary it gets: bundled variant, folder or Hub id
-    tower_name_or_path: str | None = None  # instead, a backbone of timm: bundled classifier, folder or Hub id
+    tower_name_or_path: str | None = None  # instead, a Swin, ViT or backbone of timm: see training/beginnings
     tower_args: dict[str, int] = dataclasses.field(default_factory=dict)  # of that tower's DPTConfig: its ViT layers
     vocabulary_size: int = 4000  # pieces, where there is no dual encoder to take them from
     decoder_args: dict[str, int] = dataclasses.field(default_factory=dict)  # of its BertConfig

@@ -10,7 +10,7 @@ from transformers import BertConfig, BertLMHeadModel, PreTrainedModel, VisionEnc
 from hub_models import captioning as contract
 from hub_models import clip
 from hub_models.captioning.parts import grid_of
-from training import hybrid
+from training import beginnings, hybrid
 from training.captioning.config import CaptioningConfig
 from training.captioning.towers import POSITION_SCALE, scaled, tower
 from training.config import require_resolution
@@ -28,12 +28,16 @@ def create_captioner(cfg: CaptioningConfig, eye: clip.CLIP) -> contract.Captione
     return assembled(cfg, vision, tokenizer, eye.image_processor.image_mean, eye.image_processor.image_std, framed=True)
 
 
-def create_photo_captioner(cfg: CaptioningConfig, texts: Sequence[str]) -> contract.Captioner:
-    """A captioner with a tower on a backbone of timm, a vocabulary of the texts, and a fresh decoder. It sees pictures
-    squeezed into a square. Raises SystemExit where the backbone is of another kind."""
+def create_captioner_on_tower(cfg: CaptioningConfig, texts: Sequence[str]) -> contract.Captioner:
+    """A captioner with a Swin or ViT, or a tower on another backbone of timm, a vocabulary of the texts, and a fresh
+    decoder. In the last case it sees pictures squeezed into a square. Raises SystemExit for a backbone of another kind.
+    """
     assert cfg.tower_name_or_path is not None
-    folder = hybrid.tower_folder(cfg.tower_name_or_path)
+    folder = beginnings.tower_folder(cfg.tower_name_or_path)
     tokenizer = make_tokenizer(own_vocabulary(texts, cfg.vocabulary_size), cfg.max_length)
+    if begun := beginnings.in_transformers(folder):
+        vision = tower(begun.model, cfg.resolution, cfg.position_scale or POSITION_SCALE)
+        return assembled(cfg, vision, tokenizer, begun.mean, begun.std, framed=True)
     vision = hybrid.hybrid_tower(folder, cfg.resolution, **cfg.tower_args)
     return assembled(cfg, vision, tokenizer, *hybrid.statistics(folder), framed=False)
 

@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 
 from hub_models import clip as contract
-from training import hybrid
+from training import beginnings, hybrid
 from training.clip.config import PRESETS, CLIPConfig
 from training.clip.evaluation import evaluate_checkpoint, fit_rank_temperature, recalls
 from training.clip.losses import MAX_LOGIT_SCALE, Trainee, training_loss, viewed_loss
@@ -119,7 +119,7 @@ def card_of(served: contract.CLIP, cfg: CLIPConfig, train: Source) -> Card:
     if base:
         credits += hybrid.inherited(STEM, base)
     elif cfg.tower_name_or_path:
-        credits += hybrid.origin(cfg.tower_name_or_path)
+        credits += beginnings.origin(cfg.tower_name_or_path)
     if minilm:
         credits += ["all-MiniLM-L6-v2, sentence-transformers, Apache-2.0 (its first layers)"]
     return Card(

@@ -15,7 +15,7 @@ class CLIPConfig(TrainConfig):
     # Towers, when trained from scratch
     vision: Literal["swin", "vit"] = "swin"
     vision_args: dict[str, int | float | tuple[int, ...]] = dataclasses.field(default_factory=dict)  # of its config
-    tower_name_or_path: str | None = None  # instead, a backbone of timm: bundled classifier, folder or Hub id
+    tower_name_or_path: str | None = None  # instead, a Swin, ViT or backbone of timm: see training/beginnings
     tower_args: dict[str, int] = dataclasses.field(default_factory=dict)  # of that tower's DPTConfig: its ViT layers
     text: Literal["minilm", "scratch"] = "minilm"  # the first layers of MiniLM, or fresh weights
     text_args: dict[str, int] = dataclasses.field(default_factory=dict)  # of BertConfig, for "scratch"

@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from hub_models import clip as contract
-from training import hybrid
+from training import beginnings, hybrid
 from training.clip.config import CLIPConfig
 from training.config import require_resolution
 from training.data import vocabulary
@@ -32,7 +32,11 @@ def create_clip(cfg: CLIPConfig, texts: Sequence[str]) -> contract.CLIP:
         pieces = vocabulary.own_vocabulary(texts, cfg.vocabulary_size)
         text = vocabulary.new_text_tower(len(pieces), cfg.text_layers, cfg.max_length, **cfg.text_args)
     if cfg.tower_name_or_path:
-        folder = hybrid.tower_folder(cfg.tower_name_or_path)
+        folder = beginnings.tower_folder(cfg.tower_name_or_path)
+        if begun := beginnings.in_transformers(folder):
+            if begun.side_px != cfg.resolution:
+                raise SystemExit(f"--tower_name_or_path {folder} takes {begun.side_px} px: set --resolution")
+            return assembled(cfg, begun.model, text, pieces, begun.mean, begun.std)
         vision = hybrid.hybrid_tower(folder, cfg.resolution, **cfg.tower_args)
         return assembled(cfg, vision, text, pieces, *hybrid.statistics(folder), framed=False)
     args: dict[str, Any] = {"image_size": cfg.resolution, **cfg.vision_args}

@@ -39,12 +39,23 @@ def view_of(picture: Image.Image, index: int, view: int) -> Image.Image:
     if view == 1:
         return picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     rng = random.Random(f"{index}:{view}")
-    wide, high = (rng.uniform(LEAST_SIDE, 1) * side for side in picture.size)
+    shares = rng.uniform(LEAST_SIDE, 1), rng.uniform(LEAST_SIDE, 1)
+    return part_of(picture, shares, picture.size, rng, JITTER)
+
+
+def part_of(
+    picture: Image.Image, shares: tuple[float, float], size: tuple[int, int], rng: random.Random, jitter: float
+) -> Image.Image:
+    """A part of an RGB picture somewhere in it, of these shares of its width and height, resized to `size`.
+
+    Mirrored in half of the draws, and in other colours: by up to `jitter`, see `recoloured`.
+    """
+    wide, high = (share * side for share, side in zip(shares, picture.size, strict=True))
     left, top = rng.uniform(0, picture.width - wide), rng.uniform(0, picture.height - high)
-    picture = picture.resize(picture.size, Image.Resampling.BICUBIC, box=(left, top, left + wide, top + high))
+    picture = picture.resize(size, Image.Resampling.BICUBIC, box=(left, top, left + wide, top + high))
     if rng.random() < 0.5:
         picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    return recoloured(picture, JITTER, rng)
+    return recoloured(picture, jitter, rng) if jitter else picture
 
 
 class Views:

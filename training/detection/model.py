@@ -20,9 +20,9 @@ from transformers import (
 
 from hub_models import classifier, store
 from hub_models import detection as contract
+from training.beginnings import swin_of
 from training.detection.config import SIZES, DetectionConfig
 from training.task import some
-from training.towers import swin_of
 
 STRIDES = {"swin": (8, 16), "timm": (8, 16, 32)}  # of the maps that are read; things are seldom smaller than a cell
 

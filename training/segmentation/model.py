@@ -1,6 +1,5 @@
 """The segmenter that a training begins with: a new one, on a tower or without, or that of a checkpoint."""
 
-import json
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,13 +15,15 @@ from transformers import (
     UperNetForSemanticSegmentation,
 )
 
-from hub_models import classifier, store
 from hub_models import segmentation as contract
+from hub_models import store
+from training.beginnings import called, is_swin, is_timm, opened, swin_of
+from training.beginnings import tower_folder as place_of
 from training.config import require_resolution
 from training.optim import parameter_groups
 from training.segmentation.config import SIZES, SegmentationConfig
 from training.task import some
-from training.towers import as_transformers, swin_of
+from training.towers import as_transformers
 
 
 def create_model(cfg: SegmentationConfig, label_names: list[str]) -> contract.Segmenter:
@@ -34,7 +35,7 @@ def create_model(cfg: SegmentationConfig, label_names: list[str]) -> contract.Se
         model = _unet(args, classes, tower)
     elif cfg.backbone == "dpt":
         model = _dpt(args, classes, side, tower)
-    elif tower and is_timm(tower):
+    elif tower and is_timm(tower) and not is_swin(tower):
         model = _timm(args, classes, tower)
     else:
         model = _swin(args, classes, side, tower)
@@ -118,7 +119,7 @@ def _timm_tower(folder: Path) -> tuple[torch.nn.Module, str]:
         raise SystemExit(
             f"--tower_name_or_path {folder}: a U-Net and a DPT begin as a classifier of timm, which it isn't"
         )
-    tower: Any = classifier.load(folder, device="cpu").model
+    tower = opened(folder).model
     return tower, tower.pretrained_cfg["architecture"]
 
 
@@ -156,16 +157,10 @@ def _dpt(args: dict, classes: int, side_px: int, tower: Path | None = None) -> D
     return model
 
 
-def is_timm(folder: Path) -> bool:
-    """Whether a folder is of timm: transformers' configs name no architecture of their own."""
-    return "architecture" in json.loads((folder / "config.json").read_text(encoding="utf-8"))
-
-
 def tower_folder(cfg: SegmentationConfig) -> Path:
     """Where --tower_name_or_path lies. Raises store.CheckpointError."""
-    name = cfg.tower_name_or_path
-    assert name is not None
-    return store.resolve("classifier" if name in store.bundled("classifier") else "clip", name)
+    assert cfg.tower_name_or_path is not None
+    return place_of(cfg.tower_name_or_path)
 
 
 def start_from(cfg: SegmentationConfig, label_names: list[str]) -> contract.Segmenter:
@@ -247,10 +242,5 @@ def describe_start(cfg: SegmentationConfig) -> str:
         return "fine-tuned"
     if cfg.tower_name_or_path:
         folder = tower_folder(cfg)
-        name = "/".join(folder.parts[-2:])
-        part = "" if is_timm(folder) else "the Swin of "
-        return (
-            f"its backbone began as {part}{name}, weights {store.weights_sha256(folder)[:12]}; "
-            "the rest is trained from scratch"
-        )
+        return f"its backbone began as {called(folder)}; the rest is trained from scratch"
     return "trained from scratch"
