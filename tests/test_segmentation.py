@@ -407,7 +407,8 @@ def test_what_has_no_answer_anywhere_is_left_out(tmp_path, monkeypatch):
     assert evaluation.by_source(["a", "b"], [np.zeros((2, 2)), np.eye(2)]) == {"b/pixel_accuracy": 1.0}
     served = contract.load(str(tiny_models.segmenter(tmp_path / "base", "swin", label_names=("ground", "disc"))))
     picture, mask = Image.new("RGB", (32, 32)), np.zeros((32, 32), np.int64)
-    source = [type("Pair", (list,), {"pair": lambda self, index: (picture, mask)})([0]), served.temperature]
+    kind = {"pair": lambda self, index: (picture, mask), "facts": facts_of("scenes-sample")}
+    source = [type("Pair", (list,), kind)([0]), served.temperature]
     monkeypatch.setattr(evaluation, "cut", lambda *given: (picture, np.full((32, 32), 255)))  # a part without any
     evaluation.fit_to(served, source[0])
     assert served.temperature == source[1] and served.risk_coverage["coverage"][0] == 1

@@ -241,7 +241,8 @@ def test_modules_of_a_space_are_those_that_one_would_copy_by_hand(built):
         "hub_models/documents.py", "hub_models/drawing.py", "hub_models/explain.py", "hub_models/pictures.py",
         "hub_models/pretrained.py",
         "hub_models/samplers.py", "hub_models/stock.py", "hub_models/store.py", "hub_models/terminal.py",
-        "hub_models/texts.py", "hub_models/ways.py", "hub_models/windows.py", "hub_models/worlds.py", "space.py",
+        "hub_models/texts.py", "hub_models/timm_folders.py", "hub_models/ways.py", "hub_models/windows.py",
+        "hub_models/worlds.py", "space.py",
     }  # fmt: skip
 
 

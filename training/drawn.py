@@ -20,7 +20,7 @@ from training.diffusion import nearest_train_distance
 from training.task import Results, by_label, some
 
 Draw = Callable[[Sequence, int], np.ndarray]  # (labels, seed) → uint8 (N, R, R, 3)
-EACH = 25  # pictures of each label whose labels are looked at
+EACH, FEW = 25, 4  # pictures of each label whose labels are looked at; FEW where the data are a sample
 TIMED = 5
 
 
@@ -152,7 +152,7 @@ def note_labels(results: Results, exam: Exam, draw: Draw) -> np.ndarray:
     for real held-out pictures at this resolution.
     """
     names, jury, train = exam.label_names, exam.jury, exam.train
-    rows = np.repeat(np.arange(len(names)), EACH)
+    rows = np.repeat(np.arange(len(names)), FEW if train.facts.sample else EACH)
     pictures = draw(rows.tolist(), 2)
     for kept, images, labels in ((results.metrics, pictures, rows), (results.baseline, exam.real, exam.labels)):
         asked, said = np.array([names[label] for label in labels]), np.array(jury.classes(images))

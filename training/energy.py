@@ -78,7 +78,7 @@ class EnergyConfig(TrainConfig):
 
 EMOJI_32 = EnergyConfig(
     output_dir="runs/energy", resolution=32, train_batch_size=32, learning_rate=3e-4, lr_warmup_steps=200,
-    adam_beta1=0.0, adam_beta2=0.999, adam_weight_decay=0.0, ema_decay=0.999, max_train_steps=9000,
+    adam_beta1=0.0, adam_beta2=0.999, adam_weight_decay=0.0, ema_decay=0.999, max_train_steps=3000,
     checkpointing_steps=250, validation_steps=1000,
 )  # fmt: skip
 PRESETS = {

@@ -88,7 +88,7 @@ def fit_to(served: contract.Detector, source: BoxSource | PaintedBoxes) -> None:
     """Set the threshold of a trained detector to where counts in validation pictures are right most often."""
     training = served.model.training
     served.model.eval()
-    found, truths, _ = answers(served, source, PICTURES_TO_FIT)
+    found, truths, _ = answers(served, source, FEW_SCENES if source.facts.sample else PICTURES_TO_FIT)
     served.threshold = best_threshold(found, truths)
     served.model.train(training)
 

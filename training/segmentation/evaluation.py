@@ -116,7 +116,8 @@ def figure_of(served: contract.Segmenter, source, count: int = 8) -> Image.Image
 @torch.no_grad()
 def fit_to(served: contract.Segmenter, source) -> None:
     """Fit temperature, principal components and risk-coverage curve of a trained segmenter to validation pictures."""
-    count, rng, training = min(PICTURES_TO_FIT, len(source)), random.Random(0), served.model.training
+    most = FEW_SCENES if source.facts.sample else PICTURES_TO_FIT
+    count, rng, training = min(most, len(source)), random.Random(0), served.model.training
     served.model.eval()
     logits, labels, rows = [], [], []
     for number in range(count):
