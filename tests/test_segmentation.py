@@ -17,7 +17,7 @@ from transformers import AutoModelForSemanticSegmentation, VisionEncoderDecoderM
 from hub_models import components, store
 from hub_models import segmentation as contract
 from training import evaluate, metrics, segmentation
-from training.data.facts import put_card
+from training.data.facts import facts_of, put_card
 from training.data.masks import open_masks
 from training.data.sources import DataError
 from training.segmentation.model import create_model
