@@ -20,7 +20,7 @@ PAGE = Page(
     title="Ways to make a picture",
     sentence="One label, one seed, and each family draws it its own way: in one pass, symbol by symbol, out of noise.",
     card="Families of models draw the same label side by side, look at your picture, and walk between two.",
-    short="GAN, tokens and diffusion side by side",
+    short="VAE, GAN, tokens, energy, diffusion side by side",
     models=("gan=dcgan-32", "tokens=emoji-32", "ddpm=emoji-32", "translation=pix2pix-32"),
     gpu_seconds=60,
     call="families_draw",
