@@ -20,9 +20,9 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torchvision.ops import MLP
 
 from training.pretrain.config import PretrainConfig
+from training.pretrain.views import projection_of
 
 KNOTS, T_MAX = 17, 3.0
 
@@ -33,7 +33,7 @@ class Objective(nn.Module):
     def __init__(self, tower: Any, cfg: PretrainConfig):
         super().__init__()
         self.tower: Any = tower
-        self.projection = MLP(tower.num_features, list(cfg.projection), norm_layer=nn.BatchNorm1d)
+        self.projection = projection_of(tower, cfg)
         self.weight, self.directions = cfg.lejepa_weight, cfg.lejepa_directions
 
     def forward(self, batch: dict) -> tuple[torch.Tensor, dict]:

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torchvision.ops import MLP
 
 from training.pretrain.config import PretrainConfig
+from training.pretrain.views import projection_of, two_views
 
 
 class Objective(nn.Module):
@@ -26,13 +26,12 @@ class Objective(nn.Module):
     def __init__(self, tower: Any, cfg: PretrainConfig):
         super().__init__()
         self.tower: Any = tower
-        self.projection = MLP(tower.num_features, list(cfg.projection), norm_layer=nn.BatchNorm1d)
+        self.projection = projection_of(tower, cfg)
         self.margin = cfg.triplet_margin
 
     def forward(self, batch: dict) -> tuple[torch.Tensor, dict]:
-        pairs = batch["views"][:, :2].transpose(0, 1).flatten(0, 1)  # (2B, 3, R, R), first views first
-        a, b = F.normalize(self.projection(self.tower(pairs)).float(), dim=1).chunk(2)
-        each = triplets(a, b, self.margin)
+        a, b = two_views(self.tower, self.projection, batch["views"])
+        each = triplets(F.normalize(a, dim=1), F.normalize(b, dim=1), self.margin)
         return each.mean(), {"inside_margin": (each > 0).float().mean().detach()}
 
 
