@@ -20,7 +20,7 @@ from hub_models.translation import Translator
 
 STEM = "translation"
 TITLES = {True: "Learned from pairs", False: "Learned without pairs"}  # by whether the discriminator sees both
-FACTS = (  # of held-out pairs, in results.json
+FACTS = (  # of validation pairs, in results.json
     ("Nearer to the truth than the input", "validation/nearer_than_input"),
     ("In the style asked for", "validation/style_right"),
 )
@@ -52,7 +52,7 @@ def in_styles(model: Translator, picture: Image.Image) -> list[Image.Image]:
 
 
 def facts(model: Translator) -> dict[str, str]:
-    """What was measured of it on held-out pairs; nothing where nobody has."""
+    """What was measured of it on validation pairs; nothing where nobody has."""
     metrics, _ = measured.documents(STEM, model.name)
     found = ((said, measured.number(metrics, name)) for said, name in FACTS)
     return {said: f"{value:.0%}" for said, value in found if value is not None}
@@ -74,7 +74,7 @@ def title(model: Translator) -> str:
 
 def part(demo: gr.Blocks, models: Mapping[str, Any], page: Page) -> None:
     studio = Studio(models)
-    said = "The same thing in each style: a U-Net that is told which (pix2pix, CycleGAN). An emoji does best."
+    said = "The same thing in each style, by a U-Net that is told which. An emoji does best."
     parts.section("As others would have drawn it", said)
     with gr.Row(equal_height=False):
         with gr.Column(scale=3, min_width=260):
