@@ -325,6 +325,27 @@ def test_a_crop_is_a_part_of_the_picture_and_a_function_of_its_draw(config):
     )
 
 
+def test_pictures_are_moved_and_mirrored_and_nothing_else(config):
+    source = open_source("emoji-sample", split="train")
+    cfg = dataclasses.replace(config, crop_px=config.resolution, random_ground=0.0, shift_px=2, random_flip=True)
+    crops, side = script.model.Crops(source, cfg, (4, 4, 4)), config.resolution
+    whole = autoencoder.from_uint8(script.model.white_pictures(source, side)[5:6])  # (1, 3, 32, 32)
+    wide = torch.nn.functional.pad(whole, (2, 2, 2, 2), mode="replicate")[0]
+    seen = set()
+    for seed in range(24):
+        picture = crops.sample(5, torch.Generator().manual_seed(seed))["picture"]
+        errors = {
+            (top, left, flip): (wide[:, top : top + side, left : left + side].flip([2] * flip) - picture).abs().max()
+            for top in range(5) for left in range(5) for flip in (0, 1)
+        }  # fmt: skip
+        place = min(errors, key=errors.get)
+        assert errors[place] < 1.01 / 127.5  # within the rounding of a byte
+        seen.add(place)
+    assert {top for top, _, _ in seen} == set(range(5)) and {flip for _, _, flip in seen} == {0, 1}
+    plain = script.model.Crops(source, dataclasses.replace(cfg, shift_px=0, random_flip=False), (4, 4, 4))
+    assert (plain.sample(5, torch.Generator().manual_seed(0))["picture"] - whole[0]).abs().max() < 1.01 / 127.5
+
+
 def test_it_learns_and_two_grounds_are_not_one(config):
     """Sixty steps on six drawings: better than the grey it starts from, by a lot."""
     cfg = dataclasses.replace(config, latent_channels=8, kl_weight=1e-3)
@@ -391,6 +412,7 @@ def test_it_fine_tunes_a_stock_pipeline_folder_into_one_of_ours(tmp_path):
         (["--crop_px", "18"], "multiples of 4"),
         (["--resolution", "34"], "multiples of 4"),
         (["--crop_px", "64"], "must not exceed --resolution 32"),
+        (["--shift_px", "32"], "--shift_px must lie in"),
         (["--norm_num_groups", "3"], "multiples of --norm_num_groups 3"),
         (["--kl_weight", "nan"], "kl_weight"),
         (["--random_ground", "2"], "random_ground"),

@@ -23,6 +23,8 @@ class AutoencoderConfig(TrainConfig):
     # Data
     crop_px: int = 64  # side of the square crop that one sample is; `resolution` = the whole picture
     random_ground: float = 0.1  # probability that transparent art lies on a random colour instead of white
+    shift_px: int = 0  # the picture is moved so far at random in either direction, its edges go on
+    random_flip: bool = False  # off by default: arrows, hands and letters have a direction
     # Loss, per value of the picture in [-1, 1]
     mse_weight: float = 2.0  # of the squared error, beside the absolute one
     gradient_weight: float = 0.5  # of the absolute error of differences between neighbouring pixels
@@ -54,6 +56,8 @@ class AutoencoderConfig(TrainConfig):
             )
         if self.latent_channels < 1 or not 0 <= self.random_ground <= 1:
             raise ValueError("--latent_channels must be at least 1, and --random_ground lie in [0, 1]")
+        if not 0 <= self.shift_px < self.resolution:
+            raise ValueError(f"--shift_px must lie in [0, --resolution), got {self.shift_px}")
         if self.likelihood == "gaussian" and self.deterministic:
             raise ValueError("--deterministic has no bound to optimise: give it --likelihood mixed")
         if self.observation_std is not None and not 0 < self.observation_std < float("inf"):

@@ -33,9 +33,14 @@ class Crops:
         return len(self.source)
 
     def sample(self, index: int, draw: torch.Generator) -> dict:
-        side = self.cfg.crop_px
-        top, left = torch.randint(self.cfg.resolution - side + 1, (2,), generator=draw).tolist()
-        pixels = np.asarray(self.source.picture(index))[top : top + side, left : left + side]  # (S, S, 4)
+        side, most = self.cfg.crop_px, self.cfg.shift_px
+        whole = np.asarray(self.source.picture(index))  # (R, R, 4)
+        if most:
+            whole = np.pad(whole, ((most, most), (most, most), (0, 0)), mode="edge")
+        top, left = torch.randint(len(whole) - side + 1, (2,), generator=draw).tolist()
+        pixels = whole[top : top + side, left : left + side]  # (S, S, 4)
+        if self.cfg.random_flip and torch.rand((), generator=draw) < 0.5:
+            pixels = pixels[:, ::-1]
         ground = torch.full((3,), 255.0)
         if torch.rand((), generator=draw) < self.cfg.random_ground:
             ground = torch.randint(256, (3,), generator=draw).float()
