@@ -18,6 +18,7 @@ from training import publish, recipes
 
 ROOT = Path(__file__).parent.parent
 GUIDANCE = ROOT / "docs" / "guidance.json"  # what `benchmarks.guidance` found
+TOWERS = ROOT / "docs" / "towers.json"  # what `benchmarks.towers` found
 START, END = "<!-- results:start -->", "<!-- results:end -->"
 HEADLINES = {  # what the README says of a model; of one that isn't here, its first three numbers
     "autoencoder": ("validation/psnr", "validation/ssim"),
@@ -122,6 +123,8 @@ def results_page() -> str:
     parts += drawn_part(shipped())
     if GUIDANCE.is_file():
         parts += guidance_part(json.loads(GUIDANCE.read_text()))
+    if TOWERS.is_file():
+        parts += towers_part(json.loads(TOWERS.read_text()))
     return "\n\n".join(parts if len(parts) > 2 else [*parts, "No weights are shipped yet."]) + "\n"
 
 
@@ -181,6 +184,30 @@ def guidance_part(found: dict) -> list[str]:
         "judge's features."
     )
     return ["## Guidance", said, "\n".join(lines), "Repeat: `python -m benchmarks.guidance --write`."]
+
+
+def towers_part(found: dict) -> list[str]:
+    """What docs/RESULTS.md says of towers by how they were pretrained, from what `benchmarks.towers` found."""
+    few, steps = found["labels"], found["steps"]
+    sets = ("validation", "heldout_pairs", "unseen_style")
+    ways = {"knn": "k-NN", "probe": "probe", f"few_{few}": f"{few} labels a class"}
+    heads = {"segmentation": "scenes, mIoU", "detection": "scenes, box mAP"}
+    lines = [f"| | {' | '.join([*ways.values(), *heads.values()])} |", "|---|" + "---:|" * (len(ways) + len(heads))]
+    for row in [*found["rows"], {"tower": "HOG and colour", "architecture": ""} | found["baseline"]]:
+        cells = []
+        for way in ways:
+            of_each = [row.get(f"{split}/{way}") for split in sets]
+            cells.append("" if None in of_each else " / ".join(f"{100 * share:.1f}" for share in of_each))
+        cells += [f"{100 * row[head]:.1f}" if head in row else "" for head in heads]
+        lines.append(f"| {' '.join([row['tower'], row['architecture']]).strip()} | {' | '.join(cells)} |")
+    said = (
+        "Per cent right on things never seen, held-out pairs and the unseen style: the 20 nearest neighbours' vote, "
+        f"logistic regression, and the whole tower fine-tuned with {few} labels a class. Then scenes never seen, after "
+        f"{steps['segmentation']:,} steps as the body of a segmenter (a Swin under UPerNet, a ViT under DPT: compare "
+        f"within a kind) and {steps['detection']:,} of a detector, the same for each. Empty: the script has no head "
+        "for that kind of tower. Real labels were what a supervised tower learned from; the others saw none."
+    )
+    return ["## Towers", said, "\n".join(lines), "Repeat: `python -m benchmarks.towers NAME=FOLDER … --write`."]
 
 
 def with_block(readme: str, block: str, start: str = START, end: str = END) -> str:
