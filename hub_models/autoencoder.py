@@ -34,6 +34,7 @@ from hub_models.pictures import frame, from_uint8, is_ground, to_uint8
 
 STEM = "autoencoder"
 PREPROCESSOR = "preprocessor_config.json"
+TEMPERATURE = 0.6  # by default, of samples from the Gaussian of a label: likelier ones, less varied
 
 
 class Autoencoder:
@@ -108,20 +109,28 @@ class Autoencoder:
         shift, scaling = scale_of(self.vae)
         return self.vae.decode(latents.to(self.device) / scaling + shift).sample.clamp(-1, 1)
 
-    def sample(self, labels: Sequence[int | str | None], seeds: Sequence[int]) -> torch.Tensor:
+    def sample(
+        self, labels: Sequence[int | str | None], seeds: Sequence[int], *, temperature: float = TEMPERATURE
+    ) -> torch.Tensor:
         """One picture for each label and seed, (B, 3, R, R) in [-1, 1], of a model with one vector a picture.
 
         labels: numbers or names, from whose Gaussian the latent is drawn; None or "any": from N(0, I). seeds: 0 …
-        2**63 - 1. A picture is of its own seed and label. Raises ValueError for a label or seed that there is not, for
-        another number of seeds than labels, and for a model that has more than one vector a picture, or no Gaussians.
+        2**63 - 1. A picture is of its own seed and label. temperature: 1 draws what was learned, less draws it likelier
+        and less varied, 0 the middle of the label. Raises ValueError for a label, seed or temperature that there is
+        not, for another number of seeds than labels, and for a model that has more than one vector a picture, or no
+        Gaussians.
         """
+        if not drawing.is_number(temperature) or not 0 <= temperature <= 1:
+            raise ValueError(f"temperature {repr(temperature)[:60]} is no number from 0 to 1: {TEMPERATURE} is usual")
         if len(labels) != len(seeds) or not len(labels):
             raise ValueError(f"{len(labels)} labels for {len(seeds)} seeds: give one label and one seed a picture")
         generators = drawing.generators_of([drawing.check_seed(seed) for seed in seeds])
         noise = drawing.noise(generators, (self._vector,), self.device)  # (B, C)
         if any(label not in (None, "any") for label in labels):
-            noise = self._space.draw(labels, noise)
-        return self.decode(noise[:, :, None, None])
+            latents = self._space.draw(labels, noise, temperature)
+        else:
+            latents = temperature * noise
+        return self.decode(latents[:, :, None, None])
 
     def walk(self, first: Image.Image, second: Image.Image, steps: int = 9) -> torch.Tensor:
         """The pictures on the way from one to the other, (steps, 3, R, R), by `latents.between`; 2 … 64 steps.

@@ -10,7 +10,7 @@ A receipt is a JSON object in a PNG's text under RECEIPT_KEY, of one schema what
     truncation                          of one that a GAN drew, its ψ
     guide, guide_sha256, guide_scale    the classifier that guided it, and its γ
     strength, image_sha256              of a picture that was redrawn from another one
-    temperature, top_k                  of what is drawn symbol by symbol
+    temperature, top_k                  of what is drawn symbol by symbol, or from a Gaussian (temperature alone)
     steps_done                          of a drawing that was stopped
     fork                                of one that went another way: after `at` steps these labels or this prompt,
                                         guidance_scale, guide_scale, sampler, null where they stayed

@@ -25,14 +25,15 @@ class LatentSpace:
     factors: torch.Tensor  # (K, D, D), lower triangles
     directions: Mapping[str, torch.Tensor] = field(default_factory=dict)  # {"frown → smile": (D,)}
 
-    def draw(self, labels: Sequence[int | str | None], noise: torch.Tensor) -> torch.Tensor:
+    def draw(self, labels: Sequence[int | str | None], noise: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
         """Latents (B, D) of noise (B, D): from the Gaussian of each label; from N(0, I) where it is None or "any".
 
-        Raises ValueError that lists the labels.
+        temperature: deviations are so many times as large. Raises ValueError that lists the labels.
         """
         rows = [None if label in (None, "any") else row_of(label, self.label_names, None) for label in labels]
         drawn = [
-            z if k is None else self.means[k] + self.factors[k] @ z for k, z in zip(rows, noise.cpu(), strict=True)
+            z if k is None else self.means[k] + self.factors[k] @ z
+            for k, z in zip(rows, temperature * noise.cpu(), strict=True)
         ]
         return torch.stack(drawn).to(noise)
 

@@ -252,8 +252,12 @@ def test_drawn_walked_and_moved(served):
     for row, (label, seed) in enumerate(zip(labels, seeds, strict=True)):
         torch.testing.assert_close(together[row], served.sample([label], [seed])[0], rtol=0, atol=1e-3)
     z = torch.randn(SIZE, generator=torch.Generator().manual_seed(3))
-    by_hand = served.decode((served.space.means[0] + served.space.factors[0] @ z).view(1, SIZE, 1, 1))
-    torch.testing.assert_close(together[:1], by_hand, rtol=0, atol=1e-3)
+    for how in ({}, {"temperature": 1}, {"temperature": 0}):
+        by = how.get("temperature", autoencoder.TEMPERATURE)
+        by_hand = served.decode((served.space.means[0] + by * served.space.factors[0] @ z).view(1, SIZE, 1, 1))
+        torch.testing.assert_close(served.sample(["a"], [3], **how), by_hand, rtol=0, atol=1e-3)
+        anything = served.decode((by * z).view(1, SIZE, 1, 1))
+        torch.testing.assert_close(served.sample([None], [3], **how), anything, rtol=0, atol=1e-3)
     ends = served.decode(served.encode([drawing(0), drawing(5)])[0])
     walk = served.walk(drawing(0), drawing(5), 4)
     torch.testing.assert_close(walk[[0, -1]], ends, rtol=0, atol=1e-3)
@@ -271,6 +275,8 @@ def test_what_there_is_not_is_said(served):
         (lambda: served.sample(["c"], [1]), "label 'c' is unknown"),
         (lambda: served.sample(["a"], [1, 2]), "1 labels for 2 seeds"),
         (lambda: served.sample(["a"], [-1]), "seed -1"),
+        (lambda: served.sample(["a"], [1], temperature=1.5), "no number from 0 to 1"),
+        (lambda: served.sample(["a"], [1], temperature=float("nan")), "no number from 0 to 1"),
         (lambda: served.walk(drawing(0), drawing(1), 1), "steps 1"),
         (lambda: served.moved(drawing(0), "smile"), "kept are frown → smile"),
         (lambda: autoencoder.Autoencoder(served.vae).sample(["a"], [1]), "no Gaussians"),

@@ -22,6 +22,8 @@ from training.task import Results, by_label, some
 Draw = Callable[[Sequence, int], np.ndarray]  # (labels, seed) → uint8 (N, R, R, 3)
 EACH, FEW = 25, 4  # pictures of each label whose labels are looked at; FEW where the data are a sample
 TIMED = 5
+# What is said also of all that was learned, of a model that draws likelier pictures than that by default
+AS_LEARNED = ("kid_x1000", "kid_x1000_low", "kid_x1000_high", "precision", "recall", "label_accuracy")
 
 
 def clean_picture(picture: Image.Image, resolution_px: int) -> torch.Tensor:

@@ -26,14 +26,13 @@ from hub_models.pictures import to_uint8
 from training import coverage, figures, metrics
 from training.config import TrainConfig, parse, require_resolution
 from training.data.sources import Source
-from training.drawn import LabelledPictures, clean_picture, exam_of, measure, picture_tensor
+from training.drawn import AS_LEARNED, LabelledPictures, clean_picture, exam_of, measure, picture_tensor
 from training.optim import Player
 from training.order import draw_seed
 from training.task import Card, Results, Task, opened_pair, run
 
 STEM = "gan"
 Loss = Literal["relativistic", "non-saturating", "minimax"]
-UNTRUNCATED = ("kid_x1000", "kid_x1000_low", "kid_x1000_high", "precision", "recall", "label_accuracy")
 FIXED = 512  # pictures that a validation draws, at most
 
 
@@ -313,7 +312,7 @@ def evaluate_checkpoint(
     whole, every = exam.results(), functools.partial(drawn, truncation=1.0)
     measure(whole, exam, every(exam.asked, 1), every)
     shown = measure(results, exam, drawn(exam.asked, 1), drawn)
-    results.metrics |= {f"untruncated/{name}": whole.metrics[name] for name in UNTRUNCATED if name in whole.metrics}
+    results.metrics |= {f"untruncated/{name}": whole.metrics[name] for name in AS_LEARNED if name in whole.metrics}
     if model.discriminator is not None:
         real = torch.cat([picture_tensor(part, model.resolution_px) for part in exam.held_out])
         made = paint(model, exam.labels, 3, batch_size=batch_size)

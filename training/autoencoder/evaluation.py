@@ -1,5 +1,6 @@
 """What is measured of an autoencoder, and what its card says."""
 
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,7 +13,7 @@ from training.autoencoder.config import AutoencoderConfig
 from training.autoencoder.model import batches, reconstruct, white_pictures
 from training.data.facts import facts_of
 from training.data.sources import Source, open_source
-from training.drawn import exam_of, measure
+from training.drawn import AS_LEARNED, exam_of, measure
 from training.likelihood import bits_of_pixels_apart, bits_per_dim
 from training.order import draw_seed
 from training.task import Card, Results
@@ -122,16 +123,25 @@ def note_bound(results: Results, model: contract.Autoencoder, source: Source) ->
 
 
 def note_drawn(results: Results, model: contract.Autoencoder, dataset_name: str, columns: dict) -> None:
-    """Note what `drawn.measure` says of pictures from the Gaussians of labels."""
+    """Note what `drawn.measure` says of pictures from the Gaussians of labels.
+
+    untempered/…: the same of all that it has learned, at a temperature of 1.
+    """
     names = list(model.space.label_names) if model.space else []
     exam = exam_of(model.name, dataset_name, names, model.resolution_px, columns, None)
 
-    def draw(rows: Sequence, seed: int) -> np.ndarray:
+    def draw(rows: Sequence, seed: int, temperature: float = contract.TEMPERATURE) -> np.ndarray:
         seeds = [draw_seed("draw", seed, at) for at in range(len(rows))]
-        parts = [model.sample(rows[at : at + 64], seeds[at : at + 64]) for at in range(0, len(rows), 64)]
+        parts = [
+            model.sample(rows[at : at + 64], seeds[at : at + 64], temperature=temperature)
+            for at in range(0, len(rows), 64)
+        ]
         return contract.to_uint8(torch.cat(parts))
 
+    whole, every = exam.results(), functools.partial(draw, temperature=1.0)
+    measure(whole, exam, every(exam.asked, 1), every)
     results.figures["samples"] = figures.sheet(measure(results, exam, draw(exam.asked, 1), draw), 12, zoom=2)
+    results.metrics |= {f"untempered/{name}": whole.metrics[name] for name in AS_LEARNED if name in whole.metrics}
 
 
 def scores_of(made: np.ndarray, pictures: np.ndarray) -> tuple[dict[str, float], np.ndarray]:
