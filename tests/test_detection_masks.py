@@ -292,7 +292,7 @@ def outlined(folder: Path) -> Path:
 
 def test_a_persons_own_masks_are_learned_measured_and_learned_on(tmp_path, capsys):
     mine, run = outlined(tmp_path / "mine"), tmp_path / "run"
-    argv = ["--preset", "tiny", "--cpu", "--masks", "True", "--dataset_name", str(mine), "--output_dir", str(run)]
+    argv = ["--preset", "tiny", "--cpu", "--masks", "--dataset_name", str(mine), "--output_dir", str(run)]
     script.main(argv)
     assert "validation/mask_map50" in capsys.readouterr().out
     found = detection.load(str(run / "export"), "cpu")

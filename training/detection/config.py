@@ -69,7 +69,7 @@ PHOTO = dataclasses.replace(
 )  # fmt: skip
 PRESETS = {
     "emoji": SCENES,
-    "masks": dataclasses.replace(SCENES, masks=True),
+    "masks": dataclasses.replace(SCENES, masks=True, dice_weight=3.0),
     "photo": PHOTO,
     "finetune": dataclasses.replace(
         PHOTO, tower_name_or_path=None, pretrained_model_name_or_path="emoji", resolution=128, learning_rate=3e-4,

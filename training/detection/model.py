@@ -93,6 +93,11 @@ def _maskformer(args: dict, cfg: DetectionConfig, named: dict, folder: Path | No
         mask_feature_size=args["mask_width"], dice_weight=cfg.dice_weight, mask_weight=cfg.mask_weight, **named,
     )  # fmt: skip
     model = MaskFormerForInstanceSegmentation(config)
+    decoder = model.model.transformer_module
+    torch.nn.init.normal_(decoder.queries_embedder.weight)  # as published; the library draws all of it with 0.02, from
+    for weights in decoder.decoder.parameters():  # which queries are alike for hundreds of steps
+        if weights.ndim > 1:
+            torch.nn.init.xavier_uniform_(weights)
     if tower is not None and tower.config.use_absolute_embeddings:
         print(f"{folder}: the absolute positions of its Swin are left out, since a MaskFormer's can't add them")
     begin_as(model, tower and as_maskformer(tower), folder)
