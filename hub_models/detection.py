@@ -2,7 +2,9 @@
 
 A model folder is stock: config.json and model.safetensors, which `AutoModelForObjectDetection` opens, beside the
 preprocessor_config.json of an image processor. `pipeline("object-detection", model=folder)` gives the same boxes, in
-whole pixels. Own key in the latter, optional: threshold, the score from which on a thing counts.
+whole pixels. Or `AutoModelForInstanceSegmentation` opens it: then things have masks too, and boxes around these;
+`pipeline("image-segmentation", model=folder, subtask="instance")` gives the same, but each pixel to one thing alone.
+Own key of preprocessor_config.json, optional: threshold, the score from which on a thing counts.
 
 Letters: B pictures, N things, K classes, R side in pixels of a picture as the model sees it, H × W pixels of one given.
 """
@@ -18,7 +20,13 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from transformers import MODEL_FOR_OBJECT_DETECTION_MAPPING, AutoModelForObjectDetection
+from torch.nn import functional as F
+from transformers import (
+    MODEL_FOR_INSTANCE_SEGMENTATION_MAPPING,
+    MODEL_FOR_OBJECT_DETECTION_MAPPING,
+    AutoModelForInstanceSegmentation,
+    AutoModelForObjectDetection,
+)
 
 from hub_models import pretrained, store
 from hub_models.device import default_device
@@ -41,13 +49,15 @@ class Detections:
     labels: np.ndarray  # (N,) int64, indices into label_names
     scores: np.ndarray  # (N,) float32 in [0, 1], falling
     label_names: list[str]
+    masks: np.ndarray | None = None  # (N, H, W) bool, pixels of the picture, which things may share; None: boxes alone
 
     def __len__(self) -> int:
         return len(self.scores)
 
     def only(self, rows: np.ndarray) -> "Detections":
         """Those of these rows, numbers in rising order or (N,) bool."""
-        return Detections(self.boxes[rows], self.labels[rows], self.scores[rows], self.label_names)
+        masks = None if self.masks is None else self.masks[rows]
+        return Detections(self.boxes[rows], self.labels[rows], self.scores[rows], self.label_names, masks)
 
     def counts(self) -> dict[str, int]:
         """How many things there are of each class that is there, by name, the most first."""
@@ -62,6 +72,14 @@ def overlaps(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
     area, other = ((b[:, 2:] - b[:, :2]).clip(0).prod(1) for b in (boxes, others))
     whole = area[:, None] + other[None] - shared
     return np.divide(shared, whole, out=np.zeros_like(shared), where=whole > 0)
+
+
+def boxes_of(masks: np.ndarray) -> np.ndarray:
+    """The boxes (N, 4) float32 around masks (N, H, W) bool, each of a pixel at least: right and bottom exclusive."""
+    columns, rows = masks.any(1), masks.any(2)  # (N, W), (N, H)
+    low = [columns.argmax(1), rows.argmax(1)]
+    high = [side.shape[1] - side[:, ::-1].argmax(1) for side in (columns, rows)]
+    return np.stack([*low, *high], 1).astype(np.float32)
 
 
 def silenced_by(found: Detections, iou: float = 0.5, *, across_classes: bool = False) -> np.ndarray:
@@ -100,6 +118,7 @@ class Detector:
         self.name, self.weights_sha256, self.threshold = name, weights_sha256, threshold
         self.resolution_px: int = side_of(processor)
         self.parameters = sum(p.numel() for p in model.parameters())
+        self.makes_masks = type(model.config) not in MODEL_FOR_OBJECT_DETECTION_MAPPING
 
     @property
     def device(self) -> torch.device:
@@ -129,14 +148,31 @@ class Detector:
         found = []
         for inputs, sizes in in_batches(self.preprocess(pictures), [(p.height, p.width) for p in pictures]):
             answers = self.model(**{key: value.to(self.device) for key, value in inputs.items()})
-            target_sizes = torch.tensor(sizes, device=self.device, dtype=torch.int32)
-            found += self.processor.post_process_object_detection(answers, threshold, target_sizes)
-        return [self._surest_first(of_one) for of_one in found]
+            if self.makes_masks:
+                made = self.processor.post_process_instance_segmentation(answers, threshold, return_binary_maps=True)
+                found += [self._masked(of_one, size, threshold) for of_one, size in zip(made, sizes, strict=True)]
+            else:
+                target_sizes = torch.tensor(sizes, device=self.device, dtype=torch.int32)
+                made = self.processor.post_process_object_detection(answers, threshold, target_sizes)
+                found += [self._surest_first(of_one) for of_one in made]
+        return found
 
     def _surest_first(self, of_one: dict[str, torch.Tensor]) -> Detections:
         scores, order = of_one["scores"].float().cpu().sort(descending=True, stable=True)
         boxes, labels = of_one["boxes"].float().cpu()[order], of_one["labels"].long().cpu()[order]
         return Detections(boxes.numpy(), labels.numpy(), scores.numpy(), self.label_names)
+
+    def _masked(self, of_one: dict[str, Any], size: tuple[int, int], threshold: float) -> Detections:
+        """The things of a processor's answer {"segmentation": (N, h, w), "segments_info"}, masks at size (H, W)."""
+        said = of_one["segments_info"]
+        scores = torch.tensor([one["score"] for one in said], dtype=torch.float32)
+        scores, order = scores.sort(descending=True, stable=True)
+        labels = torch.tensor([one["label_id"] for one in said], dtype=torch.int64)[order]
+        maps = of_one["segmentation"].to("cpu", torch.uint8) if said else torch.zeros(0, 1, 1, dtype=torch.uint8)
+        masks = F.interpolate(maps[order][:, None], size, mode="nearest")[:, 0].bool()  # as the processor would
+        kept = (scores > threshold) & masks.flatten(1).any(1)  # what is thin may fall between the pixels of a small one
+        masks = masks[kept].numpy()
+        return Detections(boxes_of(masks), labels[kept].numpy(), scores[kept].numpy(), self.label_names, masks)
 
     def count(self, pictures: Sequence[Image.Image], threshold: float | None = None) -> list[dict[str, int]]:
         """How many things of each class there are in each picture: see `detect`."""
@@ -178,22 +214,26 @@ def load(name: str = "emoji", device: str | torch.device | None = None) -> Detec
 
 def _open(folder: Path, name: str) -> Detector:
     config: Any = pretrained.open_config(folder, "an object detector of transformers")
-    if type(config) not in MODEL_FOR_OBJECT_DETECTION_MAPPING:
+    makes_masks = type(config) not in MODEL_FOR_OBJECT_DETECTION_MAPPING
+    if makes_masks and type(config) not in MODEL_FOR_INSTANCE_SEGMENTATION_MAPPING:
         raise CheckpointError(
             f"{folder}/config.json says model_type {config.model_type!r}, which has no object detector in "
-            "transformers: choose a DEIM, D-FINE, RT-DETR, DETR or YOLOS checkpoint"
+            "transformers: choose a DEIM, D-FINE, RT-DETR, DETR or YOLOS checkpoint, or a MaskFormer for masks"
         )
     if not (folder / PROCESSOR).is_file():
         raise CheckpointError(f"{folder} has no {PROCESSOR}: save the model's image processor there")
     processor = pretrained.open_image_processor(folder)
-    if not hasattr(processor, "post_process_object_detection"):
+    made, kind, needed = "boxes", AutoModelForObjectDetection, "post_process_object_detection"
+    if makes_masks:
+        made, kind, needed = "masks", AutoModelForInstanceSegmentation, "post_process_instance_segmentation"
+    if not hasattr(processor, needed):
         raise CheckpointError(
-            f"{folder}/{PROCESSOR} is of {type(processor).__name__}, which makes no boxes of what a detector answers: "
+            f"{folder}/{PROCESSOR} is of {type(processor).__name__}, which makes no {made} of what a detector answers: "
             "save the model's own image processor there"
         )
     label_names = [str(config.id2label.get(k, f"class {k}")) for k in range(config.num_labels)]
     threshold = _threshold(folder)
-    model = pretrained.open_model(folder, AutoModelForObjectDetection, config, "object detector")
+    model = pretrained.open_model(folder, kind, config, "object detector")
     model = model.eval().requires_grad_(False)
     sha256 = store.weights_sha256(folder)
     return Detector(model, processor, label_names, name=name, weights_sha256=sha256, threshold=threshold)

@@ -3,6 +3,7 @@
 Letters: B pictures of R × R pixels.
 """
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -107,9 +108,10 @@ def classified(ours, theirs, x: torch.Tensor) -> tuple:
     return ours.model(x), theirs(x)
 
 
-def boxes(ours, theirs, x: torch.Tensor) -> tuple:
+def things(ours, theirs, x: torch.Tensor) -> tuple:
+    kept = ("class_queries_logits", "masks_queries_logits") if ours.makes_masks else ("logits", "pred_boxes")
     answers = [model(pixel_values=x) for model in (ours.model, theirs)]
-    return tuple((answer.logits, answer.pred_boxes) for answer in answers)
+    return tuple(tuple(answer[key] for key in kept) for answer in answers)
 
 
 def captions(ours, theirs, x: torch.Tensor) -> tuple:
@@ -253,10 +255,11 @@ FAMILIES = {
         contract=detection,
         save=tiny_models.detector,
         again=lambda ours, folder: detection.save_folder(folder, ours),
-        stock={
-            "transformers": "from transformers import AutoModelForObjectDetection as C; model = C.from_pretrained(name)"
+        stock={  # the class that config.json names: AutoModelForObjectDetection, or …InstanceSegmentation, has it, too
+            "transformers": "import transformers as t; kind = t.AutoConfig.from_pretrained(name).architectures[0]; "
+            "model = getattr(t, kind).from_pretrained(name)"
         },
-        alike=boxes,
+        alike=things,
         metrics=names(
             ["new_scenes", "validation"], "map", "map50", "counted", "counted_in_all", "count_error", "pictures"
         ),
@@ -382,4 +385,10 @@ FAMILIES = {
         | {"seconds_per_picture"},
         knows=lambda ours: len(ours.style_names) == 5,
     ),
+}
+
+KINDS = {  # what else the contract holds for: another kind of model of a stem
+    "detection": dataclasses.replace(
+        FAMILIES["detection"], save=lambda folder: tiny_models.detector(folder, "maskformer")
+    )
 }

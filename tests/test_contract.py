@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from families import FAMILIES, Family, run_of
+from families import FAMILIES, KINDS, Family, run_of
 from safetensors.torch import load_file
 
 from hub_models import store
@@ -17,12 +17,13 @@ ATOL = 1e-5  # the weights of a file may lie otherwise in memory, and sums then 
 SHIPPED = {f"{stem}/{name}": folder for stem in FAMILIES for name, folder in store.bundled(stem).items()}
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(scope="module", params=[*FAMILIES, *(f"{stem}, another kind" for stem in KINDS)])
 def export(request, tmp_path_factory) -> tuple[Family, Path]:
     """(family, folder) of a tiny random model, exported as a training does it."""
-    folder = tmp_path_factory.mktemp(request.param) / "export"
-    publish.write_export(folder, FAMILIES[request.param].save, run_of(request.param))
-    return FAMILIES[request.param], folder
+    stem, _, other = request.param.partition(", ")
+    family, folder = (KINDS if other else FAMILIES)[stem], tmp_path_factory.mktemp(stem) / "export"
+    publish.write_export(folder, family.save, run_of(stem))
+    return family, folder
 
 
 def test_the_stock_class_opens_it_in_fp32_with_no_arguments_and_answers_the_same(export):

@@ -16,7 +16,7 @@ from PIL import Image
 from scipy.integrate import quad
 from torch.nn import functional as F
 
-from hub_models import classifier, clip, segmentation
+from hub_models import classifier, clip, segmentation, tokens
 from hub_models import pretrain as contract
 from hub_models.store import CheckpointError
 from training import beginnings, captioning, pretrain, probes
@@ -25,7 +25,7 @@ from training import clip as training_clip
 from training import segmentation as training_segmentation
 from training.data.sources import open_source
 from training.data.views import part_of
-from training.pretrain import dino, distil, evaluation, lejepa, mae, rotation, simclr, triplet
+from training.pretrain import beit, dino, distil, evaluation, lejepa, mae, rotation, simclr, triplet
 from training.pretrain.samples import UnlabelledPictures
 
 TINY = pretrain.PRESETS["tiny"]
@@ -33,7 +33,7 @@ SWIN_ARGS = {"window_size": 4, "embed_dim": 16, "depths": (1, 2), "num_heads": (
 
 
 def config(objective: str, **changes) -> pretrain.PretrainConfig:
-    views = {"views": 1, "local_views": 0} if objective in ("mae", "distil", "rotation") else {}
+    views = {"views": 1, "local_views": 0} if objective in ("mae", "beit", "distil", "rotation") else {}
     return dataclasses.replace(TINY, objective=objective, **(views | changes))
 
 
@@ -284,6 +284,57 @@ def test_softened_logits_by_hand():
     assert distil.softened(student, teacher, t).item() == pytest.approx(4 * float((p * (p / q).log()).sum()), rel=1e-5)
 
 
+def tokenizer(folder) -> str:
+    """A folder of random codes for pictures of 8 × 8 patches."""
+    return str(tiny_models.tokens_folder(folder))
+
+
+def test_beit_says_the_codes_of_what_it_does_not_see(tmp_path):
+    cfg = config("beit", beit_tokens_name_or_path=tokenizer(tmp_path / "tokens"))
+    objective, batch = objective_of(beit, cfg).eval(), batch_of(config("mae"))
+    x, codes = batch["views"][:, 0], tokens.load_codes(cfg.beit_tokens_name_or_path, device="cpu")
+    masked = torch.stack([beit.blocks(row, (4, 4), 0.4) for row in batch["uniform"]])
+    side = 4 * codes.reduction
+    small = F.interpolate(x, size=(side, side), mode="bicubic", antialias=True).clamp(-1, 1)
+    truth = codes.encode(small)
+    assert truth.shape == masked.shape == (4, 16) and torch.equal(objective.codes(x), truth)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(objective.codes(x), truth), "codes are found in fp32"
+    loss, numbers = objective(batch)
+    with torch.no_grad():
+        said = objective.said(objective.states(x, masked)).log_softmax(2)
+        by_hand = [-said[b, i, truth[b, i]] for b in range(4) for i in range(16) if masked[b, i]]
+        assert loss.item() == pytest.approx(torch.stack(by_hand).mean().item(), rel=1e-5)
+        assert numbers["masked"].item() == pytest.approx(masked.float().mean().item())
+        other = x.clone()
+        patch = objective.tower.patch_embed.patch_size[0]
+        row, column = divmod(int(masked[0].nonzero()[0]), 4)
+        other[0, :, row * patch : (row + 1) * patch, column * patch : (column + 1) * patch] = 1.0
+        torch.testing.assert_close(objective.states(other, masked), objective.states(x, masked))
+        assert not torch.equal(objective.states(x, ~masked), objective.states(x, masked))
+        seen = objective.states(x, torch.zeros_like(masked))
+        torch.testing.assert_close(seen, objective.tower.forward_features(x)[:, 1:])
+    ids = {id(p) for p in codes.vq.parameters()} | {id(p) for p in objective._codes[0].vq.parameters()}
+    assert not ids & {id(p) for p in objective.parameters()}
+    with pytest.raises(SystemExit, match="--objective beit hides patches"):
+        beit.Objective(pretrain.create_tower(config("simclr", backbone="swin", model_args=SWIN_ARGS)), cfg)
+
+
+def test_blocks_hide_what_lies_together_and_are_functions_of_their_draw():
+    draw, beside, apart = torch.Generator().manual_seed(0), [], []
+    for _ in range(50):
+        row = torch.rand(64, generator=draw)
+        hidden = beit.blocks(row, (8, 8), 0.4)
+        assert torch.equal(hidden, beit.blocks(row, (8, 8), 0.4)) and 0.4 < hidden.float().mean() < 0.8
+        grid = hidden.view(8, 8).float()
+        beside.append((grid[:, 1:] * grid[:, :-1]).mean().item() / grid.mean().item() ** 2)
+        shuffled = grid.flatten()[torch.randperm(64, generator=draw)].view(8, 8)
+        apart.append((shuffled[:, 1:] * shuffled[:, :-1]).mean().item() / grid.mean().item() ** 2)
+    assert np.mean(beside) > 1.3 > np.mean(apart)
+    assert len({beit.blocks(torch.rand(64, generator=draw), (8, 8), 0.4).numpy().tobytes() for _ in range(9)}) == 9
+    assert beit.blocks(torch.rand(4), (2, 2), 0.999).all()
+
+
 def test_teachers_are_of_timm_and_of_transformers(folders):
     x = torch.rand(2, 3, 32, 32) * 2 - 1
     ours = classifier.load(str(folders["classifier"]), device="cpu")
@@ -317,13 +368,15 @@ def test_a_student_learns_what_its_teacher_says_and_keeps_the_teacher_out(folder
 
 
 @pytest.mark.parametrize("backbone", ["vit", "swin"])
-@pytest.mark.parametrize("name", ["lejepa", "simclr", "triplet", "rotation", "dino", "mae"])
-def test_each_objective_falls_on_one_batch(name, backbone):
-    if (name, backbone) == ("mae", "swin"):
+@pytest.mark.parametrize("name", ["lejepa", "simclr", "triplet", "rotation", "dino", "mae", "beit"])
+def test_each_objective_falls_on_one_batch(name, backbone, tmp_path):
+    if name in ("mae", "beit") and backbone == "swin":
         with pytest.raises(ValueError, match="a Swin can't"):
             config(name, backbone=backbone, model_args=SWIN_ARGS)
         return
     more = {"model_args": SWIN_ARGS} if backbone == "swin" else {}
+    if name == "beit":
+        more["beit_tokens_name_or_path"] = tokenizer(tmp_path / "tokens")
     cfg = config(name, backbone=backbone, projection=(16, 8), lejepa_directions=16, **more)
     objective = objective_of(globals()[name], cfg)
     batch = batch_of(cfg, places=objective.tower.patch_embed.num_patches)
@@ -363,6 +416,7 @@ def test_samples_are_functions_of_their_draw_and_small_parts_come_last():
         ({"views": 2, "local_views": 2}, "more than --local_views"),
         ({"scale": (0.5, 0.2)}, "--scale is a range"),
         ({"mae_masked": 1.0}, "--mae_masked"),
+        ({"beit_masked": 0.0}, "--beit_masked"),
         ({"dino_temperature": 0.0}, "--dino_temperature must be a positive"),
         ({"color_jitter": 1.5}, "--color_jitter must lie in"),
     ],

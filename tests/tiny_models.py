@@ -29,9 +29,13 @@ from transformers import (
     CLIPTokenizer,
     Deimv2Config,
     Deimv2ForObjectDetection,
+    DetrConfig,
     GPT2Config,
     GPT2LMHeadModel,
     GPT2Tokenizer,
+    MaskFormerConfig,
+    MaskFormerForInstanceSegmentation,
+    MaskFormerImageProcessor,
     RTDetrImageProcessor,
     SegformerConfig,
     SegformerForSemanticSegmentation,
@@ -48,6 +52,7 @@ from transformers import (
     YolosForObjectDetection,
     YolosImageProcessor,
 )
+from transformers.models.maskformer.configuration_maskformer_swin import MaskFormerSwinConfig
 
 from hub_models.store import file_sha256
 
@@ -404,7 +409,10 @@ def _decided(model: torch.nn.Module) -> torch.nn.Module:
 
 @torch.no_grad()
 def detector(folder: Path | str, kind: str = "deimv2", label_names=("disc", "square", "bar")) -> Path:
-    """A folder of a random detector of 32 × 32 pictures, "deimv2" on a Swin or "yolos", whose scores are far apart."""
+    """A folder of a random detector of 32 × 32 pictures, whose scores are far apart.
+
+    kind: "deimv2" on a Swin, "yolos", or "maskformer" on a Swin, which makes masks.
+    """
     torch.manual_seed(0)
     named = {"id2label": dict(enumerate(label_names)), "label2id": {name: k for k, name in enumerate(label_names)}}
     if kind == "yolos":
@@ -416,6 +424,18 @@ def detector(folder: Path | str, kind: str = "deimv2", label_names=("disc", "squ
             [model.class_labels_classifier.layers[-1]],
             YolosImageProcessor(size={"height": 32, "width": 32}),
         )
+    elif kind == "maskformer":
+        backbone = MaskFormerSwinConfig(image_size=32, embed_dim=16, depths=[1, 1], num_heads=[2, 2], window_size=4,
+                                        out_features=["stage1", "stage2"])  # fmt: skip
+        decoder = DetrConfig(d_model=16, num_queries=6, decoder_layers=2, decoder_ffn_dim=16, dropout=0.0,
+                             decoder_attention_heads=2, encoder_attention_heads=2)  # fmt: skip
+        config = MaskFormerConfig(
+            backbone_config=backbone, decoder_config=decoder, fpn_feature_size=32, mask_feature_size=16, **named
+        )
+        model = MaskFormerForInstanceSegmentation(config)
+        torch.nn.init.normal_(model.model.transformer_module.queries_embedder.weight, std=2.0)
+        heads = [model.class_predictor]
+        processor = MaskFormerImageProcessor(size={"height": 32, "width": 32}, size_divisor=0)
     else:
         backbone = SwinConfig(image_size=32, embed_dim=16, depths=[1, 1], num_heads=[2, 2], window_size=4,
                               out_features=["stage1", "stage2"])  # fmt: skip

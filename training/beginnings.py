@@ -23,7 +23,7 @@ from hub_models import pretrained, store, timm_folders
 from hub_models.documents import read_object
 from training import publish, towers
 
-HOMES = ("pretrain", "classifier", "clip", "captioning")  # stems with a tower in their models
+HOMES = ("pretrain", "classifier", "clip", "captioning", "segmentation")  # stems with a tower in their models
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Figures of what was measured, by matplotlib without a display, and sheets of pictures; all as PIL images."""
 
 import io
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -96,10 +97,12 @@ def boxed(
     found: list[np.ndarray],
     labels: list[np.ndarray],
     said: list[list[str]],
+    masks: Sequence[np.ndarray | None] = (),
 ) -> Image.Image:
     """The pictures in rows of four, what is there in white, what was found in the colour of its class, with words.
 
-    truths, found: boxes (N, 4) of each picture in its pixels; labels (N,) and words of those found.
+    truths, found: boxes (N, 4) of each picture in its pixels; labels (N,) and words of those found, and their masks
+    (N, H, W), which are painted over half of what they cover, the surest last.
     """
     tile, gap, columns = 192, 4, min(4, len(pictures))
     rows = -(-len(pictures) // columns)
@@ -109,13 +112,17 @@ def boxed(
         scale = tile / max(picture.size)
         size = [max(1, round(side * scale)) for side in picture.size]
         shown = picture.convert("RGB").resize(size, Image.Resampling.BICUBIC)
+        seen = masks[number] if masks else None
+        for row in reversed(range(0 if seen is None else len(seen))):
+            assert seen is not None
+            cover = Image.fromarray(seen[row]).convert("L").resize(size, Image.Resampling.NEAREST)
+            shown.paste(_hue(int(labels[number][row])), mask=cover.point(lambda level: level // 2))
         pen = ImageDraw.Draw(shown)
         for box in truths[number] * scale:
             pen.rectangle(tuple(box), outline="black", width=3)
             pen.rectangle((*(box[:2] + 1), *(box[2:] - 1).clip(box[:2] + 1)), outline="white")
         for box, label, words in zip(found[number] * scale, labels[number], said[number], strict=True):
-            hue = round(255 * (int(label) * 0.61803398875 % 1))  # the golden ratio
-            colour = Image.new("HSV", (1, 1), (hue, 220, 230)).convert("RGB").getpixel((0, 0))
+            colour = _hue(int(label))
             left, top, right, bottom = map(float, box)
             pen.rectangle((left, top, max(left, right), max(top, bottom)), outline=colour, width=2)
             place = max(0.0, left) + 2, max(0.0, top) + 1
@@ -124,6 +131,13 @@ def boxed(
         left, top = gap + number % columns * (tile + gap), gap + number // columns * (tile + gap)
         canvas.paste(shown, (left, top))
     return canvas
+
+
+def _hue(label: int) -> tuple[int, int, int]:
+    """The colour of a class, far from those of the next."""
+    hue = round(255 * (label * 0.61803398875 % 1))  # the golden ratio
+    red, green, blue = Image.new("HSV", (1, 1), (hue, 220, 230)).convert("RGB").tobytes()
+    return red, green, blue
 
 
 def _figure(width_in: float, height_in: float):

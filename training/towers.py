@@ -6,6 +6,8 @@
 
     swin = in_transformers(model)             # and back: a SwinModel or ViTModel of timm's Swin or ViT
 
+    backbone.model.load_state_dict(as_maskformer(swin), strict=False)      # a MaskFormerSwinBackbone of its sizes
+
     vit = classifier.load("vit").model        # or, into a DPT
     args, weights = as_transformers(vit, side_px=128)
     model = DPTModel(DPTConfig(**args), add_pooling_layer=False)
@@ -37,6 +39,15 @@ RENAMED = {
     "intermediate.dense": "mlp.fc1",
     "output.dense": "mlp.fc2",
     "encoder.": "",
+}
+MASKFORMER_RENAMED = {
+    "attention.q_proj": "attention.self.query",
+    "attention.k_proj": "attention.self.key",
+    "attention.v_proj": "attention.self.value",
+    "attention.o_proj": "attention.output.dense",
+    "attention.relative_position_bias.": "attention.self.",
+    "mlp.fc1": "intermediate.dense",
+    "mlp.fc2": "output.dense",
 }
 VIT_RENAMED_BACK = {
     "embeddings.position_embeddings": "pos_embed",
@@ -75,6 +86,21 @@ def as_timm(swin: SwinModel) -> tuple[dict, dict[str, torch.Tensor]]:
         "mlp_ratio": config.mlp_ratio,
     }
     return args, _joined(swin.state_dict(), _renamed)
+
+
+def as_maskformer(swin: SwinModel) -> dict[str, torch.Tensor]:
+    """The weights of this Swin under the names of a MaskFormerSwinModel, but for its absolute positions.
+
+    That class has a place more for these than it has patches, and fails where it adds them (transformers 5.23).
+    """
+    weights = {}
+    for name, value in swin.state_dict().items():
+        if name == "embeddings.position_embeddings":
+            continue
+        for old, new in MASKFORMER_RENAMED.items():
+            name = name.replace(old, new)
+        weights[name] = value.clone()
+    return weights
 
 
 def vit_as_timm(vit: ViTModel) -> tuple[dict, dict[str, torch.Tensor]]:

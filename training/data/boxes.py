@@ -10,6 +10,8 @@ objects (`training.data.things`), as parquet files and the Hub have it. As a fol
     train/metadata.jsonl   {"file_name": "1.jpg", "objects": {"bbox": [[10, 20, 30, 40]], "categories": ["cat"]}}
     train/1.jpg, …, validation/…  (or no validation: then a tenth of train is it)
 
+With masks of things, too, where they are wanted: polygons or run lengths under "segmentation", as COCO has them.
+
 Whatever is wrong is a `DataError` that names the files and what to do. A picture may show nothing.
 """
 
@@ -23,7 +25,7 @@ import numpy as np
 from PIL import Image
 
 from hub_models.pictures import formats
-from training.data import coco
+from training.data import coco, outlines
 from training.data.art import on_ground
 from training.data.facts import Facts, facts_of
 from training.data.files import MAX_SKIPPED_SHARE, DataError, some
@@ -45,13 +47,14 @@ def open_boxes(
     resolution_px: int = 128,
     scenes: int | None = None,
     scene_options: dict | None = None,
+    masks: bool = False,
 ) -> "BoxSource | PaintedBoxes":
     """One split of a data set, its pictures and the things in them.
 
     dataset_name: "scenes" or "scenes-sample" (painted as they are asked for, from the emoji build or the bundled
     sample; split is one of `scenes.SETS`; resolution_px and scene_options are `Scenes`'s), a folder, or a Hub id.
-    limit: at most that many, evenly spread; scenes: how many there are, where they are painted. Where there is no
-    "validation", a tenth of "train" is.
+    limit: at most that many, evenly spread; scenes: how many there are, where they are painted. masks: whether things
+    need masks beside their boxes; scenes have them always. Where there is no "validation", a tenth of "train" is.
 
     Raises DataError.
     """
@@ -61,9 +64,10 @@ def open_boxes(
         options |= {"dataset_name": SCENES[dataset_name], "resolution_px": resolution_px, **(scene_options or {})}
         return PaintedBoxes(Scenes(split, **options), dataset_name)
     split_of = open_split(
-        dataset_name, split, config_name=dataset_config_name, image_column=image_column, limit=limit, reader=coco.read
-    )
-    return BoxSource(split_of, image_column, objects_column, dataset_name)
+        dataset_name, split, config_name=dataset_config_name, image_column=image_column, limit=limit,
+        reader=coco.read_masks if masks else coco.read,
+    )  # fmt: skip
+    return BoxSource(split_of, image_column, objects_column, dataset_name, split, masks)
 
 
 class PaintedBoxes:
@@ -100,10 +104,12 @@ class BoxSource:
     names: what to call each in messages. label_names: the classes. things: of each picture; most_things: how many one
     shows at most. sizes: (width, height) of each upright picture. data_hash: sha256 of pictures, boxes and classes.
     digests: sha256 of each picture's file. skipped: what was left out because it cannot be read; more than 5 % raise
-    DataError. licenses: what the column "license" says.
+    DataError. licenses: what the column "license" says. Things that `pair` gives have masks, where those are wanted.
     """
 
-    def __init__(self, split: Split, image_column: str, objects_column: str, dataset_name: str):
+    def __init__(
+        self, split: Split, image_column: str, objects_column: str, dataset_name: str, which: str, masks: bool = False
+    ):
         self.name, self._dataset_name, self._image_column = split.where, dataset_name, image_column
         self._decoded: list[np.ndarray] | None = None
         rows = dataclasses.replace(split, data=split.data.select_columns([image_column]))
@@ -111,13 +117,14 @@ class BoxSource:
         self.names, data = self._rows.names, split.data.select(good)
         self.sizes, self.digests = [size for size, _ in found], [digest for _, digest in found]
         _compare_sizes(split.where, data, self.names, self.sizes)
-        self.things, self.label_names = things_of(split, objects_column, self.sizes, good.tolist())
+        self.things, self.label_names = things_of(split, objects_column, self.sizes, good.tolist(), masks)
         self.most_things = max(map(len, self.things))
         self.licenses = licenses(data)
-        _say_what_is_there(self)
+        _say_what_is_there(self, which)
         content = hashlib.sha256(json.dumps(self.label_names).encode() + b"".join(self.digests))
         for of_one in self.things:
             content.update(of_one.boxes.astype("<f4").tobytes() + of_one.labels.astype("<i8").tobytes() + b"|")
+            content.update(b"|".join(of_one.packed or []))
         self.data_hash = content.hexdigest()
 
     @property
@@ -135,7 +142,10 @@ class BoxSource:
         return on_ground(decode(file_of(self._rows, index, self._image_column)), (255, 255, 255))
 
     def pair(self, index: int) -> tuple[Image.Image, Things]:
-        return self.picture(index), self.things[index]
+        things = self.things[index]
+        if things.packed is not None:
+            things = dataclasses.replace(things, masks=outlines.unpacked(things.packed, self.sizes[index]))
+        return self.picture(index), things
 
     def preload(self) -> None:
         """Decode everything once and keep it, if that takes no more than 2 GiB."""
@@ -181,11 +191,16 @@ def _compare_sizes(where: str, data, names: list[str], sizes: list[tuple[int, in
         print(f"{where}: boxes of {many} pictures are for other sizes:{coco.listed_faults(faults)}")
 
 
-def _say_what_is_there(source: BoxSource) -> None:
-    """Print which pictures show nothing and which classes nothing shows. Raises DataError where all show nothing."""
+def _say_what_is_there(source: BoxSource, which: str) -> None:
+    """Print which pictures show nothing and which classes nothing shows. Raises DataError where all show nothing.
+
+    which: the split's name.
+    """
     bare = [name for name, things in zip(source.names, source.things, strict=True) if not len(things)]
     if len(bare) == len(source):
-        raise DataError(f"{source.name}: no picture has an object: draw boxes around some things first.")
+        raise DataError(
+            f"{source.name}, split '{which}': no picture has an object: draw boxes around some things of it first."
+        )
     if bare:
         print(f"{source.name}: {len(bare)} of {len(source)} pictures show none of the things: {some(bare)}")
     counts = np.bincount(np.concatenate([t.labels for t in source.things]), minlength=len(source.label_names))

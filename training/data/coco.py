@@ -6,7 +6,8 @@
 
 A file is of the split whose word is in its name, or in that of a folder around it. Of several of one split those called
 "instances" are read, as there are. A row has a column `objects` {"bbox": [[left, top, width, height], …], "categories":
-[name, …]}, and width and height as the file says them. Crowds (`iscrowd`) are left out.
+[name, …]}, and width and height as the file says them; where masks are wanted, "segmentation", too, each as a text of
+JSON. Crowds (`iscrowd`) are left out.
 """
 
 import json
@@ -26,7 +27,12 @@ LINES = 20  # of faults that a message lists
 Faults = dict[str, list[str]]  # {what is wrong: where}
 
 
-def read(folder: Path, files: Files, where: str) -> folders.Found | None:
+def read_masks(folder: Path, files: Files, where: str) -> folders.Found | None:
+    """`read`, with masks."""
+    return read(folder, files, where, masks=True)
+
+
+def read(folder: Path, files: Files, where: str, masks: bool = False) -> folders.Found | None:
     """The splits of a folder with COCO's JSON files in it; None where it has none. Raises DataError."""
     home, names = folder.resolve(), folders.listed(folder)
     found: dict[str, dict] = {}
@@ -45,7 +51,7 @@ def read(folder: Path, files: Files, where: str) -> folders.Found | None:
     named_by: dict[str, str] = {}
     missing: list[tuple[str, str]] = []
     for name, content in tables.items():
-        for row in _rows(name, content, where):
+        for row in _rows(name, content, where, masks):
             file = known.found(name, row["image"])
             if file is None:
                 missing.append((name, row["image"]))
@@ -95,7 +101,7 @@ def _opened(files: Files, home: Path, name: str) -> dict | None:
     return found
 
 
-def _rows(name: str, content: dict, where: str) -> list[dict]:
+def _rows(name: str, content: dict, where: str, masks: bool) -> list[dict]:
     """A row for each picture of a file. Raises DataError that lists what is wrong by picture."""
     faults: Faults = {}
     classes = _classes(name, content["categories"])
@@ -107,7 +113,8 @@ def _rows(name: str, content: dict, where: str) -> list[dict]:
         if image["id"] in rows:
             raise DataError(f"{name}: two images have the id {image['id']}, {rows[image['id']]['image']} and {file}.")
         sizes = {key: value if type(value := image.get(key)) is int else None for key in ("width", "height")}
-        rows[image["id"]] = {"image": file, "objects": {"bbox": [], "categories": []}, **sizes}
+        lists = ("bbox", "categories", "segmentation") if masks else ("bbox", "categories")
+        rows[image["id"]] = {"image": file, "objects": {key: [] for key in lists}, **sizes}
     crowds = 0
     for number, note in enumerate(content["annotations"], 1):
         image_id = note.get("image_id") if isinstance(note, dict) else None
@@ -127,6 +134,8 @@ def _rows(name: str, content: dict, where: str) -> list[dict]:
         else:
             row["objects"]["bbox"].append([float(value) for value in box])
             row["objects"]["categories"].append(classes[category])
+            if masks:
+                row["objects"]["segmentation"].append(json.dumps(note.get("segmentation")))
     if faults:
         raise DataError(f"{where}, {name}:{listed_faults(faults)}")
     if crowds:

@@ -2,7 +2,8 @@
 
 A row's `objects` is {"bbox": [[left, top, width, height], …], "categories": [class, …]}, as the Hub has it, or a list
 of objects with one of each; in pixels of the upright picture. A class is its name, or a number that the data set's
-features or id2label.json name; without names it is called by its number.
+features or id2label.json name; without names it is called by its number. A mask, where one is wanted, is under
+"segmentation", as COCO has it: see `outlines`.
 
 Letters: N things of a picture, H × W pixels.
 """
@@ -14,12 +15,14 @@ from typing import Any
 
 import numpy as np
 
+from training.data import outlines
 from training.data.coco import Faults, is_box, listed_faults
 from training.data.files import MAX_SKIPPED_SHARE, DataError, Files, choices, first_line, some
 from training.data.split import Split
 
 BOX = ("bbox", "bboxes", "boxes")
 CLASS = ("categories", "category", "category_id", "labels", "label", "class", "classes")
+MASK = ("segmentation", "segmentations", "segments")
 BEYOND_PX = 1.0  # how far a box may reach beyond its picture: so much is rounding, and is cut without a word
 EXAMPLE = '{"bbox": [[left, top, width, height]], "categories": ["cat"]}'
 
@@ -31,18 +34,20 @@ class Things:
     boxes: np.ndarray  # (N, 4) float32: left, top, right, bottom in pixels, right and bottom exclusive
     labels: np.ndarray  # (N,) int64, indices into label_names
     masks: np.ndarray | None = None  # (N, H, W) bool: the pixels of each that are seen; None where nothing says them
+    packed: list[outlines.Packed] | None = None  # of each what `outlines.unpacked` makes the masks of
 
     def __len__(self) -> int:
         return len(self.labels)
 
 
 def things_of(
-    split: Split, column: str, sizes: Sequence[tuple[int, int]], rows: Sequence[int]
+    split: Split, column: str, sizes: Sequence[tuple[int, int]], rows: Sequence[int], masks: bool = False
 ) -> tuple[list[Things], list[str]]:
     """The things of some rows of a split, whose pictures have these sizes (width, height), and the classes' names.
 
-    A box without area, or that reaches beyond its picture, is left out or cut, which is said. Raises DataError that
-    lists by picture what is wrong: such boxes where they are more than 5 %, what is no box, classes without a name.
+    masks: whether each has one, packed. A box without area, or that reaches beyond its picture, or a mask without a
+    pixel, is left out or cut, which is said. Raises DataError that lists by picture what is wrong: such things where
+    they are more than 5 %, what is no box or mask, classes without a name.
     """
     features = split.data.features
     if column not in features:
@@ -58,22 +63,48 @@ def things_of(
             f"{EXAMPLE} is needed."
         )
     box_key, class_key = map(str, keys)
+    mask_key = next((key for key in MASK if key in _inside(features[column])), None)
+    if masks and mask_key is None:
+        raise DataError(
+            f"{split.where}: column '{column}' holds {', '.join(_inside(features[column]))}, but no masks: give each "
+            'thing its polygons or run lengths under "segmentation", as COCO has them, or learn boxes alone.'
+        )
     label_names, number = _classes(split, column, class_key)
     found, faults, odd, count = [], Faults(), Faults(), 0
     values = list(split.data.select_columns([column]).select(rows)[column])
     for value, name, size in zip(values, (split.names[row] for row in rows), sizes, strict=True):
         boxes, labels = (_listed(value, key) for key in (box_key, class_key))
         wrong = _wrong(boxes, labels, number, label_names)
+        outlined: list = [None] * len(boxes)
+        if masks and not wrong:
+            try:
+                outlined = _packed(_listed(value, str(mask_key)), size, len(boxes))
+            except ValueError as error:
+                wrong = str(error)
         if wrong:
             faults.setdefault(wrong, []).append(name)
-            boxes = labels = []
-        kept = [(cut_to(box, size, name, odd), number[label]) for box, label in zip(boxes, labels, strict=True)]
-        count += len(kept)
-        kept = [(box, label) for box, label in kept if box is not None]
-        corners = np.array([box for box, _ in kept], np.float32).reshape(-1, 4)
-        found.append(Things(corners, np.array([label for _, label in kept], np.int64)))
+            boxes = labels = outlined = []
+        kept = []
+        for box, label, mask in zip(boxes, labels, outlined, strict=True):
+            corners = cut_to(box, size, name, odd)
+            if corners is not None and mask is not None and not outlines.area(mask, size):
+                odd.setdefault("a mask has no pixel", []).append(name)
+                corners = None
+            if corners is not None:
+                kept.append((corners, number[label], mask))
+        count += len(boxes)
+        corners = np.array([box for box, _, _ in kept], np.float32).reshape(-1, 4)
+        packed = [mask for _, _, mask in kept] if masks else None
+        found.append(Things(corners, np.array([label for _, label, _ in kept], np.int64), packed=packed))
     _judge(split.where, faults, odd, count)
     return found, label_names
+
+
+def _packed(values: list, size: tuple[int, int], count: int) -> list[outlines.Packed]:
+    """The masks of a row with so many boxes. Raises ValueError, which says what is wrong."""
+    if len(values) != count:
+        raise ValueError(f"{count} boxes, but {len(values)} masks")
+    return [outlines.packed_mask(value, size) for value in values]
 
 
 def cut_to(box: Sequence[float], size: tuple[int, int], name: str, odd: Faults) -> tuple[float, ...] | None:

@@ -7,12 +7,14 @@ from training.config import TrainConfig
 
 SIZES: dict = {  # what a new detector is built of, unless model_args says otherwise
     "width": 96, "ffn": 192, "heads": 4, "queries": 30, "layers": 3, "depth": 0.34, "expansion": 0.5,
+    "mask_width": 64,  # of the pyramid that masks are told from, at a quarter of the picture's side: a multiple of 32
     "denoising": 0,  # queries more, in training, that are true boxes with noise (Zhang et al. 2023, DINO, section 3.3)
     # Of a new Swin; a tower brings its own
     "embed_dim": 48, "depths": (2, 2, 6), "num_heads": (2, 4, 8), "window_size": 4, "patch_size": 4,
     "drop_path_rate": 0.1,
 }  # fmt: skip
-TITLES = {"deimv2": "DEIM", "d_fine": "D-FINE", "rt_detr": "RT-DETR", "detr": "DETR", "yolos": "YOLOS"}
+TITLES = {"deimv2": "DEIM", "d_fine": "D-FINE", "rt_detr": "RT-DETR", "detr": "DETR", "yolos": "YOLOS",
+          "maskformer": "MaskFormer"}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -21,10 +23,14 @@ class DetectionConfig(TrainConfig):
 
     dataset_name: str = "scenes"  # "scenes", "scenes-sample", a folder with COCO's JSON or `objects`, or a Hub id
     objects_column: str = "objects"  # column that holds boxes and categories
+    masks: bool = False  # a mask of each thing is learned, by a MaskFormer on a Swin; boxes are those around the masks
     tower_name_or_path: str | None = None  # what the backbone begins as: a classifier of timm, or a model with a Swin
     model_args: dict[str, int | float | tuple[int, ...]] = dataclasses.field(default_factory=dict)  # over SIZES
     train_scenes: int = 200_000  # how many different scenes are painted, where data are scenes
     base_lr_scale: float = 1.0  # learning rate, as a factor, of a backbone that began as a tower
+    # Loss of masks, beside 1 for the class and for each: Dice, and the focal loss of pixels
+    dice_weight: float = 1.0
+    mask_weight: float = 20.0
     # Augmentation, on picture and boxes together
     scale: tuple[float, float] = (0.8, 1.4)  # range of the zoom: below 1 there is more around the picture
     least_seen: float = 0.4  # a thing is still one if this share of its box is within the part that is shown
@@ -63,6 +69,7 @@ PHOTO = dataclasses.replace(
 )  # fmt: skip
 PRESETS = {
     "emoji": SCENES,
+    "masks": dataclasses.replace(SCENES, masks=True, dice_weight=3.0),
     "photo": PHOTO,
     "finetune": dataclasses.replace(
         PHOTO, tower_name_or_path=None, pretrained_model_name_or_path="emoji", resolution=128, learning_rate=3e-4,

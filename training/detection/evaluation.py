@@ -1,6 +1,8 @@
 """What a detector is worth, in training or saved, and what is fitted to it afterwards."""
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
@@ -11,20 +13,30 @@ from training.data.boxes import BoxSource, PaintedBoxes, open_boxes
 from training.data.facts import facts_of
 from training.data.masks import SCENES
 from training.data.things import Things
-from training.detection.scores import average_precision, best_threshold, counts_right
+from training.detection.scores import AveragePrecision, best_threshold, counts_right
 from training.task import Results, some
 
 PICTURES_TO_FIT = 200  # of validation, that the threshold is taken from
 SCENES_MEASURED = 1000  # of each set, by `evaluate_checkpoint`
 FEW_SCENES = 20  # of each set, where the data are a sample
 SHOWN = 12  # pictures of a sheet
-AT_ONCE = 64  # pictures that are held decoded
+AT_ONCE, MASKED_AT_ONCE = 64, 16  # pictures that are held decoded, and with masks of all candidates
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured of a detector in the pictures of a source."""
+
+    metrics: dict[str, float]  # map, map50, counted, counted_in_all, count_error: see `scores`; of masks mask_map, …50
+    per_class: dict[str, dict[str, float]]  # {"map" or "mask_map": {class: its own}}
+    baseline: dict[str, float]  # of boxes
+    pictures: int
 
 
 def evaluate_checkpoint(
     name: str, dataset_name: str, *, columns: dict | None = None, scenes: int = SCENES_MEASURED
 ) -> Results:
-    """Scores of a saved detector on each evaluation set: see `scores_of`, and the average precision of each class.
+    """Scores of a saved detector on each evaluation set: see `Measured`, and the average precision of each class.
 
     name: bundled variant, folder or Hub id. Of painted scenes `scenes` pictures of each set are measured; "emoji" and
     "emoji-sample" mean scenes painted from them. The baseline finds one thing in each picture, as large as that, of
@@ -36,18 +48,18 @@ def evaluate_checkpoint(
     limit = (min(scenes, FEW_SCENES) if facts.sample else scenes) if facts.ours else None
     for split in facts.evaluation_sets:
         source = open_boxes(
-            dataset_name, split=split, limit=limit, resolution_px=served.resolution_px, **(columns or {})
-        )
+            dataset_name, split=split, limit=limit, resolution_px=served.resolution_px, masks=served.makes_masks,
+            **(columns or {}),
+        )  # fmt: skip
         if source.label_names != served.label_names:
             raise SystemExit(
                 f"{name} answers with {some(served.label_names)}, but {dataset_name} has {some(source.label_names)}: "
                 "name the data it was trained on with --dataset"
             )
-        found, truths, guesses = answers(served, source)
-        metrics, per_class = scores_of(found, truths, served)
-        baseline, _ = scores_of(guesses, truths, served)
-        results.note(split, metrics | {"pictures": len(truths)}, baseline)
-        results.per_class[f"{split}/map"] = {label: per_class.get(label) for label in served.label_names}
+        found = measured(served, source)
+        results.note(split, found.metrics | {"pictures": found.pictures}, found.baseline)
+        for key, per_class in found.per_class.items():
+            results.per_class[f"{split}/{key}"] = {label: per_class.get(label) for label in served.label_names}
         results.hashes.append(source.data_hash)
         if facts.show_pictures:
             results.figures[split] = figure_of(served, source)
@@ -56,16 +68,28 @@ def evaluate_checkpoint(
 
 def answers(
     served: contract.Detector, source: BoxSource | PaintedBoxes, count: int | None = None
-) -> tuple[list[contract.Detections], list[Things], list[contract.Detections]]:
-    """All candidates in the source's pictures, at most `count`, evenly spread; what is there; and the baseline's."""
+) -> Iterator[tuple[contract.Detections, Things, tuple[int, int]]]:
+    """All candidates in each of the source's pictures, at most `count`, evenly spread; what is there; and its size."""
     count = min(count or len(source), len(source))
-    found, truths, sizes = [], [], []
-    for at in range(0, count, AT_ONCE):
-        rows = range(at, min(at + AT_ONCE, count))
+    at_once = MASKED_AT_ONCE if served.makes_masks else AT_ONCE
+    for at in range(0, count, at_once):
+        rows = range(at, min(at + at_once, count))
         pictures, things = zip(*(source.pair(number * len(source) // count) for number in rows), strict=True)
-        found += served.detect(pictures, 0)
-        truths += things
-        sizes += [picture.size for picture in pictures]
+        yield from zip(served.detect(pictures, 0), things, [picture.size for picture in pictures], strict=True)
+
+
+def measured(served: contract.Detector, source: BoxSource | PaintedBoxes, count: int | None = None) -> Measured:
+    """How good a detector is in the source's pictures, at most `count`. Masks aren't kept: they are large."""
+    precision, guessed = (
+        AveragePrecision(served.label_names, served.makes_masks),
+        AveragePrecision(served.label_names),
+    )
+    found, truths, sizes = [], [], []
+    for one, truth, size in answers(served, source, count):
+        precision.add(one, truth)
+        found.append(dataclasses.replace(one, masks=None))
+        truths.append(Things(truth.boxes, truth.labels))
+        sizes.append(size)
     usual = int(np.bincount(np.concatenate([truth.labels for truth in truths])).argmax())
     guesses = [
         contract.Detections(
@@ -73,23 +97,20 @@ def answers(
         )
         for size in sizes
     ]
-    return found, truths, guesses
-
-
-def scores_of(
-    found: Sequence[contract.Detections], truths: Sequence[Things], served: contract.Detector
-) -> tuple[dict[str, float], dict[str, float]]:
-    """map, map50, counted, counted_in_all, count_error: see `scores`; and the first by class."""
-    precision, per_class = average_precision(found, truths, served.label_names)
-    return precision | counts_right(found, truths, served.threshold), per_class
+    for guess, truth in zip(guesses, truths, strict=True):
+        guessed.add(guess, truth)
+    metrics, per_class = precision.result()
+    counted, baseline = (counts_right(answered, truths, served.threshold) for answered in (found, guesses))
+    return Measured(metrics | counted, per_class, guessed.result()[0] | baseline, len(truths))
 
 
 def fit_to(served: contract.Detector, source: BoxSource | PaintedBoxes) -> None:
     """Set the threshold of a trained detector to where counts in validation pictures are right most often."""
     training = served.model.training
     served.model.eval()
-    found, truths, _ = answers(served, source, FEW_SCENES if source.facts.sample else PICTURES_TO_FIT)
-    served.threshold = best_threshold(found, truths)
+    seen = answers(served, source, FEW_SCENES if source.facts.sample else PICTURES_TO_FIT)
+    pairs = [(dataclasses.replace(found, masks=None), truth) for found, truth, _ in seen]
+    served.threshold = best_threshold(*zip(*pairs, strict=True))
     served.model.train(training)
 
 
@@ -103,5 +124,5 @@ def figure_of(served: contract.Detector, source: BoxSource | PaintedBoxes, count
     ]
     return figures.boxed(
         [picture for picture, _ in pairs], [things.boxes for _, things in pairs], [f.boxes for f in found],
-        [f.labels for f in found], said,
+        [f.labels for f in found], said, [f.masks for f in found],
     )  # fmt: skip

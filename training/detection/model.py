@@ -2,10 +2,11 @@
 
 A new one is a DEIM (Huang et al. 2025, v2), a real-time DETR (Zhao et al. 2024): every cell of the maps at each stride
 answers with classes and a box, the surest answers are the decoder's queries, and no two are meant for the same thing.
+For masks it is a MaskFormer (Cheng et al. 2021): each query ends as a class and a vector, whose product with those of
+the pixels is a mask.
 """
 
 import copy
-import json
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,16 +14,22 @@ import torch
 from transformers import (
     Deimv2Config,
     Deimv2ForObjectDetection,
+    DetrConfig,
+    MaskFormerConfig,
+    MaskFormerForInstanceSegmentation,
+    MaskFormerImageProcessor,
     RTDetrImageProcessor,
     SwinConfig,
     TimmBackboneConfig,
 )
+from transformers.models.maskformer.configuration_maskformer_swin import MaskFormerSwinConfig
 
-from hub_models import classifier, store
 from hub_models import detection as contract
-from training.beginnings import swin_of
+from hub_models import store
+from training.beginnings import called, is_swin, is_timm, opened, swin_of, tower_folder
 from training.detection.config import SIZES, DetectionConfig
 from training.task import some
+from training.towers import as_maskformer
 
 STRIDES = {"swin": (8, 16), "timm": (8, 16, 32)}  # of the maps that are read; things are seldom smaller than a cell
 
@@ -31,16 +38,29 @@ def create_model(cfg: DetectionConfig, label_names: list[str]) -> contract.Detec
     """A fresh detector with its image processor. Raises SystemExit for a tower or a resolution that doesn't do."""
     args: dict = SIZES | cfg.model_args
     folder = tower_folder(cfg.tower_name_or_path) if cfg.tower_name_or_path else None
-    mean = std = [0.5, 0.5, 0.5]
+    mean = std = (0.5, 0.5, 0.5)
     if folder and is_timm(folder):
-        tower = classifier.load(folder, device="cpu")
-        backbone, channels, strides = _timm_backbone(tower.model, folder)
-        mean, std = (part.flatten().tolist() for part in (tower.mean, tower.std))
+        begun = opened(folder)
+        mean, std = begun.mean, begun.std
+    named = {"id2label": dict(enumerate(label_names)), "label2id": {name: k for k, name in enumerate(label_names)}}
+    shown: dict = {"size": {"height": cfg.resolution, "width": cfg.resolution}, "do_normalize": True}
+    shown |= {"image_mean": list(mean), "image_std": list(std)}
+    if cfg.masks:
+        model, processor = _maskformer(args, cfg, named, folder), MaskFormerImageProcessor(size_divisor=0, **shown)
+    else:
+        model, processor = _deim(args, cfg, named, folder), RTDetrImageProcessor(**shown)
+    return contract.Detector(model, processor, label_names, name="in training")
+
+
+def _deim(args: dict, cfg: DetectionConfig, named: dict, folder: Path | None) -> Deimv2ForObjectDetection:
+    """named: the classes, as a config has them. folder: of the tower that the backbone begins as."""
+    if folder and is_timm(folder) and not is_swin(folder):
+        tower = opened(folder).model
+        backbone, channels, strides = _timm_backbone(tower, folder)
     else:
         tower = swin_of(folder) if folder else None
         backbone, channels, strides = _swin_backbone(args, cfg.resolution, tower)
-    if cfg.resolution % strides[-1]:
-        raise SystemExit(f"--resolution {cfg.resolution} is no multiple of {strides[-1]}, the side of the largest cell")
+    _check_resolution(cfg, strides[-1])
     levels = len(strides)
     model = Deimv2ForObjectDetection(
         Deimv2Config(
@@ -50,22 +70,61 @@ def create_model(cfg: DetectionConfig, label_names: list[str]) -> contract.Detec
             hidden_expansion=args["expansion"], d_model=args["width"], decoder_in_channels=[args["width"]] * levels,
             num_feature_levels=levels, num_queries=args["queries"], decoder_ffn_dim=args["ffn"],
             decoder_layers=args["layers"], decoder_attention_heads=args["heads"], num_denoising=args["denoising"],
-            id2label=dict(enumerate(label_names)), label2id={name: k for k, name in enumerate(label_names)},
+            **named,
         )
     )  # fmt: skip
-    begin_as(model, tower, folder)
-    size = {"height": cfg.resolution, "width": cfg.resolution}
-    processor = RTDetrImageProcessor(size=size, do_normalize=True, image_mean=mean, image_std=std)
-    return contract.Detector(model, processor, label_names, name="in training")
+    begin_as(model, tower and tower.state_dict(), folder)
+    return model
+
+
+def _maskformer(args: dict, cfg: DetectionConfig, named: dict, folder: Path | None):
+    """As `_deim`, of all stages of a Swin: at their strides its maps become one at the finest."""
+    tower = swin_of(folder) if folder else None
+    own = _swin_sizes(args, tower)
+    stages = [f"stage{number + 1}" for number in range(len(own["depths"]))]
+    _check_resolution(cfg, own["patch_size"] << (len(stages) - 1))
+    backbone = MaskFormerSwinConfig(**own, image_size=cfg.resolution, out_features=stages)
+    decoder = DetrConfig(
+        d_model=args["width"], num_queries=args["queries"], decoder_layers=args["layers"], dropout=0.0,
+        decoder_ffn_dim=args["ffn"], decoder_attention_heads=args["heads"], encoder_attention_heads=args["heads"],
+    )  # fmt: skip
+    config = MaskFormerConfig(
+        backbone_config=backbone, decoder_config=decoder, fpn_feature_size=args["mask_width"],
+        mask_feature_size=args["mask_width"], dice_weight=cfg.dice_weight, mask_weight=cfg.mask_weight, **named,
+    )  # fmt: skip
+    model = MaskFormerForInstanceSegmentation(config)
+    decoder = model.model.transformer_module
+    torch.nn.init.normal_(decoder.queries_embedder.weight)  # as published; the library draws all of it with 0.02, from
+    for weights in decoder.decoder.parameters():  # which queries are alike for hundreds of steps
+        if weights.ndim > 1:
+            torch.nn.init.xavier_uniform_(weights)
+    if tower is not None and tower.config.use_absolute_embeddings:
+        print(f"{folder}: the absolute positions of its Swin are left out, since a MaskFormer's can't add them")
+    begin_as(model, tower and as_maskformer(tower), folder)
+    return model
+
+
+def _check_resolution(cfg: DetectionConfig, cell_px: int) -> None:
+    if cfg.resolution % cell_px:
+        raise SystemExit(f"--resolution {cfg.resolution} is no multiple of {cell_px}, the side of the largest cell")
+
+
+def _swin_sizes(args: dict, tower: Any) -> dict:
+    """What a Swin is built of: as the tower where there is one, else as `args` say."""
+    keys = ("embed_dim", "depths", "num_heads", "window_size", "patch_size")
+    if tower is None:
+        own = {key: args[key] for key in keys}
+    else:
+        more = ("mlp_ratio", "qkv_bias", "layer_norm_eps", "hidden_act", "num_channels")
+        own = {key: getattr(tower.config, key) for key in (*keys, *more)}
+    return own | {"drop_path_rate": args["drop_path_rate"]}
 
 
 def _swin_backbone(args: dict, side_px: int, tower: Any) -> tuple[SwinConfig, list[int], tuple[int, ...]]:
     """The config of a Swin, that of the tower where there is one, the channels of its maps, and their strides."""
+    own = _swin_sizes(args, tower)
     if tower is not None:
-        own = tower.config.to_dict() | {"drop_path_rate": args["drop_path_rate"]}
-    else:
-        own = {key: args[key] for key in ("embed_dim", "depths", "num_heads", "window_size", "patch_size")}
-        own["drop_path_rate"] = args["drop_path_rate"]
+        own = tower.config.to_dict() | own
     strides = {own["patch_size"] << stage: stage for stage in range(len(own["depths"]))}  # the first is not halved yet
     if any(stride not in strides for stride in STRIDES["swin"]):
         raise SystemExit(f"--tower_name_or_path: this Swin has maps at strides {list(strides)}; 8 and 16 are needed")
@@ -89,46 +148,38 @@ def _timm_backbone(tower: torch.nn.Module, folder: Path) -> tuple[TimmBackboneCo
     return config, [info[place]["num_chs"] for place in places], STRIDES["timm"]
 
 
-def begin_as(model: Deimv2ForObjectDetection, tower: Any, folder: Path | None) -> None:
+def begin_as(model: Any, weights: dict[str, torch.Tensor] | None, folder: Path | None) -> None:
     """Load a tower's weights into the backbone, of which that may lack the last.
 
     Raises SystemExit where the tower lacks some.
     """
     backbone = backbone_of(model)
     assert backbone is not None
-    if tower is None:  # grey is 0, and with the library's biases of 0 a grey patch is a token of zeros to a layer norm
+    if (
+        weights is None
+    ):  # grey is 0, and with the library's biases of 0 a grey patch is a token of zeros to a layer norm
         patches = next(layer for layer in backbone.modules() if isinstance(layer, torch.nn.Conv2d))
         torch.nn.init.normal_(cast(torch.Tensor, patches.bias), std=0.1)
         return
-    inside = getattr(backbone, "_backbone", getattr(backbone, "swin", backbone))
-    begun = tower.model if isinstance(tower, classifier.Classifier) else tower
+    inside = next(getattr(backbone, name) for name in ("_backbone", "swin", "model") if hasattr(backbone, name))
     try:
-        missing = inside.load_state_dict(begun.state_dict(), strict=False).missing_keys
+        missing = inside.load_state_dict(weights, strict=False).missing_keys
     except RuntimeError as error:
         said = str(error).splitlines()[-1].strip()
         raise SystemExit(
             f"--tower_name_or_path {folder}: {said}; positions of a Swin are for one size: set --resolution to that"
         ) from None
-    if missing:
+    if missing := [name for name in missing if not name.endswith("relative_position_index")]:
         raise SystemExit(f"--tower_name_or_path {folder}: its weights lack {missing[0]}")
 
 
 def backbone_of(model: Any) -> torch.nn.Module | None:
     """The backbone of a detector; None of one without."""
     inner = getattr(model, "model", model)
+    if hasattr(inner, "pixel_level_module"):
+        return inner.pixel_level_module.encoder
     encoder = getattr(inner, "conv_encoder", getattr(inner, "backbone", None))
     return getattr(encoder, "model", encoder)
-
-
-def tower_folder(name: str) -> Path:
-    """Where --tower_name_or_path lies. Raises store.CheckpointError."""
-    stems = [stem for stem in ("classifier", "segmentation", "clip") if name in store.bundled(stem)]
-    return store.resolve(stems[0] if stems else "clip", name)
-
-
-def is_timm(folder: Path) -> bool:
-    """Whether a folder is of timm: transformers' configs name no architecture of their own."""
-    return "architecture" in json.loads((folder / "config.json").read_text(encoding="utf-8"))
 
 
 def start_from(cfg: DetectionConfig, label_names: list[str]) -> contract.Detector:
@@ -162,13 +213,23 @@ def start_from(cfg: DetectionConfig, label_names: list[str]) -> contract.Detecto
     return contract.Detector(model, processor, label_names, name="in training", threshold=served.threshold)
 
 
+def learns_masks(cfg: DetectionConfig) -> bool:
+    """Whether things need masks: a new model is to make them, or the one does that training goes on from.
+
+    Raises SystemExit where that makes boxes alone, and masks are asked for; store.CheckpointError.
+    """
+    if not cfg.pretrained_model_name_or_path:
+        return cfg.masks
+    makes_masks = contract.load(cfg.base, device="cpu").makes_masks
+    if cfg.masks and not makes_masks:
+        raise SystemExit(f"--masks: {cfg.base} makes boxes alone; begin a new model with --tower_name_or_path")
+    return makes_masks
+
+
 def describe_start(cfg: DetectionConfig) -> str:
     """What a model was before step 1, for its card."""
     if cfg.pretrained_model_name_or_path:
         return "fine-tuned"
     if cfg.tower_name_or_path:
-        folder = tower_folder(cfg.tower_name_or_path)
-        part = "" if is_timm(folder) else "the Swin of "
-        called = f"{part}{'/'.join(folder.parts[-2:])}, weights {store.weights_sha256(folder)[:12]}"
-        return f"its backbone began as {called}; the rest is trained from scratch"
+        return f"its backbone began as {called(tower_folder(cfg.tower_name_or_path))}; the rest is trained from scratch"
     return "trained from scratch"

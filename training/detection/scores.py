@@ -15,28 +15,64 @@ MOST = 100  # answers of a picture that count, the surest, as COCO has it
 THRESHOLDS = tuple(k / 20 for k in range(1, 20))
 
 
-def average_precision(
-    found: Sequence[Detections], truths: Sequence[Things], label_names: Sequence[str]
-) -> tuple[dict[str, float], dict[str, float]]:
-    """{"map", "map50"} of what was found, at any score, in pictures, and the first for each class that is there.
+class AveragePrecision:
+    """Average precision of what is found in pictures, at any score, picture by picture.
 
     The mean over classes of the area under precision over recall (Lin et al. 2014): map50 with things that overlap
-    their box by half (intersection over union), map the mean from 0.5 to 0.95. pycocotools computes them.
-    Raises ValueError where there is no thing at all.
+    their box by half (intersection over union), map the mean from 0.5 to 0.95; mask_map50 and mask_map of masks in the
+    place of boxes. pycocotools computes them.
     """
-    from torchmetrics.detection import MeanAveragePrecision  # seconds, for which only a measurement waits
 
-    if not any(map(len, truths)):
-        raise ValueError("no picture has a thing: nothing can be said of what was found")
-    metric = MeanAveragePrecision(class_metrics=True, max_detection_thresholds=[1, 10, MOST])
+    def __init__(self, label_names: Sequence[str], masks: bool = False):
+        """masks: whether those are measured, too."""
+        from torchmetrics.detection import MeanAveragePrecision  # seconds, for which only a measurement waits
+
+        self.label_names, self.things = label_names, 0
+        kinds = {"": "boxes", "mask_": "masks"} if masks else {"": "boxes"}
+        self.kinds = {
+            prefix: (
+                key,
+                MeanAveragePrecision(
+                    iou_type="segm" if prefix else "bbox", class_metrics=True, max_detection_thresholds=[1, 10, MOST]
+                ),
+            )
+            for prefix, key in kinds.items()
+        }
+
+    def add(self, found: Detections, truth: Things) -> None:
+        """What was found in a picture, and what is there."""
+        self.things += len(truth)
+        found = found.only(np.arange(min(MOST, len(found))))
+        for key, metric in self.kinds.values():
+            answered = {name: _tensor(getattr(found, name)) for name in (key, "scores", "labels")}
+            metric.update([answered], [{name: _tensor(getattr(truth, name)) for name in (key, "labels")}])
+
+    def result(self) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
+        """{"map", "map50", …} of all pictures, and {"map": {class that is there: its own}, …}.
+
+        Raises ValueError where there was no thing at all.
+        """
+        if not self.things:
+            raise ValueError("no picture has a thing: nothing can be said of what was found")
+        numbers, per_class = {}, {}
+        for prefix, (_, metric) in self.kinds.items():
+            scores = metric.compute()
+            numbers |= {f"{prefix}map": float(scores["map"]), f"{prefix}map50": float(scores["map_50"])}
+            classes, values = (scores[key].reshape(-1).tolist() for key in ("classes", "map_per_class"))
+            per_class[f"{prefix}map"] = {
+                self.label_names[k]: value for k, value in zip(classes, values, strict=True) if value >= 0
+            }  # -1: not there
+        return numbers, per_class
+
+
+def average_precision(
+    found: Sequence[Detections], truths: Sequence[Things], label_names: Sequence[str], masks: bool = False
+) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
+    """`AveragePrecision` of pictures that are all at hand. Raises what that raises."""
+    precision = AveragePrecision(label_names, masks)
     for one, truth in zip(found, truths, strict=True):
-        one = one.only(np.arange(min(MOST, len(one))))
-        answered = {key: _tensor(getattr(one, key)) for key in ("boxes", "scores", "labels")}
-        metric.update([answered], [{"boxes": _tensor(truth.boxes), "labels": _tensor(truth.labels)}])
-    scores = metric.compute()
-    classes, values = (scores[key].reshape(-1).tolist() for key in ("classes", "map_per_class"))
-    per_class = {label_names[k]: value for k, value in zip(classes, values, strict=True) if value >= 0}  # -1: not there
-    return {"map": float(scores["map"]), "map50": float(scores["map_50"])}, per_class
+        precision.add(one, truth)
+    return precision.result()
 
 
 def _tensor(array: np.ndarray) -> torch.Tensor:

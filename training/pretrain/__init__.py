@@ -3,6 +3,7 @@
     python -m training.pretrain --output_dir runs/lejepa                        # LeJEPA, the Swin of the other scripts
     python -m training.pretrain --preset mae --output_dir runs/mae              # masked autoencoding, a ViT
     python -m training.pretrain --preset dino --output_dir runs/dino            # or simclr, distil, rotation, triplet
+    python -m training.pretrain --preset beit --output_dir runs/beit            # codes of a VQ tokenizer of tokens
     python -m training.pretrain --preset distil --distil_name_or_path timm/vit_small_patch16_224.dino \
         --output_dir runs/distil                                                # any model of timm or transformers
     python -m training.pretrain --dataset_name my_pictures --output_dir runs/my-tower       # any folder of pictures
@@ -17,11 +18,12 @@ Letters: B batch, V views of a picture, R side in pixels, D features.
 import torch
 
 from hub_models import pretrain as contract
+from hub_models import store
 from training import beginnings
 from training.config import parse
 from training.data.sources import Source
 from training.optim import Player
-from training.pretrain import dino, distil, lejepa, mae, rotation, simclr, triplet
+from training.pretrain import beit, dino, distil, lejepa, mae, rotation, simclr, triplet
 from training.pretrain.config import PRESETS, PretrainConfig
 from training.pretrain.evaluation import evaluate_checkpoint, scores
 from training.pretrain.model import create_tower
@@ -40,6 +42,7 @@ OBJECTIVES = {
     "distil": (distil.Objective, "distillation (Hinton et al. 2015)"),
     "rotation": (rotation.Objective, "rotation (Gidaris et al. 2018)"),
     "triplet": (triplet.Objective, "triplets of views (Schroff et al. 2015)"),
+    "beit": (beit.Objective, "BEiT (Bao et al. 2022)"),
 }
 
 
@@ -73,6 +76,10 @@ def card_of(served: contract.Tower, cfg: PretrainConfig, train: Source) -> Card:
     if cfg.distil_name_or_path:
         folder = beginnings.tower_folder(cfg.distil_name_or_path)
         taught = [*beginnings.inherited(folder), f"its teacher: {beginnings.called(folder)}"]
+    if cfg.objective == "beit":
+        folder = store.resolve("tokens", cfg.beit_tokens_name_or_path)
+        name, weights = "/".join(folder.parts[-2:]), store.weights_sha256(folder)[:12]
+        taught = [*beginnings.inherited(folder), f"its codes: the tokenizer of {name}, weights {weights}"]
     return Card(
         name=f"{cfg.objective}-{kind.split('_')[0]}",
         title=f"{'ViT' if kind.startswith('vit') else kind.split('_')[0].title()} without labels, {side} px",

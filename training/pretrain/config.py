@@ -12,7 +12,7 @@ SIZES: dict[str, tuple[str, dict[str, Any]]] = {  # architecture and arguments, 
     "vit": (VIT, {"patch_size": 8, "embed_dim": 192, "depth": 6, "num_heads": 3}),
 }
 POOLED = {"global_pool": "avg", "fc_norm": False}  # the mean of the patches in the place of the class token's state
-Objective = Literal["mae", "lejepa", "dino", "simclr", "distil", "rotation", "triplet"]
+Objective = Literal["mae", "lejepa", "dino", "simclr", "distil", "rotation", "triplet", "beit"]
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,8 @@ class PretrainConfig(TrainConfig):
     projection: tuple[int, ...] = (512, 512, 64)  # widths of what comes after the tower in training alone
     mae_masked: float = 0.75  # share of the patches that the encoder doesn't see
     mae_decoder: tuple[int, int, int] = (96, 2, 3)  # width, blocks, heads
+    beit_tokens_name_or_path: str = "emoji-32"  # the VQ tokenizer: of training.tokens, a folder or a Hub id
+    beit_masked: float = 0.4  # share of the patches that are hidden, at the least
     lejepa_weight: float = 0.05  # λ, of SIGReg; 1 - λ of the invariance
     lejepa_directions: int = 256  # that SIGReg projects on, others in each step
     dino_prototypes: int = 1024  # outputs K
@@ -69,10 +71,12 @@ class PretrainConfig(TrainConfig):
         for name in ("dino_temperature", "dino_teacher_temperature", "simclr_temperature", "distil_temperature"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise ValueError(f"--{name} must be a positive number, got {getattr(self, name)}")
-        if not 0 < self.mae_masked < 1:
-            raise ValueError(f"--mae_masked must lie in (0, 1), got {self.mae_masked}")
-        if self.objective == "mae" and self.backbone != "vit" and not self.pretrained_model_name_or_path:
-            raise ValueError("--objective mae leaves patches out, which a Swin can't: set --backbone vit")
+        for name in ("mae_masked", "beit_masked"):
+            if not 0 < getattr(self, name) < 1:
+                raise ValueError(f"--{name} must lie in (0, 1), got {getattr(self, name)}")
+        does = {"mae": "leaves patches out", "beit": "hides patches"}.get(self.objective)
+        if does and self.backbone != "vit" and not self.pretrained_model_name_or_path:
+            raise ValueError(f"--objective {self.objective} {does}, which a Swin can't: set --backbone vit")
         if self.objective in ("lejepa", "dino", "simclr", "triplet") and self.views < 2:
             raise ValueError(f"--objective {self.objective} compares views of a picture: set --views 2 or more")
         if (self.objective == "distil") != bool(self.distil_name_or_path):
@@ -89,6 +93,10 @@ PRESETS = {  # steps for about an hour of one core in fp32
     "mae": dataclasses.replace(
         EMOJI, objective="mae", backbone="vit", model_args=POOLED, views=1, scale=(0.4, 1.0), colour_share=0.3,
         grayscale_share=0.0, blur_share=0.0, adam_beta2=0.95, max_train_steps=3800,
+    ),
+    "beit": dataclasses.replace(
+        EMOJI, objective="beit", backbone="vit", model_args=POOLED, views=1, scale=(0.4, 1.0), colour_share=0.3,
+        grayscale_share=0.0, blur_share=0.0, max_train_steps=1800,
     ),
     "dino": dataclasses.replace(
         EMOJI, objective="dino", views=4, local_views=2, train_batch_size=64, max_train_steps=1600

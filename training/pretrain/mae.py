@@ -13,10 +13,11 @@ Letters: B pictures, N patches of p × p pixels, of which k are kept, D width of
 from typing import Any
 
 import torch
-from timm.models.vision_transformer import Block, VisionTransformer
+from timm.models.vision_transformer import Block
 from torch import nn
 
 from training.pretrain.config import PretrainConfig
+from training.pretrain.model import require_vit
 
 VARIANCE = 1e-6  # added to that of a patch: many are all white
 
@@ -26,11 +27,7 @@ class Objective(nn.Module):
 
     def __init__(self, tower: Any, cfg: PretrainConfig):
         super().__init__()
-        if not isinstance(tower, VisionTransformer) or tower.pos_embed is None or tower.num_prefix_tokens != 1:
-            raise SystemExit(
-                f"--objective mae leaves patches out, which a {type(tower).__name__} like this can't: it takes a plain "
-                "ViT of timm with a class token; --backbone vit makes one"
-            )
+        require_vit(tower, "mae", "leaves patches out")
         self.tower: Any = tower
         width, blocks, heads = cfg.mae_decoder
         self.patch_px: int = tower.patch_embed.patch_size[0]

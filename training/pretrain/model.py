@@ -5,6 +5,7 @@ from typing import Any, cast
 
 import timm
 import torch
+from timm.models.vision_transformer import VisionTransformer
 
 from hub_models import pretrain as contract
 from training.config import require_resolution
@@ -37,6 +38,15 @@ def create_tower(cfg: PretrainConfig) -> Any:
     side = {"input_size": (3, cfg.resolution, cfg.resolution), "interpolation": "bicubic", "crop_pct": 1.0}
     model.pretrained_cfg = kept | side | {"mean": HALF, "std": HALF, "num_classes": 0}
     return model
+
+
+def require_vit(tower: Any, objective: str, does: str) -> None:
+    """Raise SystemExit for a tower that is no plain ViT of timm with a class token. does: why it has to be one."""
+    if not isinstance(tower, VisionTransformer) or tower.pos_embed is None or tower.num_prefix_tokens != 1:
+        raise SystemExit(
+            f"--objective {objective} {does}, which a {type(tower).__name__} like this can't: it takes a plain "
+            "ViT of timm with a class token; --backbone vit makes one"
+        )
 
 
 def untrained(folder: Path, seed: int = 0) -> Any:
