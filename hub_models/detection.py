@@ -98,6 +98,14 @@ def silenced_by(found: Detections, iou: float = 0.5, *, across_classes: bool = F
     return by
 
 
+def without_doubles(found: Detections, overlap: float | None) -> Detections:
+    """What is left after `silenced_by` across classes; everything where overlap is None.
+
+    A thing is silenced by surer ones alone, so it is all the same whether a threshold is applied before or after.
+    """
+    return found if overlap is None else found.only(silenced_by(found, overlap, across_classes=True) < 0)
+
+
 class Detector:
     """A loaded detector. Made by `load`, or from parts that are being trained."""
 
@@ -112,10 +120,15 @@ class Detector:
         name: str,
         weights_sha256: str = "",
         threshold: float = THRESHOLD,
+        overlap: float | None = None,
     ):
-        """model: of transformers; what it is made of is typed as Tensor | Module. processor: its image processor."""
+        """model: of transformers; what it is made of is typed as Tensor | Module. processor: its image processor.
+
+        threshold: the score above which a thing counts. overlap: where two boxes share more than that of what both
+        cover together, the surer alone counts, whatever their classes; None: both do.
+        """
         self.model, self.processor, self.label_names = model, processor, list(label_names)
-        self.name, self.weights_sha256, self.threshold = name, weights_sha256, threshold
+        self.name, self.weights_sha256, self.threshold, self.overlap = name, weights_sha256, threshold, overlap
         self.resolution_px: int = side_of(processor)
         self.parameters = sum(p.numel() for p in model.parameters())
         self.makes_masks = type(model.config) not in MODEL_FOR_OBJECT_DETECTION_MAPPING
@@ -175,8 +188,8 @@ class Detector:
         return Detections(boxes_of(masks), labels[kept].numpy(), scores[kept].numpy(), self.label_names, masks)
 
     def count(self, pictures: Sequence[Image.Image], threshold: float | None = None) -> list[dict[str, int]]:
-        """How many things of each class there are in each picture: see `detect`."""
-        return [found.counts() for found in self.detect(pictures, threshold)]
+        """How many things of each class there are in each picture: those of `detect`, without their doubles."""
+        return [without_doubles(found, self.overlap).counts() for found in self.detect(pictures, threshold)]
 
 
 def in_batches(
@@ -232,27 +245,32 @@ def _open(folder: Path, name: str) -> Detector:
             "save the model's own image processor there"
         )
     label_names = [str(config.id2label.get(k, f"class {k}")) for k in range(config.num_labels)]
-    threshold = _threshold(folder)
+    own = read_object(folder / PROCESSOR)
+    threshold, overlap = _share(folder, own, "threshold", THRESHOLD), own.get("overlap")
+    overlap = None if overlap is None else _share(folder, own, "overlap", 1.0)
     model = pretrained.open_model(folder, kind, config, "object detector")
     model = model.eval().requires_grad_(False)
     sha256 = store.weights_sha256(folder)
-    return Detector(model, processor, label_names, name=name, weights_sha256=sha256, threshold=threshold)
+    return Detector(
+        model, processor, label_names, name=name, weights_sha256=sha256, threshold=threshold, overlap=overlap
+    )
 
 
-def _threshold(folder: Path) -> float:
-    value = read_object(folder / PROCESSOR).get("threshold", THRESHOLD)
+def _share(folder: Path, own: dict, key: str, default: float) -> float:
+    value = own.get(key, default)
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
-        raise CheckpointError(f"{folder}/{PROCESSOR}: threshold must be a number from 0 to 1, it is {str(value)[:40]}")
+        raise CheckpointError(f"{folder}/{PROCESSOR}: {key} must be a number from 0 to 1, it is {str(value)[:40]}")
     return float(value)
 
 
 def save_folder(folder: str | Path, served: Detector) -> None:
-    """Write what `load` reads: the stock files of the model and its image processor, our key among the latter's."""
+    """Write what `load` reads: the stock files of the model and its image processor, our keys among the latter's."""
     folder, model = Path(folder), served.model
     model.config.id2label = dict(enumerate(served.label_names))
     model.config.label2id = {name: k for k, name in enumerate(served.label_names)}
     model.save_pretrained(folder)
     served.processor.save_pretrained(folder)
     path = folder / PROCESSOR
-    kept = json.loads(path.read_text(encoding="utf-8")) | {"threshold": served.threshold}
+    own = {"threshold": served.threshold} | ({} if served.overlap is None else {"overlap": served.overlap})
+    kept = json.loads(path.read_text(encoding="utf-8")) | own
     path.write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

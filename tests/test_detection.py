@@ -214,7 +214,19 @@ def test_counts_by_hand():
     assert scores.counts_right(found, truths, 0.2) == {
         "counted": third, "counted_in_all": pytest.approx(2 / 3), "count_error": 1.0,
     }  # fmt: skip
-    assert scores.best_threshold(found, truths) == 0.3  # what has just that score isn't above it
+    assert scores.best_counting(found, truths) == (0.3, None)  # what has just that score isn't above it
+
+
+def test_doubles_are_counted_once_where_that_is_right_more_often():
+    near = [A[0] + 1, A[1] + 1, A[2] + 1, A[3] + 1]
+    found = [found_of([A, near, FAR], [0, 1, 0], [0.9, 0.7, 0.6]), found_of([FAR, A], [1, 0], [0.4, 0.2])]
+    truths = [things_in([A, FAR], [0, 0]), things_in([FAR], [1])]
+    assert scores.counts_right(found, truths, 0.3)["counted"] == 0.5
+    shared = float(detection.overlaps(np.array([A], float), np.array([near], float))[0, 0])
+    assert 0.3 < shared < 0.7
+    assert scores.counts_right(found, truths, 0.3, shared - 0.01)["counted"] == 1.0
+    assert scores.counts_right(found, truths, 0.3, shared + 0.01)["counted"] == 0.5
+    assert scores.best_counting(found, truths) == (0.2, 0.3)
 
 
 # --- beginnings ------------------------------------------------------------------------------------------------------

@@ -70,10 +70,16 @@ def test_counts_are_of_what_is_above_the_threshold(folder, pictures, tmp_path):
     threshold = float(every.scores[2])  # what has just that score isn't above it
     assert sum(ours.count(pictures, threshold)[1].values()) == (every.scores > threshold).sum() <= 2
     assert found_of(np.zeros((4, 4)), [2, 0, 2, 2], [0.9, 0.8, 0.7, 0.6]).counts() == {"bar": 3, "disc": 1}
-    ours.threshold = 0.25
+    twice = found_of([[0, 0, 10, 10], [1, 1, 11, 11], [30, 30, 40, 40]], [0, 1, 2], [0.9, 0.8, 0.7])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ours, "detect", lambda pictures, threshold: [twice])
+        for overlap, counts in ((None, {"disc": 1, "square": 1, "bar": 1}), (0.5, {"disc": 1, "bar": 1})):
+            ours.overlap = overlap
+            assert ours.count(pictures[:1]) == [counts]
+    ours.threshold, ours.overlap = 0.25, 0.4
     detection.save_folder(tmp_path / "again", ours)
     again = detection.load(str(tmp_path / "again"), "cpu")
-    assert again.threshold == 0.25 and again.label_names == ["disc", "square", "bar"]
+    assert (again.threshold, again.overlap) == (0.25, 0.4) and again.label_names == ["disc", "square", "bar"]
     for one, other in zip(ours.detect(pictures), again.detect(pictures), strict=True):
         assert one.boxes.tobytes() == other.boxes.tobytes() and one.scores.tobytes() == other.scores.tobytes()
 
@@ -108,6 +114,7 @@ def test_overlaps_and_silence_as_torchvision_has_them():
         ("preprocessor_config.json", {"image_processor_type": "ViTImageProcessor"}, "makes no boxes"),
         ("preprocessor_config.json", {"threshold": 2}, "threshold must be a number from 0 to 1"),
         ("preprocessor_config.json", {"threshold": True}, "threshold must be a number from 0 to 1"),
+        ("preprocessor_config.json", {"overlap": "half"}, "overlap must be a number from 0 to 1"),
     ],
 )
 def test_other_folders_are_refused_in_a_sentence(tmp_path, file, changes, words):

@@ -97,14 +97,15 @@ def card_of(served: contract.Detector, cfg: DetectionConfig, train: BoxSource | 
     kind, masks = TITLES.get(served.kind, served.kind), served.makes_masks
     does = "gives every thing a mask" if masks else "puts boxes around things"
     task = "image-segmentation" if masks else "object-detection"
+    doubles = "" if served.overlap is None else f"and without boxes that share {served.overlap:.0%} with a surer one "
     more = ["What lies in front of another thing takes its pixels: a mask is of what is seen."] if masks else []
     return Card(
         name=f"{served.kind}-{facts.ours or Path(cfg.dataset_name).name}",
         title=f"{kind}, {side} px: {'masks' if masks else 'boxes'} in {facts.title}",
         summary=f"{'A segmenter of single things' if masks else 'An object detector'} of transformers, a {kind} "
         f"({begun}), that {does} of {classes} classes: {', '.join(map(as_text, served.label_names[:40]))}. Training "
-        f"data: {facts.about or facts.title}. Above a score of {served.threshold:g} its counts are right most often, "
-        "in validation pictures.",
+        f"data: {facts.about or facts.title}. Above a score of {served.threshold:g} "
+        f"{doubles}its counts are right most often, in validation pictures.",
         library_name="transformers",
         pipeline_tag=task,
         tags=[task, *(["instance-segmentation"] if masks else []), "vision"],

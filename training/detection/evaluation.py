@@ -13,7 +13,7 @@ from training.data.boxes import BoxSource, PaintedBoxes, open_boxes
 from training.data.facts import facts_of
 from training.data.masks import SCENES
 from training.data.things import Things
-from training.detection.scores import AveragePrecision, best_threshold, counts_right
+from training.detection.scores import AveragePrecision, best_counting, counts_right
 from training.task import Results, some
 
 PICTURES_TO_FIT = 200  # of validation, that the threshold is taken from
@@ -100,17 +100,18 @@ def measured(served: contract.Detector, source: BoxSource | PaintedBoxes, count:
     for guess, truth in zip(guesses, truths, strict=True):
         guessed.add(guess, truth)
     metrics, per_class = precision.result()
-    counted, baseline = (counts_right(answered, truths, served.threshold) for answered in (found, guesses))
+    counted = counts_right(found, truths, served.threshold, served.overlap)
+    baseline = counts_right(guesses, truths, served.threshold)
     return Measured(metrics | counted, per_class, guessed.result()[0] | baseline, len(truths))
 
 
 def fit_to(served: contract.Detector, source: BoxSource | PaintedBoxes) -> None:
-    """Set the threshold of a trained detector to where counts in validation pictures are right most often."""
+    """Set threshold and overlap of a trained detector to where counts in validation pictures are right most often."""
     training = served.model.training
     served.model.eval()
     seen = answers(served, source, FEW_SCENES if source.facts.sample else PICTURES_TO_FIT)
     pairs = [(dataclasses.replace(found, masks=None), truth) for found, truth, _ in seen]
-    served.threshold = best_threshold(*zip(*pairs, strict=True))
+    served.threshold, served.overlap = best_counting(*zip(*pairs, strict=True))
     served.model.train(training)
 
 

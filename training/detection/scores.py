@@ -8,11 +8,12 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from hub_models.detection import Detections
+from hub_models.detection import Detections, without_doubles
 from training.data.things import Things
 
 MOST = 100  # answers of a picture that count, the surest, as COCO has it
 THRESHOLDS = tuple(k / 20 for k in range(1, 20))
+OVERLAPS = (None, 0.3, 0.4, 0.5, 0.6, 0.7)
 
 
 class AveragePrecision:
@@ -79,13 +80,18 @@ def _tensor(array: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(array))
 
 
-def counts_right(found: Sequence[Detections], truths: Sequence[Things], threshold: float) -> dict[str, float]:
-    """How often as many things were found above a threshold as there are, and how far off that is.
+def counts_right(
+    found: Sequence[Detections], truths: Sequence[Things], threshold: float, overlap: float | None = None
+) -> dict[str, float]:
+    """How often as many things were found as there are, and how far off that is.
+
+    What counts is what is above the threshold and no double: see `hub_models.detection.without_doubles`.
 
     counted: share of the pictures in which the number of each class is right. counted_in_all: … in which the number of
     things is. count_error: by how many things of a class a picture is off, summed over classes; the mean.
     """
-    off = [_off(one.labels[one.scores > threshold], truth.labels) for one, truth in zip(found, truths, strict=True)]
+    found = [without_doubles(one.only(one.scores > threshold), overlap) for one in found]
+    off = [_off(one.labels, truth.labels) for one, truth in zip(found, truths, strict=True)]
     return {
         "counted": float(np.mean([not each.any() for each in off])),
         "counted_in_all": float(np.mean([each.sum() == 0 for each in off])),
@@ -99,11 +105,17 @@ def _off(found: np.ndarray, there: np.ndarray) -> np.ndarray:
     return np.bincount(found, minlength=classes) - np.bincount(there, minlength=classes)
 
 
-def best_threshold(found: Sequence[Detections], truths: Sequence[Things]) -> float:
-    """The threshold above which counts are right most often; of several the one with the least error, then lowest."""
+def best_counting(found: Sequence[Detections], truths: Sequence[Things]) -> tuple[float, float | None]:
+    """The threshold and the overlap with which counts are right most often.
 
-    def worth(threshold: float) -> tuple[float, float]:
-        scores = counts_right(found, truths, threshold)
-        return scores["counted"], -scores["count_error"]
-
-    return max(THRESHOLDS, key=worth)
+    Of several the pair with the least error, then the first overlap of OVERLAPS, then the lowest threshold.
+    """
+    best, worth = (THRESHOLDS[0], OVERLAPS[0]), (-1.0, 0.0)
+    for overlap in OVERLAPS:
+        left = [without_doubles(one, overlap) for one in found]
+        for threshold in THRESHOLDS:
+            scores = counts_right(left, truths, threshold)
+            now = scores["counted"], -scores["count_error"]
+            if now > worth:
+                best, worth = (threshold, overlap), now
+    return best
