@@ -78,7 +78,7 @@ def boxes_of(masks: np.ndarray) -> np.ndarray:
     """The boxes (N, 4) float32 around masks (N, H, W) bool, each of a pixel at least: right and bottom exclusive."""
     columns, rows = masks.any(1), masks.any(2)  # (N, W), (N, H)
     low = [columns.argmax(1), rows.argmax(1)]
-    high = [side.shape[1] - side[:, ::-1].argmax(1) for side in (columns, rows)]
+    high = [side.shape[1] - np.flip(side, 1).argmax(1) for side in (columns, rows)]
     return np.stack([*low, *high], 1).astype(np.float32)
 
 

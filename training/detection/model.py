@@ -73,7 +73,7 @@ def _deim(args: dict, cfg: DetectionConfig, named: dict, folder: Path | None) ->
             **named,
         )
     )  # fmt: skip
-    begin_as(model, tower and tower.state_dict(), folder)
+    begin_as(model, None if tower is None else tower.state_dict(), folder)
     return model
 
 
@@ -83,7 +83,7 @@ def _maskformer(args: dict, cfg: DetectionConfig, named: dict, folder: Path | No
     own = _swin_sizes(args, tower)
     stages = [f"stage{number + 1}" for number in range(len(own["depths"]))]
     _check_resolution(cfg, own["patch_size"] << (len(stages) - 1))
-    backbone = MaskFormerSwinConfig(**own, image_size=cfg.resolution, out_features=stages)
+    backbone = MaskFormerSwinConfig.from_dict(own | {"image_size": cfg.resolution, "out_features": stages})
     decoder = DetrConfig(
         d_model=args["width"], num_queries=args["queries"], decoder_layers=args["layers"], dropout=0.0,
         decoder_ffn_dim=args["ffn"], decoder_attention_heads=args["heads"], encoder_attention_heads=args["heads"],
@@ -100,7 +100,7 @@ def _maskformer(args: dict, cfg: DetectionConfig, named: dict, folder: Path | No
             torch.nn.init.xavier_uniform_(weights)
     if tower is not None and tower.config.use_absolute_embeddings:
         print(f"{folder}: the absolute positions of its Swin are left out, since a MaskFormer's can't add them")
-    begin_as(model, tower and as_maskformer(tower), folder)
+    begin_as(model, None if tower is None else as_maskformer(tower), folder)
     return model
 
 

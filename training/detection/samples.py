@@ -97,9 +97,9 @@ def part_of(
     corners = things.boxes - np.array([left, top, left, top], np.float32)
     cut = np.clip(corners, 0, np.array([width, height, width, height], np.float32))
     before, after = ((b[:, 2:] - b[:, :2]).prod(1) for b in (corners, cut))
-    masks = things.masks
-    if masks is not None:
-        masks = np.pad(masks, [(0, 0), *around])[:, y : y + height, x : x + width]
-        before, after = (part.sum((1, 2)) for part in (things.masks, masks))
+    whole = masks = things.masks
+    if whole is not None:
+        masks = np.pad(whole, [(0, 0), *around])[:, y : y + height, x : x + width]
+        before, after = whole.sum((1, 2)), masks.sum((1, 2))
     kept = (after > 0) & (after >= least_seen * before)
     return shown, Things(cut[kept], things.labels[kept], None if masks is None else masks[kept])
