@@ -41,13 +41,15 @@ class Detections:
     labels: np.ndarray  # (N,) int64, indices into label_names
     scores: np.ndarray  # (N,) float32 in [0, 1], falling
     label_names: list[str]
+    masks: np.ndarray | None = None  # (N, H, W) bool, the pixels of each thing, where the model gives them
 
     def __len__(self) -> int:
         return len(self.scores)
 
     def only(self, rows: np.ndarray) -> "Detections":
         """Those of these rows, numbers in rising order or (N,) bool."""
-        return Detections(self.boxes[rows], self.labels[rows], self.scores[rows], self.label_names)
+        masks = None if self.masks is None else self.masks[rows]
+        return Detections(self.boxes[rows], self.labels[rows], self.scores[rows], self.label_names, masks)
 
     def counts(self) -> dict[str, int]:
         """How many things there are of each class that is there, by name, the most first."""
