@@ -112,6 +112,11 @@ def boxes(ours, theirs, x: torch.Tensor) -> tuple:
     return tuple((answer.logits, answer.pred_boxes) for answer in answers)
 
 
+def detected(ours, picture: Image.Image) -> bytes:
+    [found] = ours.detect([picture], 0)
+    return found.boxes.tobytes() + found.labels.tobytes() + found.scores.tobytes()
+
+
 def captions(ours, theirs, x: torch.Tensor) -> tuple:
     picture = to_pil_image(x[0].clamp(0, 1))
     said = theirs.generate(pixel_values=ours.pixel_values([picture]))
@@ -257,6 +262,7 @@ FAMILIES = {
             "transformers": "from transformers import AutoModelForObjectDetection as C; model = C.from_pretrained(name)"
         },
         alike=boxes,
+        answer=detected,
         metrics=names(
             ["new_scenes", "validation"], "map", "map50", "counted", "counted_in_all", "count_error", "pictures"
         ),

@@ -94,7 +94,7 @@ def open_file(path) -> BinaryIO:
 def content(path: str | Path) -> str:
     """The hash of an upload's or an example's bytes. Raises PictureError as `open_file`."""
     with open_file(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.sha256(file.read()).hexdigest()
 
 
 def accepted(value) -> dict | None:

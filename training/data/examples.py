@@ -280,11 +280,9 @@ def count_scenes(folder: Path) -> list[dict]:
 
 def scene_row(scenes: Scenes, number: int) -> dict:
     """What an index says of a scene: its name, credit and number, and class, place and origin of each object."""
-    objects = [
-        {"name": o.name, "label": scenes.label_names[o.label], "box": o.box} | origin(scenes, o)
-        for o in scenes.scene(number).objects
-    ]
-    said = ", ".join(o["name"] for o in objects)
+    things = scenes.scene(number).objects
+    objects = [{"name": o.name, "label": scenes.label_names[o.label], "box": o.box} | origin(scenes, o) for o in things]
+    said = ", ".join(o.name for o in things)
     return {"name": said, "credit": SCENES_CREDIT, "set": scenes.which, "scene": number, "objects": objects}
 
 
