@@ -94,6 +94,7 @@ def _check_card(asked: SimpleNamespace, shown: SimpleNamespace) -> None:
     parts.subheading("Is it what was asked for?", "Names of things stand for their class: a cat is an animal.")
     said = {"placeholder": "two faces and a car", "elem_id": "detection-wanted", "max_length": MOST_CHARACTERS}
     asked.wanted = gr.Textbox(label="What should be there", max_lines=3, **said)
+    asked.wanted.example_payload = lambda: "two faces and a car"  # what docs/api.md asks for
     with gr.Row():
         shown.check = gr.Button("Check", size="sm", variant="primary", min_width=80, elem_id="detection-check")
         shown.take = gr.Button("Take its sentence", size="sm", min_width=80, visible=False, elem_id="detection-take")

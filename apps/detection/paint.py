@@ -82,7 +82,7 @@ def drawn(seen: Seen, found: Detections, *, full: bool = False) -> Image.Image:
         for k in order:
             image = _masked(image, found.masks[k], seen.colours[found.labels[k]])
     pen, unit = ImageDraw.Draw(image), max(size) / SHOWN_PX
-    font = ImageFont.load_default(max(8.0, 17 * unit))
+    font = ImageFont.load_default(max(8.0, 24 * unit))
     scale = np.array(size * 2) / np.array(seen.picture.size * 2)
     for k in order:
         colour = seen.colours[found.labels[k]]

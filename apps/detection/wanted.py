@@ -18,6 +18,7 @@ NUMBERS = {word: number for number, word in enumerate(ONES)} | {"seventeen": 17,
 NUMBERS |= {"twenty": 20, "thirty": 30, "no": 0, "without": 0, "another": 1, "single": 1, "dozen": 12, "pair": 2}
 NUMBERS |= {"couple": 2}
 ARTICLES = {"a", "an"}
+ARTICLE, SOME, NUMBER = "article", "some", "number"
 GROUPS = {"couple", "pair", "dozen", "single"}
 SEVERAL = {"some", "several", "many", "few", "lots", "lot"}
 BOUNDS = {  # words before a number: at least and at most, as what is added to it; None for no bound
@@ -197,7 +198,7 @@ class Reader:
 class Part:
     """The words of a sentence that are about one thing, as far as they are read."""
 
-    count: list | None = None  # at least, at most (None: no bound), whether it is but an article
+    count: list | None = None  # at least, at most (None: no bound), and whether that is an article, some, or a number
     thing: tuple[str, bool | None, str] | None = None  # its class, whether it is said of several, in these words
     closed: bool = False  # whether "of" has followed it: "a flag of Ukraine", "a face of a cat"
     passed: list[str] = field(default_factory=list)  # words that no class has
@@ -207,16 +208,16 @@ class Part:
         if self.thing is None:
             return None
         label, several, said = self.thing
-        low, high, article = self.count or (1, 1 if several is False else None, several is True)
-        if article and several:
+        low, high, kind = self.count or (1, 1 if several is False else None, ARTICLE)
+        if kind == ARTICLE and several:
             low, high = 2, None  # "faces", "a crowd of people"
-        elif several is False and high is None and low == 2 and not article:
+        elif kind == SOME and several is False:
             low = 1  # "some food"
         return Wish(label, low, high, (said,))
 
 
-def counted(said: Sequence[str], at: int) -> tuple[int, int, int | None, bool] | None:
-    """How many words say how many things come, which is at least and at most, and whether it is but an article.
+def counted(said: Sequence[str], at: int) -> tuple[int, int, int | None, str] | None:
+    """How many words say how many things come, which is at least and at most, and in what way they say it.
 
     None where no such words begin here.
     """
@@ -224,16 +225,16 @@ def counted(said: Sequence[str], at: int) -> tuple[int, int, int | None, bool] |
         number = _number(said, at + len(bound))
         if tuple(said[at : at + len(bound)]) == bound and number is not None:
             low = 0 if more is None else number + more
-            return len(bound) + 1, low, None if less is None else max(number + less, 0), False
+            return len(bound) + 1, low, None if less is None else max(number + less, 0), NUMBER
     grouped = said[at] in ARTICLES and at + 1 < len(said) and said[at + 1] in GROUPS | SEVERAL  # "a dozen", "a few"
     span = 2 if grouped else 1
     last = said[at + span - 1]
     if last in SEVERAL:
-        return span, 2, None, False
+        return span, 2, None, SOME
     number = _number(said, at + span - 1)
     if number is not None:
-        return span, number, number, False
-    return (1, 1, 1, True) if said[at] in ARTICLES else None
+        return span, number, number, NUMBER
+    return (1, 1, 1, ARTICLE) if said[at] in ARTICLES else None
 
 
 def _number(said: Sequence[str], at: int) -> int | None:

@@ -3,7 +3,7 @@
     python -m training.data.terms [--data_dir build/data/emoji] [--output apps/detection/terms.json]
 
 {class: words in the singular}: the names of its emoji as captions say them ("cat face" is a face, "police car" a
-vehicle), the nouns that most such names end in ("car"), and words of every day that no name is (`EVERYDAY`). Flags of
+vehicle), words of every day that no name is (`EVERYDAY`), and other nouns that most names end in ("button"). Flags of
 countries are left out: what they are called begins with "flag of". The names are of Unicode CLDR by emojibase-data.
 """
 
@@ -53,13 +53,13 @@ def terms_of(labels: Mapping[str, str]) -> dict[str, list[str]]:
     ends: dict[str, Counter] = defaultdict(Counter)
     for name, label in words.items():
         ends[noun(name)][label] += 1
+    for label, said in EVERYDAY.items():
+        for word in said.split(", "):
+            words.setdefault(word, label)
     for end, counted in ends.items():
         (label, most), *_ = counted.most_common(1)
         if most >= max(LEAST, SHARE * counted.total()) and end.isalpha() and len(end) > 2:
             words.setdefault(end, label)
-    for label, said in EVERYDAY.items():
-        for word in said.split(", "):
-            words.setdefault(word, label)
     return {label: sorted(word for word, of in words.items() if of == label) for label in EVERYDAY}
 
 
