@@ -9,7 +9,7 @@ from types import ModuleType
 
 import gradio as gr
 
-from apps import captioning, classifier, ddpm, families, segmentation, text_to_image
+from apps import captioning, classifier, ddpm, detection, families, segmentation, text_to_image
 from apps.kit import launch, parts
 from apps.kit.page import Page
 from apps.kit.pictures import data_url
@@ -19,6 +19,7 @@ DEMOS = (
     text_to_image,
     captioning,
     segmentation,
+    detection,
     ddpm,
     families,
     classifier,

@@ -10,7 +10,6 @@ Letters: B tiles, R side of a tile in pixels, K classes, H × W pixels of the pi
 model sees it, D features.
 """
 
-import colorsys
 import contextlib
 import itertools
 import json
@@ -33,6 +32,7 @@ from transformers import (
 from hub_models import building, components, pretrained, store
 from hub_models.device import default_device
 from hub_models.documents import read_object
+from hub_models.palette import default_palette
 from hub_models.pictures import on_ground
 from hub_models.store import CheckpointError
 from hub_models.worlds import World, world_of
@@ -330,16 +330,6 @@ def side_of(processor, model: Stock) -> int:
     if not sides and not isinstance(model.config, dict) and isinstance(getattr(model.config, "image_size", None), int):
         sides = [model.config.image_size]
     return min(sides, default=512)
-
-
-def default_palette(label_names: Sequence[str]) -> list[tuple[int, ...]]:
-    """A colour for each class, the same for the same place in any list; "background" is dark grey."""
-    colours = []
-    for k, name in enumerate(label_names):
-        lightness, saturation = ((0.55, 0.75), (0.40, 0.85), (0.70, 0.60))[k % 3]
-        colour = colorsys.hls_to_rgb((k * 0.61803398875) % 1, lightness, saturation)  # the golden ratio
-        colours.append((48, 48, 52) if name == "background" else tuple(round(255 * part) for part in colour))
-    return colours
 
 
 # --- Folders ---------------------------------------------------------------------------------------------------------

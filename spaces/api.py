@@ -150,6 +150,7 @@ def tiny_models(folder: Path) -> dict[str, str]:
         "text_to_image": lambda made: tiny_models.stable_diffusion(made, text="bert", extra={}),
         "segmentation": tiny_models.segmenter,
         "captioning": tiny_models.captioner,
+        "detection": tiny_models.detector,
     }
     models = {}
     for stem in build.stems():

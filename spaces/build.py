@@ -101,9 +101,9 @@ def first_party(entries: Iterable[str], root: Path = ROOT) -> dict[str, Path]:
 
 
 def beside(path: Path) -> list[Path]:
-    """The styles and scripts that a module names and that lie beside it."""
+    """The styles, scripts and tables that a module names and that lie beside it."""
     constants = [node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)]
-    names = {text for text in constants if isinstance(text, str) and re.fullmatch(r"[\w-]+\.(css|js)", text)}
+    names = {text for text in constants if isinstance(text, str) and re.fullmatch(r"[\w-]+\.(css|js|json)", text)}
     return sorted(file for name in names if (file := path.with_name(name)).is_file())
 
 

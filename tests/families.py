@@ -114,6 +114,11 @@ def things(ours, theirs, x: torch.Tensor) -> tuple:
     return tuple(tuple(answer[key] for key in kept) for answer in answers)
 
 
+def detected(ours, picture: Image.Image) -> bytes:
+    [found] = ours.detect([picture], 0)
+    return found.boxes.tobytes() + found.labels.tobytes() + found.scores.tobytes()
+
+
 def captions(ours, theirs, x: torch.Tensor) -> tuple:
     picture = to_pil_image(x[0].clamp(0, 1))
     said = theirs.generate(pixel_values=ours.pixel_values([picture]))
@@ -260,6 +265,7 @@ FAMILIES = {
             "model = getattr(t, kind).from_pretrained(name)"
         },
         alike=things,
+        answer=detected,
         metrics=names(
             ["new_scenes", "validation"], "map", "map50", "counted", "counted_in_all", "count_error", "pictures"
         ),

@@ -3,6 +3,7 @@
 EMPTY = {
     "classifier": "no picture yet",
     "captioning": "Choose a picture first",
+    "detection": "Choose a picture first",
     "segmentation": "Choose a picture first",
 }
 

@@ -35,6 +35,9 @@ ENDPOINTS = {  # each with a picture first, and the rest of its arguments
     "classifier_predict": (),
     "classifier_rollout": ("vit",),
     "classifier_explain": ("top answer", "saliency", "swin"),
+    "detection_check": ("two discs", "tiny", 30, False, 50, False),
+    "detection_detect": ("tiny", 30, False, 50, False),
+    "detection_steps": ("tiny", 5, 50, False),
     "segmentation_compare": ("the picture", "the truth"),
     "segmentation_predict": ("tiny", 50, 0),
     "captioning_rank": ("a cat\na dog",),
@@ -51,7 +54,8 @@ def app(tmp_path_factory):
     segmenter.mkdir(parents=True)
     tiny_models.segmenter(segmenter)
     models["segmentation"] = gallery.segmentation.load_models([str(segmenter)])
-    for stem in ("segmentation", "text_to_image"):
+    models["detection"] = gallery.detection.load_models([str(tiny_models.detector(folder.parent / "detector"))])
+    for stem in ("detection", "segmentation", "text_to_image"):
         models[stem] = dict(zip(["tiny"], models[stem].values(), strict=True))
     app = gallery.build(models)
     app.address = launch.launch(app, port=free_port(), block=False, mcp=True).rstrip("/")

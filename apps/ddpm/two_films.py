@@ -60,8 +60,7 @@ class TwoFilms:
 
     def pair(self, name, label, seed, steps, guidance, sampler, same_noise, other_label, other_seed, *rest) -> Pair:
         """Two orders, the second with the seed of the first where the noise is the same. Raises InputError."""
-        if not isinstance(same_noise, bool):
-            raise values.InputError("Same noise must be true or false.")
+        same_noise = values.switch(same_noise, "Same noise")
         first = self.desk.order(name, label, 1, seed, steps, guidance, sampler)
         other_seed = first.seeds[0] if same_noise else other_seed
         return Pair(first, self.desk.order(name, other_label, 1, other_seed, steps, *rest))

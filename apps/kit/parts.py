@@ -13,6 +13,7 @@ from apps.kit import launch
 from apps.kit.page import Page
 
 NAME_EXAMPLES = Path(__file__).with_name("examples.js")
+TABLE = Path(__file__).with_name("table.css")  # of HTML with a table, for `styled`
 WAITING = "Choose a picture first."
 
 

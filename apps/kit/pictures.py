@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import gradio as gr
+import numpy as np
 from PIL import Image
 
 from apps.kit import uploads
@@ -18,6 +19,7 @@ from hub_models.pictures import formats, upright
 
 MAX_PIXELS = 16_000_000
 MAX_ASPECT = 50
+SHOWN_PX = 768  # longer side of what a page shows painted; files to download have the picture's own size
 READABLE = "Use a PNG, JPEG, WebP, GIF, BMP, TIFF or AVIF picture."
 
 
@@ -168,6 +170,17 @@ def picture_output(label: str, *, height: int | str = 320, **options) -> gr.Imag
     """A box that shows and hands out a PNG, text chunks and all; the label is its text for screen readers too."""
     options |= {"show_label": False, "buttons": ["download", "fullscreen"]}
     return gr.Image(label=label, alt_text=label, format="png", interactive=False, height=height, **options)
+
+
+def shown_size(size: tuple[int, int]) -> tuple[int, int]:
+    """The width and height at which a picture of this width and height is shown painted."""
+    scale = SHOWN_PX / max(size)
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
+def shown_picture(picture: Image.Image) -> np.ndarray:
+    """The picture at that size, (h, w, 3) uint8."""
+    return np.asarray(picture.resize(shown_size(picture.size), Image.Resampling.BICUBIC))
 
 
 def png_with_text(image: Image.Image, text: dict[str, str]) -> Image.Image:

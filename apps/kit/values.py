@@ -58,6 +58,13 @@ def percent(value, name: str) -> float:
     return number(value, f"{name}, in percent,", 0, 100)
 
 
+def switch(value, name: str) -> bool:
+    """The value, if it is true or false. Raises InputError for anything else."""
+    if not isinstance(value, bool):
+        raise InputError(f"{name} must be true or false.")
+    return value
+
+
 def seed(value) -> int:
     """The seed to use, in [0, 2**63): a fresh one for None and -1, else the value reduced modulo 2**63.
 

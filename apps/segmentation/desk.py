@@ -4,13 +4,11 @@ Opacity and confidence are percentages. Letters: H × W pixels of a picture.
 """
 
 import contextvars
-import hashlib
 import json
 import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -19,9 +17,10 @@ from PIL import Image
 from apps.kit import answers, homes, launch, pictures, uploads, values, visitors
 from apps.kit.page import Page
 from apps.kit.picture_page import file_stem, shown_file
+from apps.kit.pictures import shown_picture, shown_size
 from apps.kit.session import Recent, StopFlags
 from apps.segmentation import words
-from apps.segmentation.paint import OPACITY, Seen, overlay, paint, shown_picture, shown_size
+from apps.segmentation.paint import OPACITY, Seen, overlay, paint
 from hub_models import segmentation
 from hub_models.segmentation import Segmenter
 from hub_models.store import CheckpointError
@@ -62,12 +61,6 @@ class Look(NamedTuple):
     @property
     def at_pixel(self) -> bool:
         return self.x is not None and self.y is not None
-
-
-def content(path: str | Path) -> str:
-    """The hash of an upload's or an example's bytes. Raises PictureError as pictures.read_picture."""
-    with uploads.open_file(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def agreement(one: np.ndarray, other: np.ndarray) -> float:
@@ -115,7 +108,7 @@ class Desk:
     def __init__(self, models: Mapping[str, Segmenter], page: Page):
         self.models, self.page, self.flags = values.Models(models), page, StopFlags()
         self.recent = Recent(RECENT_BYTES, lambda seen: seen.nbytes)
-        self.masks = {content(page.folder / row["file"]): row for row in page.examples if row.get("mask")}
+        self.masks = {uploads.content(page.folder / row["file"]): row for row in page.examples if row.get("mask")}
 
     @property
     def others(self) -> list[str]:
@@ -191,7 +184,7 @@ class Desk:
 
         None where nothing is known: it is no such example, or of other classes.
         """
-        row = self.masks.get(content(path))
+        row = self.masks.get(uploads.content(path))
         known = {name: k for k, name in enumerate(label_names)}
         if row is None or not set(row["label_names"]) <= set(known):
             return None

@@ -8,10 +8,11 @@ import gradio as gr
 from apps.kit import homes, launch, parts, picture_page, pictures, wires
 from apps.kit.page import Page
 from apps.kit.parts import WAITING, status
+from apps.kit.pictures import shown_size
 from apps.kit.wires import endpoint, wire
 from apps.segmentation import words
 from apps.segmentation.desk import BACKGROUND, PICTURE, TOP_K, Desk, Look, Stopped, load_models
-from apps.segmentation.paint import OPACITY, Seen, shown_size
+from apps.segmentation.paint import OPACITY, Seen
 from hub_models.segmentation import Segmenter
 from hub_models.store import CheckpointError
 
@@ -100,7 +101,7 @@ def _sureness_card(desk: Desk, asked: SimpleNamespace, shown: SimpleNamespace) -
 
 def _table_card(desk: Desk, shown: SimpleNamespace) -> None:
     parts.subheading("All of it", "Press a heading to sort by it.")
-    files = HERE / "table.css", HERE / "table.js"
+    files = parts.TABLE, HERE / "sort.css", HERE / "sort.js"
     shown.table = parts.styled(words.table_html(None), *files, padding=False, elem_id="segmentation-table")
     shown.facts = gr.HTML(words.card(desk.models.first), padding=False)
 

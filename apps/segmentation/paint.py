@@ -10,22 +10,12 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw
 
+from apps.kit.pictures import SHOWN_PX, shown_picture, shown_size
 from hub_models.segmentation import Segmentation, Share
 
-SHOWN_PX = 768  # longer side of what the page shows; files to download have the picture's own size
 OPACITY = 65
 BAND = 256  # rows painted at once
 BLANK = np.array([(231, 229, 228), (196, 192, 188)], np.float32)  # stripes over pixels that nobody is sure of
-
-
-def shown_size(size: tuple[int, int]) -> tuple[int, int]:
-    """The width and height at which a picture of this width and height is shown."""
-    scale = SHOWN_PX / max(size)
-    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
-
-
-def shown_picture(picture: Image.Image) -> np.ndarray:
-    return np.asarray(picture.resize(shown_size(picture.size), Image.Resampling.BICUBIC))
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,8 @@
 
 Takes a minute, after `make data`. classifier/ gets two pictures a class that no script trains on, families/ some of
 these; their index.json lists file, name, label, art set, licence and split of every picture. ddpm/ and text_to_image/
-get what the shipped weights draw. segmentation/ gets scenes with their masks. captioning/ gets pictures whose name and
+get what the shipped weights draw. segmentation/ gets scenes with their masks, detection/ some with the sentence that
+says what is in them. captioning/ gets pictures whose name and
 style are both in the training data, but not together, and scenes that are not in it. The last two and the first two
 open with their first drawing, and photographs out of scikit-image and scikit-learn (`pip install scikit-learn`) stand
 next. families/textures/ gets squares cut out of such photographs.
@@ -22,8 +23,8 @@ from datasets import Dataset
 from PIL import Image
 
 from hub_models import ddpm, text_to_image
-from hub_models.segmentation import default_palette
-from training.data.captions import MOST_SAID, scene_caption
+from hub_models.palette import default_palette
+from training.data.captions import MOST_SAID, scene_caption, spoken
 from training.data.scenes import Scenes
 
 
@@ -57,6 +58,7 @@ DRAWN = ("face", "person", "food", "vehicle", "plant", "flag")  # one picture ea
 WRITTEN = ("a grinning face", "a cat face", "a red apple", "a sunflower", "an automobile", "a guitar")  # seeds 0, 1, …
 STYLES = ("noto", "twemoji", "fluent", "fluent-flat", "fxemoji")  # permissive; OpenMoji is share-alike and stays out
 SCENES = {"new_scenes": 24, "validation": 24}  # the first of each set, not the best; OpenMoji's again stay out
+COUNTED = {"new_scenes": 8, "validation": 4}  # likewise
 SETS_CREDIT = (
     "Noto Emoji (Google, Apache-2.0), Twemoji (Twitter, Inc. and other contributors, CC BY 4.0), Fluent Emoji "
     "(Microsoft, MIT), FxEmojis (Mozilla, Apache-2.0)"
@@ -78,7 +80,7 @@ TEXTURES = (  # name, file of scikit-image, the square that is cut out, by, sour
     ("bricks", "data/brick.png", (0, 0, 320, 320), "CC0Textures", "https://cc0textures.com/view.php?tex=Bricks25"),
 )
 TEXTURE_PX = 128  # at most, of a side
-Part = Literal["classifier", "ddpm", "segmentation", "text_to_image", "captioning", "families"]
+Part = Literal["classifier", "ddpm", "segmentation", "detection", "text_to_image", "captioning", "families"]
 PARTS: tuple[Part, ...] = get_args(Part)
 
 
@@ -103,6 +105,8 @@ def main(cfg: Config) -> None:
         draw_wishes(cfg.output_dir / "text_to_image")
     if "segmentation" in cfg.parts:
         print(f"segmentation: {len(paint_scenes(cfg.output_dir / 'segmentation'))} scenes and photographs")
+    if "detection" in cfg.parts:
+        print(f"detection: {len(count_scenes(cfg.output_dir / 'detection'))} scenes")
     if "captioning" in cfg.parts:
         print(f"captioning: {len(choose_captioned(cfg))} pictures and scenes")
 
@@ -254,16 +258,32 @@ def paint_scenes(folder: Path) -> list[dict]:
             mask = Image.fromarray(scene.mask)
             mask.putpalette([part for colour in default_palette(scenes.label_names) for part in colour])
             mask.save(folder / f"{stem}-mask.png", optimize=True)
-            objects = [
-                {"name": o.name, "label": scenes.label_names[o.label], "box": o.box} | origin(scenes, o)
-                for o in scene.objects
-            ]
-            index.append({
-                "file": f"{stem}.png", "mask": f"{stem}-mask.png", "name": ", ".join(o.name for o in scene.objects),
-                "credit": SCENES_CREDIT, "set": which, "scene": number, "label_names": scenes.label_names,
-                "objects": objects,
-            })  # fmt: skip
+            row = {"file": f"{stem}.png", "mask": f"{stem}-mask.png", "label_names": scenes.label_names}
+            index.append(row | scene_row(scenes, number))
     return written(folder, index)
+
+
+def count_scenes(folder: Path) -> list[dict]:
+    """The rows of detection/index.json, after writing it and the scenes; said: what is in one, as people say it."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    index = []
+    for which, count in COUNTED.items():
+        scenes = Scenes(which, length=count)
+        for number in range(count):
+            scene, file = scenes.scene(number), f"{which}-{number:02d}.png".replace("_", "-")
+            scene.image.save(folder / file, optimize=True)
+            said = ", ".join(spoken(o.name) for o in scene.objects)
+            index.append({"file": file, "said": said} | scene_row(scenes, number))
+    return listed(folder, index)
+
+
+def scene_row(scenes: Scenes, number: int) -> dict:
+    """What an index says of a scene: its name, credit and number, and class, place and origin of each object."""
+    things = scenes.scene(number).objects
+    objects = [{"name": o.name, "label": scenes.label_names[o.label], "box": o.box} | origin(scenes, o) for o in things]
+    said = ", ".join(o.name for o in things)
+    return {"name": said, "credit": SCENES_CREDIT, "set": scenes.which, "scene": number, "objects": objects}
 
 
 if __name__ == "__main__":

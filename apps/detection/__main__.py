@@ -1,0 +1,4 @@
+from apps.detection import main
+
+if __name__ == "__main__":
+    main()
