@@ -1,5 +1,6 @@
 """The page `detection`: sentences, counts, its film, the HTTP API, bad input, and chromium, on a tiny model."""
 
+import copy
 import io
 import json
 import re
@@ -187,6 +188,16 @@ def test_doubles_are_silenced_only_where_that_is_asked():
     seen = seen_of(CROWD)
     assert len(seen.found(0.5, Doubles())) == 4 and len(seen.found(0.9, Doubles())) == 0
     assert seen.found(0.5, Doubles(silence=True)).scores.tolist() == pytest.approx([0.9, 0.8, 0.6])
+
+
+def test_the_page_begins_with_what_its_model_counts_by(model):
+    fitted = copy.copy(model)
+    fitted.threshold, fitted.overlap = 0.35, 0.4
+    demo = app.build({"tiny": fitted})
+    begun = {getattr(block, "label", None): getattr(block, "value", None) for block in demo.blocks.values()}
+    asked = "Threshold, %", "Silence doubles", "Silenced from an overlap of, %", "Across classes"
+    assert [begun[label] for label in asked] == [35, True, 40, True]
+    assert Look.of(model) == Look(None, "tiny", 100 * model.threshold, False, 50, False)
 
 
 def test_boxes_and_masks_are_painted_in_the_colour_of_their_class():

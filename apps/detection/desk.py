@@ -45,6 +45,13 @@ class Look(NamedTuple):
     overlap: float = 50
     across: bool = False
 
+    @classmethod
+    def of(cls, model: Detector) -> "Look":
+        """What a page begins with: no picture, and the model's own threshold and overlap."""
+        silence = model.overlap is not None
+        overlap = 100 * model.overlap if model.overlap is not None else cls._field_defaults["overlap"]
+        return cls(None, model.name, 100 * model.threshold, silence, overlap, silence)
+
     @property
     def least(self) -> float:
         """The score from which on a thing counts, checked."""

@@ -38,7 +38,7 @@ def build(models: dict[str, Detector | CheckpointError]) -> gr.Blocks:
         if ready:
             desk = Desk(ready, PAGE)
             asked, shown = _main_part(demo, desk)
-            _film_part(asked, shown)
+            _film_part(desk, asked, shown)
             _answer_events(demo, desk, asked, shown)
             _look_events(desk, asked, shown)
             _endpoints(desk, asked)
@@ -71,14 +71,15 @@ def _picture_card(desk: Desk, asked: SimpleNamespace, shown: SimpleNamespace) ->
     shown.status = gr.HTML(status(WAITING), padding=False, elem_id="detection-status")
     shown.home = homes.line(PAGE)
     first = desk.models.first
+    own = Look.of(first)
     said = {"info": "A thing counts when the model is surer than that.", "elem_id": "detection-threshold"}
-    asked.threshold = gr.Slider(0, 100, 100 * first.threshold, step=1, label="Threshold, %", **said)
+    asked.threshold = gr.Slider(0, 100, own.threshold, step=1, label="Threshold, %", **said)
     said = {"info": "Of boxes that overlap the surest alone counts.", "elem_id": "detection-silence"}
-    asked.silence = gr.Checkbox(False, label="Silence doubles", **said)
+    asked.silence = gr.Checkbox(own.silence, label="Silence doubles", **said)
     with gr.Row():
         names = "Painted PNG", "COCO JSON", "JSON"
         shown.files = [gr.Button(name, size="sm", min_width=90, interactive=False) for name in names]
-    asked.of_model = gr.State(first.name)  # whose threshold the slider began with
+    asked.of_model = gr.State(first.name)  # with whose own threshold and overlap the page began
 
 
 def _counts_card(desk: Desk, shown: SimpleNamespace) -> None:
@@ -102,7 +103,7 @@ def _check_card(asked: SimpleNamespace, shown: SimpleNamespace) -> None:
     shown.verdict = parts.styled(words.verdict_html(None, NOTHING), *files, padding=False, elem_id="detection-verdict")
 
 
-def _film_part(asked: SimpleNamespace, shown: SimpleNamespace) -> None:
+def _film_part(desk: Desk, asked: SimpleNamespace, shown: SimpleNamespace) -> None:
     parts.section(
         "Who silences whom",
         "A detector gives more boxes than there are things. Non-maximum suppression goes through them from the surest "
@@ -112,8 +113,11 @@ def _film_part(asked: SimpleNamespace, shown: SimpleNamespace) -> None:
         with gr.Row():
             ids = {name: {"elem_id": f"detection-{name}", "min_width": 200} for name in ("candidates", "overlap")}
             asked.candidates = gr.Slider(1, 100, CANDIDATES, step=1, label="Candidates above, %", **ids["candidates"])
-            asked.overlap = gr.Slider(0, 100, 50, step=1, label="Silenced from an overlap of, %", **ids["overlap"])
-            asked.across = gr.Checkbox(False, label="Across classes", min_width=140, elem_id="detection-across")
+            own = Look.of(desk.models.first)
+            asked.overlap = gr.Slider(
+                0, 100, own.overlap, step=1, label="Silenced from an overlap of, %", **ids["overlap"]
+            )
+            asked.across = gr.Checkbox(own.across, label="Across classes", min_width=140, elem_id="detection-across")
         files = HERE / "film.css", HERE / "film.js"
         shown.film = parts.styled(parts.blank(WAITING), *files, padding=False, elem_id="detection-film")
 
@@ -180,19 +184,23 @@ def _answer_events(demo: gr.Blocks, desk: Desk, asked: SimpleNamespace, shown: S
         )
 
     def fit(name, before):
-        """Another model has another threshold of its own."""
+        """Another model has a threshold and an overlap of its own."""
         if name == before:
             return {}
-        return {asked.threshold: 100 * desk.models.chosen(name).threshold, asked.of_model: name}
+        own = Look.of(desk.models.chosen(name))
+        return {part: getattr(own, key) for key, part in fitted_to.items()} | {asked.of_model: name}
 
     outputs = [shown.boxes, shown.status, shown.counts, shown.things, shown.verdict, shown.film, shown.facts]
     outputs += [shown.take, *shown.files]
     how = dict(flags=desk.flags, answer=detect, emptied=emptied, box=asked.box, shown=outputs)
     how |= dict(inputs=[*_look(asked), asked.wanted, asked.candidates])
     home = desk.models, asked.box, asked.model_name, shown.home
+    fitted_to = {key: getattr(asked, key) for key in ("threshold", "silence", "overlap", "across")}
     answered = []
     for trigger in (*homes.chosen(*home), asked.model_name.input):
-        fitted = wire(trigger, fit, [asked.model_name, asked.of_model], [asked.threshold, asked.of_model], **AT_ONCE)
+        fitted = wire(
+            trigger, fit, [asked.model_name, asked.of_model], [*fitted_to.values(), asked.of_model], **AT_ONCE
+        )
         answered.append(picture_page.answered(fitted.then, fresh, **how))
     homes.said(*home, [event.success for event in answered])
     wires.halting(demo, desk.flags)
