@@ -4,6 +4,7 @@ import copy
 import io
 import json
 import re
+import shutil
 
 import httpx
 import numpy as np
@@ -229,6 +230,7 @@ def test_the_coco_file_is_one_that_training_and_pycocotools_read(tmp_path):
     folder.mkdir()
     seen.picture.save(folder / "a.png")
     (folder / "_annotations.coco.json").write_text(json.dumps(said))
+    shutil.copytree(folder, tmp_path / "valid")
     source = open_boxes(str(tmp_path), split="train")
     picture, things = source.pair(0)
     assert picture.size == (100, 80) and things.boxes.tolist() == [[20, 30, 60, 60], [0, 10, 30, 80]]
