@@ -6,6 +6,7 @@ JOBS ?= 2
 PY := .venv/bin/python
 SETUP := .venv/.complete
 OFFLINE := HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 GRADIO_ANALYTICS_ENABLED=False CUDA_VISIBLE_DEVICES=
+TESTS := $(OFFLINE) OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE=  # the suite starts dozens of processes: compile once
 
 .PHONY: help setup demo test check format smoke data results spaces api bench lock clean
 
@@ -46,7 +47,7 @@ demo: setup  ## the gallery of all demos on http://127.0.0.1:7860 (PORT=, ARGS=-
 	$(PY) -m apps.gallery --port $(PORT) $(ARGS)
 
 test: setup  ## the whole suite, offline and on the CPU in JOBS=2 processes (ARGS= goes to pytest)
-	$(OFFLINE) OMP_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(TESTS) $(PY) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: setup  ## format, lint, types (not of the pages), import rules
 	$(PY) -m ruff format --check .
@@ -59,7 +60,7 @@ format: setup  ## put the code into the house's format
 	$(PY) -m ruff format .
 
 smoke: setup  ## every training script on its tiny preset: 2 steps, killed, resumed, evaluated, exported, loaded
-	$(OFFLINE) OMP_NUM_THREADS=1 $(PY) -m pytest -m smoke -n $(JOBS) $(ARGS)
+	$(TESTS) $(PY) -m pytest -m smoke -n $(JOBS) $(ARGS)
 
 data: setup  ## the emoji data set and its unseen-style test set, into build/data (needs npm)
 	$(PY) -m training.data.emoji --output_dir build/data/emoji

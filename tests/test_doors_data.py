@@ -15,6 +15,7 @@ from PIL import Image, PngImagePlugin
 from hub_models import store
 from hub_models.publish import packing, upload
 from tests import tiny_models
+from tests.commands import run_each
 from tests.loopback_hub import loopback_hub
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -333,35 +334,34 @@ def model(tmp_path_factory):
     return folder
 
 
-def space(output: Path, model: Path) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "spaces/build.py", "segmentation", "--model", str(model), "--output", str(output)],
-        cwd=ROOT,
-        env=os.environ | {"HF_HOME": str(output) + "-home"},
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
-
-
-@pytest.mark.timeout(300)
-def test_a_model_of_the_hubs_cache_is_built_with_its_weights(model, tmp_path):
-    done = space(tmp_path / "space", snapshot(tmp_path / "cache", model))
-    assert done.returncode == 0, done.stderr
-    weights = list((tmp_path / "space" / "hub_models" / "weights" / "segmentation").rglob("*.safetensors"))
-    assert [path.read_bytes() for path in weights] == [(model / "model.safetensors").read_bytes()]
-    assert not any(path.is_symlink() for path in (tmp_path / "space").rglob("*"))
-
-
-@pytest.mark.timeout(300)
-def test_a_card_that_is_a_link_gives_a_space_no_words(model, tmp_path):
-    folder = shutil.copytree(model, tmp_path / "mine")
+@pytest.fixture(scope="module")
+def spaces(model, tmp_path_factory) -> dict[str, tuple]:
+    """{case: (what `python spaces/build.py` says to such a folder, the Space's folder)}, in one process."""
+    home = tmp_path_factory.mktemp("spaces")
+    folder = shutil.copytree(model, home / "mine")
     (folder / "README.md").unlink()
-    (tmp_path / "private.md").write_text("---\nlicense: a-strangers-words\n---\nprivate\n")
-    (folder / "README.md").symlink_to(tmp_path / "private.md")
-    done = space(tmp_path / "space", folder)
+    (home / "private.md").write_text("---\nlicense: a-strangers-words\n---\nprivate\n")
+    (folder / "README.md").symlink_to(home / "private.md")
+    folders = {"of the cache": snapshot(home / "cache", model), "a card that is a link": folder}
+    lines = [["segmentation", "--model", path, "--output", home / case] for case, path in folders.items()]
+    done = run_each("spaces/build.py", lines, os.environ | {"HF_HOME": str(home / "home")}, ROOT)
+    return {case: (said, home / case) for case, said in zip(folders, done, strict=True)}
+
+
+@pytest.mark.timeout(300)
+def test_a_model_of_the_hubs_cache_is_built_with_its_weights(model, spaces):
+    done, built = spaces["of the cache"]
+    assert done.returncode == 0, done.stderr
+    weights = list((built / "hub_models" / "weights" / "segmentation").rglob("*.safetensors"))
+    assert [path.read_bytes() for path in weights] == [(model / "model.safetensors").read_bytes()]
+    assert not any(path.is_symlink() for path in built.rglob("*"))
+
+
+@pytest.mark.timeout(300)
+def test_a_card_that_is_a_link_gives_a_space_no_words(spaces):
+    done, built = spaces["a card that is a link"]
     assert done.returncode == 1 and "README.md is a link" in done.stderr and "put the file itself there" in done.stderr
-    assert not (tmp_path / "space").exists() and "Traceback" not in done.stderr
+    assert not built.exists() and "Traceback" not in done.stderr
 
 
 def links(tmp_path: Path, model: Path) -> dict[str, Path]:

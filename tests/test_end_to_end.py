@@ -4,10 +4,8 @@ Each step is a process of its own, or several: nothing passes from one to the ne
 the Hub holds. A test is named for its step, its parameter for the stem.
 """
 
-import json
 import os
 import runpy
-import subprocess
 import sys
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +14,7 @@ from pathlib import Path
 import gradio_client
 import pytest
 from children import run
+from commands import run_each
 from families import FAMILIES
 from loopback_hub import loopback_hub
 
@@ -63,42 +62,16 @@ def of(results: dict, stem: str):
     return results[stem]
 
 
-# Runs a script or a module for one stem after the other: {stem: [its arguments]} comes by stdin, what each printed and
-# how it failed goes out.
-RUN = """
-import contextlib, io, json, runpy, sys, traceback
-
-done, name = {}, sys.argv[1]
-for stem, sys.argv[1:] in json.load(sys.stdin).items():
-    said, error = io.StringIO(), None
-    try:
-        with contextlib.redirect_stdout(said):
-            (runpy.run_path if name.endswith(".py") else runpy.run_module)(name, run_name="__main__")
-    except BaseException:
-        error = traceback.format_exc()
-    done[stem] = said.getvalue(), error
-print(json.dumps(done))
-"""
-
-
 def command(hub, home: Path, name: str, arguments: dict[str, list]) -> Callable[[str], str]:
     """said(stem): what a script or module prints with those arguments; it raises where that failed.
 
     One process for all stems, whose Hub is the stand-in.
     """
-    words = {stem: [*map(str, argv)] for stem, argv in arguments.items()}
-    environment = hub.environment(home)
-    process = subprocess.run(
-        [sys.executable, "-c", RUN, name], input=json.dumps(words), env=environment, cwd=ROOT, text=True,
-        capture_output=True, timeout=300,
-    )  # fmt: skip
-    assert process.returncode == 0, process.stderr[-3000:]
-    done = json.loads(process.stdout.splitlines()[-1])
+    done = dict(zip(arguments, run_each(name, [*arguments.values()], hub.environment(home), ROOT), strict=True))
 
     def said(stem: str) -> str:
-        words, error = done[stem]
-        assert error is None, f"{error[-2000:]} {process.stderr[-1000:]}"
-        return words
+        assert done[stem].returncode == 0, done[stem].stderr[-3000:]
+        return done[stem].stdout
 
     return said
 

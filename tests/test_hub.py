@@ -556,22 +556,33 @@ def published(running, exports, tmp_path_factory):
     return ids
 
 
-@pytest.mark.timeout(400)
-@pytest.mark.parametrize("library", sorted({family.library for family in FAMILIES.values()}))
-def test_stock_code_opens_what_was_pushed(hub, published, exports, tmp_path, library):
+@pytest.fixture(scope="module")
+def opened(running, published, tmp_path_factory):
+    """{stem: what stock code found in its repository}: one interpreter without project code, one for what is the
+    project's own class."""
     code = (
         OPEN + "for stem, (line, name) in json.loads(sys.argv[1]).items(): print(stem, opened(line, 'hf-hub:', name))"
     )
+    found = {}
+    for own in (False, True):
+        lines = {stem: family.stock[family.library] for stem, family in FAMILIES.items()
+                 if (family.library == PROJECT) == own}  # fmt: skip
+        asked = {stem: (line, published[stem]) for stem, line in lines.items()}
+        place = None if own else tmp_path_factory.mktemp("elsewhere")  # where no code of ours is
+        there = running.python(code, tmp_path_factory.mktemp("home"), json.dumps(asked), cwd=place)
+        assert there.returncode == 0, there.stderr
+        found |= dict(line.split(" ", 1) for line in there.stdout.splitlines()[-len(lines) :])
+    return found
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("library", sorted({family.library for family in FAMILIES.values()}))
+def test_stock_code_opens_what_was_pushed(hub, published, opened, exports, library):
     lines = {stem: family.stock[library] for stem, family in FAMILIES.items() if family.library == library}
-    asked = {stem: (line, published[stem]) for stem, line in lines.items()}
-    place = None if library == PROJECT else tmp_path  # where no code of ours is
-    there = hub.python(code, tmp_path / "home", json.dumps(asked), cwd=place)
-    assert there.returncode == 0, there.stderr
     known: dict = {}
     exec(OPEN, known)
-    here = [f"{stem} {known['opened'](line, 'local-dir:', str(exports(stem)))}" for stem, line in lines.items()]
-    assert there.stdout.splitlines()[-len(here) :] == here
-    for stem in lines:
+    for stem, line in lines.items():
+        assert opened[stem] == known["opened"](line, "local-dir:", str(exports(stem))), stem
         card = hub.repos[published[stem]]["README.md"].decode()
         assert f'load("{published[stem]}")' in card and "org/name" not in card
 

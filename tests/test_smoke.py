@@ -62,11 +62,17 @@ def _script(stem: str, argv: list[str], die_after_saves: int = 0) -> None:
     module.main(argv)
 
 
-def script(stem: str, run_dir: Path, *flags: str, die_after_saves: int = 0, code: int = 0) -> str:
-    """Run a script in a process of its own, expect its exit code, return what it printed."""
+def script_flags(stem: str, run_dir: Path, *flags: str) -> list[str]:
+    """The flags of a tiny run of a script, on the parts that it stands on."""
     argv = [*TINY, "--output_dir", str(run_dir), *flags]
     for flag, part in FAMILIES[stem].parts.items():
         argv += [flag, str(parts() / part)]
+    return argv
+
+
+def script(stem: str, run_dir: Path, *flags: str, die_after_saves: int = 0, code: int = 0) -> str:
+    """Run a script in a process of its own, expect its exit code, return what it printed."""
+    argv = script_flags(stem, run_dir, *flags)
     got, text = run(_script, stem, argv, die_after_saves, log=run_dir.with_suffix(".log"))
     assert got == code, text
     return text
@@ -258,12 +264,25 @@ def test_two_flags_are_enough_where_a_script_stands_on_another_ones_weights(stem
     FAMILIES[stem].opened(tmp_path / "run/export")
 
 
+def _stopped(stem: str, argv: list[str], ways: list[list[str]]) -> None:
+    """The script with each of these flags in turn, and after each the status by which it ended."""
+    for flags in ways:
+        status = 0
+        try:
+            _script(stem, argv + flags)
+        except SystemExit as end:
+            status = end.code
+        print(f"ended with {status!r}")
+
+
 @pytest.mark.parametrize("stem", FAMILIES)
 def test_flags_that_stop_a_script_before_it_starts(stem, tmp_path):
-    text = script(stem, tmp_path / "run", "--dry_run")
-    assert re.search('"dataset_name": "(emoji|scenes)-sample"', text)
-    text = script(stem, tmp_path / "run", "--no_such_flag", "1", code=2)
-    assert "no_such_flag" in text
+    argv, ways = script_flags(stem, tmp_path / "run"), [["--dry_run"], ["--no_such_flag", "1"]]
+    code, text = run(_stopped, stem, argv, ways, log=tmp_path / "log")
+    assert code == 0, text
+    dry, well, unknown = text.partition("ended with 0\n")
+    assert well and re.search('"dataset_name": "(emoji|scenes)-sample"', dry)
+    assert "no_such_flag" in unknown and unknown.endswith("ended with 2\n")
     assert not (tmp_path / "run").exists()
 
 

@@ -26,6 +26,7 @@ from PIL import Image
 from apps.kit import wires
 from hub_models import store
 from hub_models.publish import lint, packing
+from tests.commands import run_each
 from tests.loopback_hub import TOKEN, loopback_hub
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "spaces"))  # scripts, in a folder that must not be a package
@@ -123,7 +124,28 @@ def hub(tiny):
 
 
 @pytest.fixture(scope="module")
-def built(tiny, hub, tmp_path_factory):
+def commands(hub, tmp_path_factory):
+    """{what it does: (what `python spaces/build.py …` said, the folder it was to build)}, in one process on that Hub.
+
+    The first to ask for a repository on the Hub, `refuse`, is refused it.
+    """
+    home = tmp_path_factory.mktemp("commands")
+    push = ["--push", "--repo_id"]
+    hosted = ["ddpm", "--output", home / "push" / "ddpm", *push, "org/demo", "--hardware", "t4-small"]
+    lines = {
+        "pull": [PULLED, "--output", home / PULLED, "--model", "org/tiny@main"],
+        "refuse": ["ddpm", "--output", home / "refuse" / "ddpm", *push, "org/refused"],
+        "push": hosted,
+        "push again": hosted,
+    }
+    hub.fault("POST /api/repos/create", status=402, times=1)
+    done = run_each(str(ROOT / "spaces" / "build.py"), [*lines.values()], hub.environment(home / "hf"), home)
+    hub.faults.clear()
+    return {name: (said, line[2]) for (name, line), said in zip(lines.items(), done, strict=True)}
+
+
+@pytest.fixture(scope="module")
+def built(tiny, commands, tmp_path_factory):
     """{stem: folder} of a built Space for every page and the gallery; one pulls its weights, by the command line."""
     folder = tmp_path_factory.mktemp("spaces")
     made = {}
@@ -131,9 +153,8 @@ def built(tiny, hub, tmp_path_factory):
         if stem != PULLED:
             made[stem] = build.build(stem, folder / stem, [tiny[stem]])
     made[build.GALLERY] = build.build(build.GALLERY, folder / build.GALLERY)
-    done = command(hub, folder, PULLED, "--model", "org/tiny@main", "--output", str(folder / PULLED))
+    done, made[PULLED] = commands["pull"]
     assert done.returncode == 0, done.stderr
-    made[PULLED] = folder / PULLED
     return made
 
 
@@ -172,18 +193,6 @@ def running(built, hub, tmp_path_factory):
             thread.join()
         assert not failed, failed
         yield up | {"gpu_log": log}
-
-
-def command(hub, home, *arguments: str) -> subprocess.CompletedProcess:
-    """`python spaces/build.py …` in a process whose Hub is this one."""
-    return subprocess.run(
-        [sys.executable, str(ROOT / "spaces" / "build.py"), *arguments],
-        env=hub.environment(home / "hf"),
-        cwd=home,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
 
 
 def front_matter(folder: Path) -> dict:
@@ -561,26 +570,14 @@ def test_the_trap_is_there_in_the_repository_and_not_in_a_space(built):
 # ---- to the Hub ------------------------------------------------------------------------------------------------------
 
 
-def test_a_space_is_pushed_whole_and_once(hub, tmp_path):
-    arguments = (
-        "ddpm",
-        "--output",
-        str(tmp_path / "ddpm"),
-        "--push",
-        "--repo_id",
-        "org/demo",
-        "--hardware",
-        "t4-small",
-    )
-    hub.asked.clear()
-    done = command(hub, tmp_path, *arguments)
+def test_a_space_is_pushed_whole_and_once(hub, commands):
+    done, folder = commands["push"]
     assert done.returncode == 0, done.stderr
     made = hub.about["spaces/org/demo"]
     assert (made.sdk, made.runtime["hardware"]["current"]) == ("gradio", "t4-small")
-    folder = tmp_path / "ddpm"
     here = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     assert hub.repos["spaces/org/demo"] == here
-    assert command(hub, tmp_path, *arguments).returncode == 0 and len(hub.commits["spaces/org/demo"]) == 1
+    assert commands["push again"][0].returncode == 0 and len(hub.commits["spaces/org/demo"]) == 1
     assert front_matter(folder)["suggested_hardware"] == "t4-small"
 
 
@@ -615,13 +612,12 @@ def test_a_refused_creation_is_explained_in_words(hub, built, monkeypatch, tmp_p
     assert TOKEN not in done.stdout + done.stderr and "spaces/org/refused" not in hub.repos
 
 
-def test_who_builds_and_is_refused_keeps_the_folder(hub, monkeypatch, tmp_path):
-    monkeypatch.setattr(hub, "faults", [("POST /api/repos/create", 402)])
-    done = command(hub, tmp_path, "ddpm", "--output", str(tmp_path / "ddpm"), "--push", "--repo_id", "org/refused")
+def test_who_builds_and_is_refused_keeps_the_folder(hub, commands):
+    done, folder = commands["refuse"]
     assert done.returncode == 1
     assert REFUSED[402] in done.stderr and "Traceback" not in done.stderr
     assert TOKEN not in done.stdout + done.stderr
-    assert "spaces/org/refused" not in hub.repos and (tmp_path / "ddpm" / "app.py").is_file()
+    assert "spaces/org/refused" not in hub.repos and (folder / "app.py").is_file()
 
 
 # ---- the API and MCP -------------------------------------------------------------------------------------------------
