@@ -1,6 +1,5 @@
 """The tower that a pretraining begins with: a new one of timm, or that of a checkpoint."""
 
-from pathlib import Path
 from typing import Any, cast
 
 import timm
@@ -37,10 +36,3 @@ def create_tower(cfg: PretrainConfig) -> Any:
     side = {"input_size": (3, cfg.resolution, cfg.resolution), "interpolation": "bicubic", "crop_pct": 1.0}
     model.pretrained_cfg = kept | side | {"mean": HALF, "std": HALF, "num_classes": 0}
     return model
-
-
-def untrained(folder: Path, seed: int = 0) -> Any:
-    """A tower of the architecture in a folder, with fresh weights: what nothing was learned by."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return timm.create_model(f"local-dir:{folder}", pretrained=False, num_classes=0).eval()
