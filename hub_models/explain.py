@@ -1,7 +1,7 @@
 """What a timm classifier decides from: the gradients of a score, Grad-CAM, and the tokens of its layers compared.
 
-Pictures are as the model gets them, normalised: (1, 3, R, R) but where it says more. Nothing hooks into the model, so that it may answer
-somebody else meanwhile.
+Pictures are as the model gets them, normalised: (1, 3, R, R), of token_maps (B, 3, R, R). Nothing hooks into the model,
+so that it may answer somebody else meanwhile.
 
 Letters: R pixels a side, h × w cells of a map, D numbers a cell, N tokens of which the last h · w are patches.
 """
@@ -81,7 +81,7 @@ def as_map(model: Any, x: Any) -> torch.Tensor:
 
 @torch.no_grad()
 def token_maps(model: Any, x: torch.Tensor) -> list[np.ndarray]:
-    """What the layers say of each place of pictures x (B, 3, R, R), (B, h, w, D) float32 each: blocks of a ViT, or stages.
+    """What each layer says of each place of pictures x (B, 3, R, R): (B, h, w, D) float32 for a block or stage.
 
     Raises ValueError for a model that doesn't give them.
     """

@@ -35,6 +35,7 @@ ENDPOINTS = {  # each with a picture first, and the rest of its arguments
     "classifier_predict": (),
     "classifier_rollout": ("vit",),
     "classifier_explain": ("top answer", "saliency", "swin"),
+    "pretrain_neighbours": (3, None),
     "segmentation_compare": ("the picture", "the truth"),
     "segmentation_predict": ("tiny", 50, 0),
     "captioning_rank": ("a cat\na dog",),

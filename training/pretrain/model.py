@@ -3,7 +3,6 @@
 from typing import Any, cast
 
 import timm
-import torch
 
 from hub_models import pretrain as contract
 from training.config import require_resolution
