@@ -1,4 +1,4 @@
-"""The towers side by side: what each learned from, what was measured of it, and an untrained one of each architecture."""
+"""The towers side by side: what each learned from, what was measured of it, and an untrained one of each kind."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from hub_models.pretrain import Tower
 
 LABELS = "classifier="  # before the name of a classifier, among the names of towers
 UNTRAINED = "untrained="
-WAYS = {  # of training/pretrain: what a tower of this objective learned from, and its title. A new one gets a line here.
+WAYS = {  # objectives of training/pretrain: title, and what a tower learned from. A new one gets a line here.
     "mae": ("Masked patches", "It filled in what was hidden of a picture (MAE)."),
     "lejepa": ("Views, LeJEPA", "Views of one picture had to agree, and all of them to be spread evenly."),
     "dino": ("Views, DINO", "It had to say of a part what its own average said of the whole."),

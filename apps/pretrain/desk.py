@@ -129,8 +129,9 @@ class Desk:
     # For programs
 
     def pretrain_patches(self, first, second, third, fourth, number, row, column, layer, towers):
-        """Compare the patches of up to four pictures. Returns for each tower a sheet of its pictures, in three principal
-            components of all patches together as colours and by their likeness to the chosen patch; and the numbers.
+        """Compare the patches of up to four pictures. Returns for each tower a sheet of its pictures, in three
+            principal components of all patches together as colours and by their likeness to the chosen one; and the
+            numbers.
 
         Parameters:
             first: a picture file
@@ -206,7 +207,8 @@ class Desk:
             near = self.neighbours(tower, image, int(count))
             classes, names = those.agreement(self.features(tower))
             said[tower.name] = {
-                "learned_from": tower.title, "same_class": classes, "same_thing": names, "measured": dict(tower.figures),
+                "learned_from": tower.title, "same_class": classes, "same_thing": names,
+                "measured": dict(tower.figures),
                 "nearest": [{"name": those.names[k], "class": those.labels[k], "cosine": round(cosine, 4)}
                             for k, cosine in near],
             }  # fmt: skip

@@ -20,8 +20,8 @@ from hub_models.store import CheckpointError
 PAGE = Page(
     stem="pretrain",
     title="Ways to learn to see",
-    sentence="Towers side by side, each by what it learned from: what is alike to it in several pictures, where a patch "
-    "looks, and which pictures lie next to each other.",
+    sentence="Towers side by side, each by what it learned from: what is alike to it in several pictures, where a "
+    "patch looks, and which pictures lie next to each other.",
     card="Towers by what they learned from: what is alike to them, where a patch looks, nearest pictures.",
     short="What towers learn to see, each way beside the others",
     models=(),  # those of hub_models/weights/pretrain, by name and in their order, once they are there

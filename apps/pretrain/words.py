@@ -41,7 +41,8 @@ def _tile(picture: int, cells: np.ndarray, alt: str, chosen: tuple[int, int] | N
         place = f"left:{100 * column / w:.2f}%;top:{100 * row / h:.2f}%;width:{100 / w:.2f}%;height:{100 / h:.2f}%"
         box = f'<i style="{place}"></i>'
     under = f"background-image:var(--p{picture})"
-    return f'<div class="tile" data-picture="{picture}" style="{under}"><img src="{url}" alt="{html.escape(alt)}">{box}</div>'
+    shown = f'<img src="{url}" alt="{html.escape(alt)}">{box}'
+    return f'<div class="tile" data-picture="{picture}" style="{under}">{shown}</div>'
 
 
 def patches(column: Column, found: Patches, place: Place) -> str:
