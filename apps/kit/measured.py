@@ -12,6 +12,11 @@ def documents(stem: str, name: str) -> tuple[dict, dict]:
         folder = store.resolve(stem, name)
     except CheckpointError:  # a model that was never in a folder
         return {}, {}
+    return of_folder(folder)
+
+
+def of_folder(folder: Path) -> tuple[dict, dict]:
+    """The metrics and the run.json in a model's folder, {} where there are none or they are out of form."""
     metrics = _read(folder / "results.json").get("metrics")
     return metrics if isinstance(metrics, dict) else {}, _read(folder / "run.json")
 

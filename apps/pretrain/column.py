@@ -55,7 +55,7 @@ def columns(towers: Mapping[str, Tower]) -> dict[str, Column]:
 
 def _column(name: str, tower: Tower) -> Column:
     labelled, variant = name.startswith(LABELS), name.removeprefix(LABELS)
-    metrics, run = measured.documents("classifier" if labelled else "pretrain", variant)
+    metrics, run = measured.of_folder(tower.folder) if tower.folder is not None else ({}, {})
     figures = {said: value for key, said in FIGURES if (value := measured.number(metrics, key)) is not None}
     if labelled:
         return Column(name, tower, "Labels", "It was told the class of every picture.", figures)
