@@ -13,7 +13,7 @@ from hub_models.pictures import frame
 
 TILE_PX = 160  # a picture on a sheet for programs
 SHOWN_PX = 128  # a picture under the cells of the page
-OPAQUE = 150  # of 255, of the cells over a picture
+OPAQUE = 185  # of 255, of the cells over a picture
 
 
 def opaque(colours: np.ndarray) -> np.ndarray:
