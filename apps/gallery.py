@@ -9,7 +9,7 @@ from types import ModuleType
 
 import gradio as gr
 
-from apps import captioning, classifier, ddpm, detection, families, segmentation, text_to_image
+from apps import captioning, classifier, ddpm, detection, families, pretrain, segmentation, text_to_image
 from apps.kit import launch, parts
 from apps.kit.page import Page
 from apps.kit.pictures import data_url
@@ -23,6 +23,7 @@ DEMOS = (
     ddpm,
     families,
     classifier,
+    pretrain,
 )  # modules of a PAGE, load_models and build
 PAGE = Page(
     stem="gallery",

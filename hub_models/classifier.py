@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from PIL import Image
 from timm.data import ImageNetInfo, infer_imagenet_subset, resolve_model_data_config
-from timm.layers.attention import Attention
 
 from hub_models import explain, store, timm_folders, windows
+from hub_models.attention import probabilities
 from hub_models.device import default_device
 from hub_models.pictures import frame
 from hub_models.store import CheckpointError
@@ -126,7 +126,7 @@ class Classifier:
         x = explain.embedded(vit, self.preprocess([image]))  # (1, N, D)
         rollout = torch.eye(x.shape[1], device=x.device)  # (N, N)
         for block in vit.blocks:
-            attention = _attention(block.attn, block.norm1(x)).mean(1)[0]  # (N, N), rows sum to 1
+            attention = probabilities(block.attn, block.norm1(x)).mean(1)[0]  # (N, N), rows sum to 1
             rollout = (attention + torch.eye(len(attention), device=x.device)) / 2 @ rollout
             x = block(x)
         prefix = vit.num_prefix_tokens
@@ -152,7 +152,7 @@ class Classifier:
 
         Raises ValueError for a model that doesn't give them.
         """
-        return explain.token_maps(self.model, self.preprocess([image]))
+        return [maps[0] for maps in explain.token_maps(self.model, self.preprocess([image]))]
 
     @property
     def layers(self) -> list[int]:
@@ -230,14 +230,6 @@ def spread(drop: np.ndarray, *, size_px: int, patch_px: int, stride_px: int) -> 
         total[window] += value
         count[window] += 1
     return total / np.maximum(count, 1)
-
-
-def _attention(layer: Attention, x: torch.Tensor) -> torch.Tensor:
-    """The attention probabilities of a timm layer for its input, (B, heads, N, N), which fused kernels never give."""
-    B, N, _ = x.shape
-    q, k, _ = layer.qkv(x).reshape(B, N, 3, layer.num_heads, layer.head_dim).permute(2, 0, 3, 1, 4)  # (B, heads, N, d)
-    q, k = layer.q_norm(q), layer.k_norm(k)
-    return (q * layer.scale @ k.transpose(-2, -1)).softmax(-1)
 
 
 def _stretch(values: np.ndarray) -> np.ndarray:

@@ -1,7 +1,7 @@
 """What a timm classifier decides from: the gradients of a score, Grad-CAM, and the tokens of its layers compared.
 
-Pictures are as the model gets them, normalised: (1, 3, R, R). Nothing hooks into the model, so that it may answer
-somebody else meanwhile.
+Pictures are as the model gets them, normalised: (1, 3, R, R), of token_maps (B, 3, R, R). Nothing hooks into the model,
+so that it may answer somebody else meanwhile.
 
 Letters: R pixels a side, h × w cells of a map, D numbers a cell, N tokens of which the last h · w are patches.
 """
@@ -81,14 +81,14 @@ def as_map(model: Any, x: Any) -> torch.Tensor:
 
 @torch.no_grad()
 def token_maps(model: Any, x: torch.Tensor) -> list[np.ndarray]:
-    """What the layers say of each place of the picture, a map (h, w, D) float32 for each: blocks of a ViT, or stages.
+    """What each layer says of each place of pictures x (B, 3, R, R): (B, h, w, D) float32 for a block or stage.
 
     Raises ValueError for a model that doesn't give them.
     """
     if not hasattr(model, "forward_intermediates"):
         raise ValueError(f"a {type(model).__name__} of timm doesn't show what its layers say")
-    maps = model.forward_intermediates(x, intermediates_only=True)  # (1, D, h, w) each
-    return [each[0].permute(1, 2, 0).float().cpu().numpy() for each in maps]
+    maps = model.forward_intermediates(x, intermediates_only=True)  # (B, D, h, w) each
+    return [each.permute(0, 2, 3, 1).float().cpu().numpy() for each in maps]
 
 
 def likeness(token: np.ndarray, tokens: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from timm.data import resolve_model_data_config
 
-from hub_models import store, timm_folders
+from hub_models import attention, building, explain, store, timm_folders
 from hub_models.device import default_device
 from hub_models.pictures import frame
 from hub_models.store import CheckpointError
@@ -27,6 +27,7 @@ class Tower:
     """A timm model without a class layer, and its pre-processing. Build it with `load`."""
 
     world: World | None = None  # of the pictures that it was trained on, where its folder has it
+    folder: Path | None = None  # that it was loaded from
 
     def __init__(self, model: Any, *, name: str = "in training", weights_sha256: str = ""):
         """model: a timm model with num_classes = 0; what it is made of is typed as Tensor | Module."""
@@ -60,6 +61,22 @@ class Tower:
         """One vector for each place of the last layer, after its norm: (B, h, w, D), on the CPU."""
         return places_of(self.model, self.model.forward_features(self.preprocess(images))).float().cpu()
 
+    def token_maps(self, images: Sequence[Image.Image]) -> list[np.ndarray]:
+        """What each layer says of each place of the pictures, (B, h, w, D) float32 each: blocks of a ViT, or stages.
+
+        Raises ValueError for a model that doesn't give them.
+        """
+        return explain.token_maps(self.model, self.preprocess(images))
+
+    @property
+    def depth(self) -> int:
+        """How many blocks `looked` can look into; 0 where it can't look into any."""
+        return attention.depth(self.model)
+
+    def looked(self, image: Image.Image, number: int, row: float, column: float) -> attention.Looked:
+        """Where a place of the picture looks in a block, head by head: `attention.looked`."""
+        return attention.looked(self.model, self.preprocess([image]), number, row, column)
+
 
 def places_of(model: Any, states: torch.Tensor) -> torch.Tensor:
     """The states of a timm model's last layer by place, (B, h, w, D).
@@ -87,8 +104,19 @@ def load(name: str | Path, device: str | torch.device | None = None) -> Tower:
             model.reset_classifier(0)
         sha256, world = store.weights_sha256(folder), world_of(folder)
     served = Tower(model.to(device or default_device()), name=str(name), weights_sha256=sha256)
-    served.world = world
+    served.world, served.folder = world, folder
     return served
+
+
+def untrained(folder: Path, seed: int = 0) -> Any:
+    """A timm model of the architecture in a folder, without a class layer, with fresh weights: nothing learned.
+
+    folder: one that `load` has opened.
+    """
+    with torch.random.fork_rng(devices=[]), building.as_large_as_its_weights(folder):
+        torch.manual_seed(seed)
+        model: Any = timm.create_model(f"local-dir:{folder}", pretrained=False, num_classes=0)
+    return model.eval().requires_grad_(False)
 
 
 def save_folder(folder: Path, tower: Tower) -> None:

@@ -148,6 +148,7 @@ def tiny_models(folder: Path) -> dict[str, str]:
 
     kitchen = {
         "text_to_image": lambda made: tiny_models.stable_diffusion(made, text="bert", extra={}),
+        "pretrain": tiny_models.tower,
         "segmentation": tiny_models.segmenter,
         "captioning": tiny_models.captioner,
         "detection": tiny_models.detector,

@@ -192,7 +192,7 @@ def choose_weights(stem: str, chosen: Sequence[str] = ()) -> Weights:
                 _bundle(weights, other, store.bundled(other)[variant], variant)
         here = [name for name in page_of(page).models if _is_here(*page_of(page).of_stem(name))]
         weights.choices[page] = [_choose(weights, page, name) for name in mine or here or store.variants(page)]
-        if not weights.choices[page] and stem != GALLERY:
+        if page_of(page).models and not weights.choices[page] and stem != GALLERY:
             raise BuildError(f"no weights of {page} are bundled yet: --model with a folder or org/repo@revision")
     return weights
 

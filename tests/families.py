@@ -325,6 +325,7 @@ FAMILIES = {
         metrics=names(
             HELD_OUT, "knn", "probe", "effective_rank", "random/knn", "random/probe", "random/effective_rank"
         ),
+        answer=lambda ours, picture: ours.features([picture]).numpy().tobytes(),
         wrapped="tower.",
         aside=7,  # the projection and the prototypes of DINO
     ),

@@ -687,7 +687,7 @@ def tiny_ddpm(tmp_path_factory):
 
 
 ABSENT = {
-    demo.PAGE.stem: {name: CheckpointError(f"{name} is missing: train it") for name in demo.PAGE.models}
+    demo.PAGE.stem: {name: CheckpointError(f"{name} is missing: train it") for name in demo.PAGE.models or ["gone"]}
     for demo in gallery.DEMOS
 }
 

@@ -38,6 +38,7 @@ ENDPOINTS = {  # each with a picture first, and the rest of its arguments
     "detection_check": ("two discs", "tiny", 30, False, 50, False),
     "detection_detect": ("tiny", 30, False, 50, False),
     "detection_steps": ("tiny", 5, 50, False),
+    "pretrain_neighbours": (3, None),
     "segmentation_compare": ("the picture", "the truth"),
     "segmentation_predict": ("tiny", 50, 0),
     "captioning_rank": ("a cat\na dog",),

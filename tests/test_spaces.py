@@ -244,7 +244,7 @@ def test_modules_of_a_space_are_those_that_one_would_copy_by_hand(built):
         "apps/kit/drawing_page.py", "apps/kit/films.py", "apps/kit/hosts.py", "apps/kit/launch.py", "apps/kit/page.py",
         "apps/kit/parts.py", "apps/kit/pictures.py", "apps/kit/session.py", "apps/kit/sizes.py",
         "apps/kit/tidy.py", "apps/kit/uploads.py", "apps/kit/values.py", "apps/kit/visitors.py", "apps/kit/wires.py",
-        "hub_models/__init__.py", "hub_models/bounds.py",
+        "hub_models/__init__.py", "hub_models/attention.py", "hub_models/bounds.py",
         "hub_models/building.py", "hub_models/classifier.py", "hub_models/client.py", "hub_models/ddpm.py",
         "hub_models/device.py",
         "hub_models/documents.py", "hub_models/drawing.py", "hub_models/explain.py", "hub_models/pictures.py",

@@ -6,8 +6,8 @@ import gradio as gr
 
 from apps.families import words
 from apps.families.desk import Desk
-from apps.families.fields import example_box, families_field
-from apps.kit import drawing_page, parts, pictures, wires
+from apps.families.fields import families_field
+from apps.kit import drawing_page, parts, picture_page, pictures, wires
 from apps.kit.page import Page
 from apps.kit.wires import endpoint
 
@@ -29,7 +29,7 @@ def part(demo: gr.Blocks, desk: Desk, page: Page) -> None:
                 shown.stop = gr.Button("Stop", variant="stop", interactive=False, min_width=80)
         for name, label in (("first", "From picture"), ("second", "To picture")):
             with gr.Column(scale=3, min_width=200):
-                setattr(form, name, example_box(page, label, height=190))
+                setattr(form, name, picture_page.example_box(page, label, height=190))
     shown.line = gr.HTML(parts.status("Pictures are optional."), elem_id="families-walked")
     nothing = parts.blank("Press Walk: a strip for each family.")
     shown.strips = parts.styled(nothing, words.STYLE, elem_id="families-walks")

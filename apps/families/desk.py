@@ -34,12 +34,7 @@ class Desk:
 
     def chosen(self, names) -> list[Member]:
         """The members of these names, in the page's order; all for None. Raises InputError."""
-        if names is None:
-            return list(self.members.values())
-        if not isinstance(names, list) or not names:
-            raise values.InputError(f"Families must be a list of one or more of: {', '.join(self.members)}.")
-        wanted = {values.choice(name, "Family", self.members) for name in names}
-        return [member for name, member in self.members.items() if name in wanted]
+        return [self.members[name] for name in self.members.several(names, "Family", "Families")]
 
     # What is asked
 

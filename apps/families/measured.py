@@ -1,10 +1,8 @@
 """What was measured of a model, out of the results.json and run.json beside its weights; nothing is typed here."""
 
-from pathlib import Path
 from typing import Any
 
-from hub_models import drawing, store
-from hub_models.documents import CheckpointError, read_object
+from apps.kit.measured import documents, number
 
 FIGURES = (
     "kid_x1000", "kid_x1000_low", "kid_x1000_high", "precision", "recall", "label_accuracy", "seconds_per_picture",
@@ -26,32 +24,6 @@ def row(member) -> dict[str, Any]:
         "parameters": model.parameters,
         "hours": _hours(run),
     }
-
-
-def documents(stem: str, name: str) -> tuple[dict, dict]:
-    """The metrics and the run.json of a model, {} where there are none or they are out of form."""
-    try:
-        folder = store.resolve(stem, name)
-    except CheckpointError:  # a model that was never in a folder
-        return {}, {}
-    metrics = _read(folder / "results.json").get("metrics")
-    return metrics if isinstance(metrics, dict) else {}, _read(folder / "run.json")
-
-
-def _read(path: Path) -> dict:
-    try:
-        return read_object(path) if path.is_file() else {}
-    except CheckpointError:
-        return {}
-
-
-def number(found: dict, name: str) -> float | None:
-    """What stands there under this name, None where it is no number."""
-    value = found.get(name)
-    try:
-        return float(value) if drawing.is_number(value) else None
-    except OverflowError:  # of a whole number beyond all floats
-        return None
 
 
 def _hours(run: dict) -> float | None:

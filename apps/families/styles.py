@@ -10,7 +10,6 @@ from PIL import Image
 
 from apps.families import measured, words
 from apps.families.family import Seen, variant_of
-from apps.families.fields import example_box
 from apps.kit import parts, picture_page, pictures, values, wires
 from apps.kit.page import Page
 from apps.kit.session import StopFlags
@@ -78,7 +77,7 @@ def part(demo: gr.Blocks, models: Mapping[str, Any], page: Page) -> None:
     parts.section("As others would have drawn it", said)
     with gr.Row(equal_height=False):
         with gr.Column(scale=3, min_width=260):
-            box = example_box(page, "Your picture", height=240, first=True, elem_id="families-style")
+            box = picture_page.example_box(page, "Your picture", height=240, example=0, elem_id="families-style")
         with gr.Column(scale=8, min_width=320):
             line = gr.HTML(parts.status(parts.WAITING), elem_id="families-styled")
             shown = parts.styled(NOTHING, words.STYLE, elem_id="families-styles")

@@ -15,6 +15,7 @@ from apps.kit.session import StopFlags
 from apps.kit.wires import AT_ONCE, HIDDEN, wire
 
 SAVE, UPLOAD = (Path(__file__).with_name(name) for name in ("save.js", "upload.js"))
+NO_EXAMPLE = "an example …"
 STAMP = "(path, _) => [path, performance.now()]"  # of two requests the later one counts, whichever comes first
 
 
@@ -32,6 +33,17 @@ def picture_box(page: Page, demo: gr.Blocks, examples: str, *, height: int, **sa
         first, example = str(page.folder / page.examples[0]["file"]), gr.Image(visible="hidden", image_mode=None)
         there = wire(demo.load, lambda: {example: first}, None, example, **AT_ONCE)
         there.then(None, [box, example], box, js=unless, **HIDDEN)
+    return box
+
+
+def example_box(page: Page, label: str, *, height: int, example: int | None = None, **options) -> gr.Image:
+    """A box for a picture, over the names of the page's examples; example: it opens with this one."""
+    files = {row["name"]: str(page.folder / row["file"]) for row in page.examples}
+    name = [*files][example] if files and example is not None else NO_EXAMPLE
+    box = pictures.picture_input(label, height=height, value=files.get(name), **options)
+    if files:
+        chosen = gr.Dropdown([NO_EXAMPLE, *files], value=name, label="Or", show_label=False, container=False)
+        wire(chosen.input, lambda name: {box: files.get(name)}, chosen, box, **AT_ONCE)
     return box
 
 

@@ -115,3 +115,15 @@ class Models(dict):
     def chosen(self, name):
         """The model of this name. Raises InputError, which names those there are."""
         return self[choice(name, "Model", self)]
+
+    def several(self, names, one: str, all_: str) -> list[str]:
+        """Those of these names, in the page's order; all for None. one, all_: what they are called.
+
+        Raises InputError, which names those there are.
+        """
+        if names is None:
+            return list(self)
+        if not isinstance(names, list) or not names:
+            raise InputError(f"{all_} must be a list of one or more of: {', '.join(map(html.escape, self))}.")
+        wanted = {choice(name, one, self) for name in names}
+        return [name for name in self if name in wanted]

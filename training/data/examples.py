@@ -8,22 +8,26 @@ get what the shipped weights draw. segmentation/ gets scenes with their masks, d
 says what is in them. captioning/ gets pictures whose name and
 style are both in the training data, but not together, and scenes that are not in it. The last two and the first two
 open with their first drawing, and photographs out of scikit-image and scikit-learn (`pip install scikit-learn`) stand
-next. families/textures/ gets squares cut out of such photographs.
+next. families/textures/ gets squares cut out of such photographs. pretrain/known/ gets a sheet of
+pictures that no script trains on, some of each class, among which a picture's neighbours are looked for.
 """
 
 import importlib.util
 import json
 import shutil
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Literal, get_args
 
+import numpy as np
 import tyro
 from datasets import Dataset
 from PIL import Image
 
 from hub_models import ddpm, text_to_image
 from hub_models.palette import default_palette
+from hub_models.pictures import frame
 from training.data.captions import MOST_SAID, scene_caption, spoken
 from training.data.scenes import Scenes
 
@@ -53,9 +57,16 @@ SEEN = named("""
     pleading face/noto, birthday cake/noto, fox/fluent, rose/fluent-flat, airplane departure/fluent, firefighter/noto,
     flag: Cuba/twemoji, purple heart/fluent-flat
 """)
+# Of the validation split, in pairs: things that have parts in common, in one style and in another.
+COMPARED = named("""
+    fox/fluent, pleading face/noto, firefighter/noto, octopus/twemoji, birthday cake/noto,
+    face blowing a kiss/fluent-flat, rose/fluent-flat, woman dancing/fluent
+""")
+KNOWN_EACH, KNOWN_COLUMNS, KNOWN_PX = 20, 20, 64  # pictures a class at most, and the sheet that they lie on
 CAPTIONED_SCENES = 8  # the first of the set, not the best
 DRAWN = ("face", "person", "food", "vehicle", "plant", "flag")  # one picture each, seeds 0, 1, …: the first
 WRITTEN = ("a grinning face", "a cat face", "a red apple", "a sunflower", "an automobile", "a guitar")  # seeds 0, 1, …
+ORIGIN = ("name", "style", "license", "source")
 STYLES = ("noto", "twemoji", "fluent", "fluent-flat", "fxemoji")  # permissive; OpenMoji is share-alike and stays out
 SCENES = {"new_scenes": 24, "validation": 24}  # the first of each set, not the best; OpenMoji's again stay out
 COUNTED = {"new_scenes": 8, "validation": 4}  # likewise
@@ -80,7 +91,9 @@ TEXTURES = (  # name, file of scikit-image, the square that is cut out, by, sour
     ("bricks", "data/brick.png", (0, 0, 320, 320), "CC0Textures", "https://cc0textures.com/view.php?tex=Bricks25"),
 )
 TEXTURE_PX = 128  # at most, of a side
-Part = Literal["classifier", "ddpm", "segmentation", "detection", "text_to_image", "captioning", "families"]
+Part = Literal[
+    "classifier", "ddpm", "segmentation", "detection", "text_to_image", "captioning", "families", "pretrain"
+]  # fmt: skip
 PARTS: tuple[Part, ...] = get_args(Part)
 
 
@@ -99,6 +112,9 @@ def main(cfg: Config) -> None:
     if "families" in cfg.parts:
         print(f"families: {len(choose_pictures(cfg, 'families', SEEN))} pictures")
         print(f"families: {len(cut_textures(cfg.output_dir / 'families' / 'textures'))} textures")
+    if "pretrain" in cfg.parts:
+        print(f"pretrain: {len(choose_pictures(cfg, 'pretrain', COMPARED))} pictures")
+        print(f"pretrain: {len(known_sheet(cfg))} known pictures")
     if "ddpm" in cfg.parts:
         draw_cards(cfg.output_dir / "ddpm")
     if "text_to_image" in cfg.parts:
@@ -122,10 +138,7 @@ def choose_pictures(cfg: Config, part: str, chosen: tuple[tuple[str, str], ...])
 
 def save_pictures(folder: Path, data_dir: Path, split: str, pictures: tuple[tuple[str, str], ...]) -> list[dict]:
     """Rows on the pictures (name, style) of a split, after writing them into the folder in place of what was there."""
-    files = sorted(str(file) for file in data_dir.glob(f"data/{split}-*.parquet"))
-    if not files:
-        raise SystemExit(f"{data_dir}/data has no {split} split: run `make data` first")
-    data = Dataset.from_parquet([*files])
+    data = opened_split(data_dir, split)
     label_names = data.features["label"].names
     wanted = dict.fromkeys(pair for pair in pictures if pair[1] in STYLES)
     places: dict[tuple[str, str], int] = {}
@@ -145,9 +158,48 @@ def save_pictures(folder: Path, data_dir: Path, split: str, pictures: tuple[tupl
         slug = "".join(c if c.isalnum() else "-" for c in name.lower().replace(": ", "-"))
         file = f"{number:02d}-{slug}-{style}.png"
         row["image"].save(folder / file, optimize=True)
-        origin = {key: row[key] for key in ("name", "style", "license", "source")}
+        origin = {key: row[key] for key in ORIGIN}
         rows.append({"file": file, "label": label_names[row["label"]], **origin, "split": split})
     return rows
+
+
+def known_sheet(cfg: Config) -> list[dict]:
+    """The rows of pretrain/known/index.json, after writing it and the sheet: KNOWN_EACH pictures a class at most.
+
+    All of them are ones that no script trains on, and none is among the examples; styles take turns.
+    """
+    folder, rows, tiles = cfg.output_dir / "pretrain" / "known", [], []
+    count: dict[int, int] = {}
+    for split in ("validation", "heldout_pairs"):
+        data = opened_split(cfg.data_dir, split)
+        rows_of: dict[str, list[int]] = {style: [] for style in STYLES}
+        for i, row in enumerate(data.remove_columns("image")):
+            shown = (row["name"], row["style"]) in (*PICTURES, *COMPARED)
+            if row["style"] in rows_of and not row["skin_tone"] and not shown:
+                rows_of[row["style"]].append(i)
+        for turn in zip_longest(*rows_of.values()):
+            for i in (i for i in turn if i is not None):
+                row = data[i]
+                if count.setdefault(row["label"], 0) < KNOWN_EACH:
+                    count[row["label"]] += 1
+                    tiles.append(np.asarray(frame(row["image"], KNOWN_PX)))
+                    label = data.features["label"].names[row["label"]]
+                    rows.append({"label": label} | {key: row[key] for key in ORIGIN} | {"split": split})
+    folder.mkdir(parents=True)
+    blank = np.full_like(tiles[0], 255)
+    tiles += [blank] * (-len(tiles) % KNOWN_COLUMNS)
+    sheet = np.stack(tiles).reshape(-1, KNOWN_COLUMNS, KNOWN_PX, KNOWN_PX, 3).swapaxes(1, 2)
+    image = Image.fromarray(sheet.reshape(-1, KNOWN_COLUMNS * KNOWN_PX, 3))
+    image.save(folder / "known.jpg", quality=88, subsampling=0, optimize=True)
+    return listed(folder, rows)
+
+
+def opened_split(data_dir: Path, split: str) -> Dataset:
+    """The pictures of a split. Raises SystemExit where there is none."""
+    files = sorted(str(file) for file in data_dir.glob(f"data/{split}-*.parquet"))
+    if not files:
+        raise SystemExit(f"{data_dir}/data has no {split} split: run `make data` first")
+    return Dataset.from_parquet([*files])
 
 
 def choose_captioned(cfg: Config) -> list[dict]:

@@ -24,7 +24,6 @@ from training.data.sources import Source, open_source
 from training.data.split import known_concepts
 from training.order import draw_seed
 from training.pretrain.config import PretrainConfig
-from training.pretrain.model import untrained
 from training.pretrain.samples import pixels_of, view_of
 from training.task import Results
 
@@ -77,7 +76,7 @@ def evaluate_checkpoint(
         raise SystemExit("--labels_each counts labels: give numbers from 1 on")
     folder = store.resolve("pretrain", name)
     tower = contract.load(name)
-    fresh = contract.Tower(untrained(folder).to(tower.device), name="random")
+    fresh = contract.Tower(contract.untrained(folder).to(tower.device), name="random")
     train = open_source(dataset_name, split="train", **(columns or {}))
     parts = {
         split: open_source(dataset_name, split=split, **(columns or {}))

@@ -1,10 +1,8 @@
 """The tower that a pretraining begins with: a new one of timm, or that of a checkpoint."""
 
-from pathlib import Path
 from typing import Any, cast
 
 import timm
-import torch
 from timm.models.vision_transformer import VisionTransformer
 
 from hub_models import pretrain as contract
@@ -47,10 +45,3 @@ def require_vit(tower: Any, objective: str, does: str) -> None:
             f"--objective {objective} {does}, which a {type(tower).__name__} like this can't: it takes a plain "
             "ViT of timm with a class token; --backbone vit makes one"
         )
-
-
-def untrained(folder: Path, seed: int = 0) -> Any:
-    """A tower of the architecture in a folder, with fresh weights: what nothing was learned by."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return timm.create_model(f"local-dir:{folder}", pretrained=False, num_classes=0).eval()

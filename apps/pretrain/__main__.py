@@ -1,0 +1,4 @@
+from apps.pretrain import main
+
+if __name__ == "__main__":
+    main()
