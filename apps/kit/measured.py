@@ -1,6 +1,7 @@
 """What was measured of a model, out of the results.json and run.json beside its weights; nothing is typed here."""
 
 from pathlib import Path
+from typing import Any
 
 from hub_models import drawing, store
 from hub_models.documents import CheckpointError, read_object
