@@ -31,7 +31,7 @@ def _read(path: Path) -> dict:
 
 def number(found: dict, name: str) -> float | None:
     """What stands there under this name, None where it is no number."""
-    value = found.get(name)
+    value: Any = found.get(name)
     try:
         return float(value) if drawing.is_number(value) else None
     except OverflowError:  # of a whole number beyond all floats
