@@ -11,6 +11,7 @@ LABELS = "classifier="  # before the name of a classifier, among the names of to
 UNTRAINED = "untrained="
 WAYS = {  # objectives of training/pretrain: title, and what a tower learned from. A new one gets a line here.
     "mae": ("Masked patches", "It filled in what was hidden of a picture (MAE)."),
+    "beit": ("Masked codes", "It named the codes that a VQ tokenizer has for what was hidden of a picture (BEiT)."),
     "lejepa": ("Views, LeJEPA", "Views of one picture had to agree, and all of them to be spread evenly."),
     "dino": ("Views, DINO", "It had to say of a part what its own average said of the whole."),
     "simclr": ("Views, SimCLR", "It had to find the other view of a picture among those of others."),
