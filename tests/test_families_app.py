@@ -264,7 +264,9 @@ def test_the_api_draws_looks_walks_translates_and_compares(address, models, tran
     drawn, said = client.predict(picture=red, model="translation=tiny", api_name="/families_styles")
     assert [row["caption"] for row in drawn] == said["styles"] == ["noto", "<b>"]
     with Image.open(drawn[1]["image"]) as picture:
-        assert picture.tobytes() == translators["translation=tiny"].translate([RED], ["<b>"])[0].tobytes()
+        alone = translators["translation=tiny"].translate([RED], ["<b>"])[0]
+        # beside others a picture is rounded another way
+        np.testing.assert_allclose(np.asarray(picture, int), np.asarray(alone, int), atol=1)
     table = client.predict(families=NAMES[3:], api_name="/families_table")
     assert [row["family"] for row in table] == NAMES[3:] and table[0]["likelihood"] == "up to a constant"
     fur = TEXTURES / "fur.jpg"
