@@ -71,6 +71,11 @@ def thinned(text: str) -> str:
     return "".join(kept)
 
 
+def without_accents(text: str) -> str:
+    """The text with its letters alone: "café" is "cafe". Letters that are written otherwise fall apart, as in NFKD."""
+    return "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
+
+
 def one_line(text: str) -> str:
     """The text in NFC on one line, without control, bidi and invisible characters, lone surrogates, stacks of marks.
 

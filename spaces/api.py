@@ -121,13 +121,16 @@ def example(name: str, parameters: list[dict], chosen: Mapping) -> str:
 
 
 def document(models: dict[str, str]) -> str:
-    """docs/api.md of the pages of these models, {stem: name}; each is served for a moment and asked for its /info."""
+    """docs/api.md of the pages of these models, {stem: name}; each is served for a moment and asked for its /info.
+
+    A page of several stems is served with all that it opens.
+    """
     from apps.kit import launch
 
     parts = [INTRODUCTION.strip()]
     for stem, model in models.items():
         module = importlib.import_module(f"apps.{stem}")
-        page = module.build(module.load_models([model]))
+        page = module.build(module.load_models(several(build.page_of(stem)) or [model]))
         with contextlib.redirect_stdout(io.StringIO()):
             address = launch.launch(page, port=boot.free_port(), block=False).rstrip("/")
         try:
@@ -161,11 +164,16 @@ def tiny_models(folder: Path) -> dict[str, str]:
             kitchen[stem](made)
             models[stem] = str(made)
         elif stem != build.GALLERY:
-            page = build.page_of(stem)
-            several = [name for name in page.models if "=" in name and page.of_stem(name)[1] in
-                       store.variants(page.of_stem(name)[0])]  # fmt: skip
-            models[stem] = (several or store.variants(stem))[-1]
+            models[stem] = (several(build.page_of(stem)) or store.variants(stem))[-1]
     return models
+
+
+def several(page) -> list[str]:
+    """The shipped models of a page of several stems, by their names there; [] of a page of one."""
+    from hub_models import store
+
+    named = [(name, *page.of_stem(name)) for name in page.models if "=" in name]
+    return [name for name, stem, variant in named if variant in store.variants(stem)]
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -224,7 +224,9 @@ def test_space_has_all_it_imports_and_nothing_else(built, stem):
         file.relative_to(ROOT) for name in sources if (ROOT / name).is_file() for file in build.beside(ROOT / name)
     }
     carried = {path.relative_to(folder) for suffix in ("css", "js") for path in folder.rglob(f"*.{suffix}")}
-    assert carried == named and Path("apps/kit/theme.css") in named, "styles and scripts"
+    words = {path.relative_to(folder) for path in (folder / "apps").rglob("*.json")}
+    carried |= {path for path in words if path.parts[1] != "examples"}
+    assert carried == named and Path("apps/kit/theme.css") in named, "styles, scripts and words"
     assert not (folder / "hub_models" / "publish").exists(), "a Space only reads"
     for path in folder.rglob("*.py"):
         assert "hub_models.publish" not in path.read_text(encoding="utf-8"), f"{path} has something of what writes"

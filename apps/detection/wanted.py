@@ -7,10 +7,11 @@ in a row the last is the thing ("a car key" is a key). Whatever stands between a
 import functools
 import json
 import re
-import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from hub_models.texts import without_accents
 
 TERMS = Path(__file__).with_name("terms.json")  # {class: words in the singular}, by training.data.terms
 ONES = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen".split()
@@ -94,8 +95,7 @@ class Verdict:
 
 def words(text: str) -> list[str]:
     """The words and punctuation of a text: lower case, without accents, hyphens and possessives."""
-    text = unicodedata.normalize("NFKD", text.lower().replace("’", "'"))
-    text = "".join(c for c in text if not unicodedata.combining(c))
+    text = without_accents(text.lower().replace("’", "'"))
     return TOKEN.findall(re.sub(r"'s\b|'", "", text).replace("-", " "))
 
 
