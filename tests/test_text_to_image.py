@@ -297,7 +297,7 @@ def test_strata_are_the_same_in_every_evaluation(source, parts):
     cfg = config(parts)
     model, vae = script.model.create_model(cfg)
     scheduler = DDPMScheduler.from_config(model.pipe.scheduler.config)
-    first, second = (script.evaluation.Strata(script.selection.select(source), model, vae, 10) for _ in range(2))
+    first, second = (script.evaluation.Strata(script.selection.select(source), model, vae) for _ in range(2))
     value = first.loss(model.pipe.unet.eval(), scheduler)
     assert value == second.loss(model.pipe.unet, scheduler) and math.isfinite(value)
 

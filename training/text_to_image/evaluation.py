@@ -27,6 +27,7 @@ from training.text_to_image.selection import Selection, select
 # not, and things that never were, which no model can draw but by copying what it shouldn't have.
 JUDGED = {"train": "train", "heldout_pairs": "heldout_pairs", "unseen_concepts": "validation"}
 OTHERS = {"train": "train", "validation": "validation"}
+STRATA, FEW = 48, 8  # pictures that a loss is measured on; FEW where the data are a sample
 
 
 def evaluate_checkpoint(name: str, dataset_name: str, *, columns: dict | None = None, pictures: int = 200) -> Results:
@@ -101,7 +102,8 @@ def trained_on(folder: Path) -> dict[str, tuple[str, ...]]:
 class Strata:
     """Fixed pictures and captions of a selection to measure a loss on: see `training.diffusion.held_out_loss`."""
 
-    def __init__(self, selection: Selection, model: contract.TextToImage, vae, pictures: int = 48):
+    def __init__(self, selection: Selection, model: contract.TextToImage, vae):
+        pictures = FEW if selection.source.facts.sample else STRATA
         rows = np.linspace(0, len(selection) - 1, min(pictures, len(selection))).astype(int)
         selection.source.preload(vae.resolution_px)
         self.mean, _ = vae.encode([selection.picture(i) for i in rows])  # (N, C, h, w)
