@@ -4,7 +4,8 @@ A model folder is stock: config.json and model.safetensors, which `AutoModelForO
 preprocessor_config.json of an image processor. `pipeline("object-detection", model=folder)` gives the same boxes, in
 whole pixels. Or `AutoModelForInstanceSegmentation` opens it: then things have masks too, and boxes around these;
 `pipeline("image-segmentation", model=folder, subtask="instance")` gives the same, but each pixel to one thing alone.
-Own key of preprocessor_config.json, optional: threshold, the score from which on a thing counts.
+Own keys of preprocessor_config.json, optional: threshold, the score from which on a thing counts, and overlap, what two
+boxes share where the surer alone is counted.
 
 Letters: B pictures, N things, K classes, R side in pixels of a picture as the model sees it, H × W pixels of one given.
 """

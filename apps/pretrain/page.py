@@ -91,7 +91,8 @@ def _pictures(asked: SimpleNamespace) -> None:
         known_names = [row["name"] for row in PAGE.examples]
         for k, name in enumerate(NAMES):
             with gr.Column(min_width=150):
-                given = {"height": 170, "example": known_names.index(OPENS[k]), "elem_id": f"pretrain-picture-{k + 1}"}
+                first = known_names.index(OPENS[k]) if OPENS[k] in known_names else None
+                given = {"height": 170, "example": first, "elem_id": f"pretrain-picture-{k + 1}"}
                 asked.boxes.append(picture_page.example_box(PAGE, name, **given))
     if PAGE.examples:
         credits = " · ".join(dict.fromkeys(row["credit"] for row in PAGE.examples[:1]))

@@ -155,9 +155,8 @@ def begin_as(model: Any, weights: dict[str, torch.Tensor] | None, folder: Path |
     """
     backbone = backbone_of(model)
     assert backbone is not None
-    if (
-        weights is None
-    ):  # grey is 0, and with the library's biases of 0 a grey patch is a token of zeros to a layer norm
+    if weights is None:
+        # Grey is 0, and with the library's biases of 0 a grey patch is a token of zeros to a layer norm.
         patches = next(layer for layer in backbone.modules() if isinstance(layer, torch.nn.Conv2d))
         torch.nn.init.normal_(cast(torch.Tensor, patches.bias), std=0.1)
         return
