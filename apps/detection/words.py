@@ -140,11 +140,7 @@ def verdict_report(verdict: Verdict) -> dict:
 def report(model: Detector, seen: Seen, found: Detections, asked: Mapping) -> dict:
     """What is in the picture, as the JSON to download."""
     return {
-        "model": model.name,
-        "weights_sha256": model.weights_sha256,
-        "width": seen.picture.width,
-        "height": seen.picture.height,
-        "seconds": round(seen.seconds, 3),
+        **parts.answered(model, seen.picture, seen.seconds),
         "asked": dict(asked),
         "candidates": seen.total,
         "counts": found.counts(),

@@ -8,6 +8,7 @@ from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 
 import gradio as gr
+from PIL import Image
 
 from apps.kit import launch
 from apps.kit.page import Page
@@ -81,6 +82,12 @@ def facts(rows: Mapping) -> str:
     cells = "".join(f"<dt>{html.escape(str(k))}</dt><dd>{html.escape(str(v))}</dd>" for k, v in rows.items())
     cells = cells.encode("utf-8", "replace").decode()  # a lone surrogate, from somebody's file, can't be sent as JSON
     return f'<dl class="v-facts">{cells}</dl>'
+
+
+def answered(model, picture: Image.Image, seconds: float) -> dict:
+    """For JSON: which model answered, on a picture of what size, in how many seconds."""
+    size = {"width": picture.width, "height": picture.height}
+    return {"model": model.name, "weights_sha256": model.weights_sha256} | size | {"seconds": round(seconds, 3)}
 
 
 def model_facts(model, seconds: float | None = None, **more) -> str:

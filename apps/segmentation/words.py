@@ -38,11 +38,7 @@ def report(model: Segmenter, seen: Seen, below: float) -> dict:
     """What is in the picture, as the JSON to download."""
     palette = seen.result.palette.tolist()
     return {
-        "model": model.name,
-        "weights_sha256": model.weights_sha256,
-        "width": seen.picture.width,
-        "height": seen.picture.height,
-        "seconds": round(seen.seconds, 3),
+        **parts.answered(model, seen.picture, seen.seconds),
         "temperature": model.temperature,
         "confidence_asked": below,
         "known_percent": round(100 * seen.known(below), 2),
