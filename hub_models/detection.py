@@ -4,6 +4,7 @@ A model folder is stock: config.json and model.safetensors, which `AutoModelForO
 preprocessor_config.json of an image processor. `pipeline("object-detection", model=folder)` gives the same boxes, in
 whole pixels. Or `AutoModelForInstanceSegmentation` opens it: then things have masks too, and boxes around these;
 `pipeline("image-segmentation", model=folder, subtask="instance")` gives the same, but each pixel to one thing alone.
+A Mask R-CNN is no model of transformers, and opens all the same: see hub_models/rcnn.py.
 Own keys of preprocessor_config.json, optional: threshold, the score from which on a thing counts, and overlap, what two
 boxes share where the surer alone is counted.
 
@@ -29,12 +30,14 @@ from transformers import (
     AutoModelForObjectDetection,
 )
 
-from hub_models import pretrained, store
+from hub_models import pretrained, rcnn, store
 from hub_models.device import default_device
 from hub_models.documents import read_object
 from hub_models.pictures import on_ground
 from hub_models.store import CheckpointError
 from hub_models.worlds import World, world_of
+
+rcnn.register()
 
 PROCESSOR = "preprocessor_config.json"
 THRESHOLD = 0.5  # where the folder says nothing: that of the stock pipeline

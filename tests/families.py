@@ -109,9 +109,9 @@ def classified(ours, theirs, x: torch.Tensor) -> tuple:
 
 
 def things(ours, theirs, x: torch.Tensor) -> tuple:
-    kept = ("class_queries_logits", "masks_queries_logits") if ours.makes_masks else ("logits", "pred_boxes")
+    kept = ("class_queries_logits", "masks_queries_logits", "logits", "pred_boxes", "pred_masks")
     answers = [model(pixel_values=x) for model in (ours.model, theirs)]
-    return tuple(tuple(answer[key] for key in kept) for answer in answers)
+    return tuple(tuple(answer[key] for key in kept if key in answer) for answer in answers)
 
 
 def detected(ours, picture: Image.Image) -> bytes:
@@ -262,7 +262,8 @@ FAMILIES = {
         again=lambda ours, folder: detection.save_folder(folder, ours),
         stock={  # the class that config.json names: AutoModelForObjectDetection, or …InstanceSegmentation, has it, too
             "transformers": "import transformers as t; kind = t.AutoConfig.from_pretrained(name).architectures[0]; "
-            "model = getattr(t, kind).from_pretrained(name)"
+            "model = getattr(t, kind).from_pretrained(name)",
+            PROJECT: "from hub_models.rcnn import SwinMaskRCNN as C; model = C.from_pretrained(name)",
         },
         alike=things,
         answer=detected,
@@ -394,8 +395,13 @@ FAMILIES = {
     ),
 }
 
-KINDS = {  # what else the contract holds for: another kind of model of a stem
-    "detection": dataclasses.replace(
+KINDS = {  # what else the contract holds for: other kinds of models of a stem
+    "detection, maskformer": dataclasses.replace(
         FAMILIES["detection"], save=lambda folder: tiny_models.detector(folder, "maskformer")
-    )
+    ),
+    "detection, rcnn": dataclasses.replace(
+        FAMILIES["detection"],
+        save=lambda folder: tiny_models.detector(folder, "rcnn"),
+        stock={PROJECT: FAMILIES["detection"].stock[PROJECT]},
+    ),
 }

@@ -21,7 +21,7 @@ from training.data.boxes import open_boxes
 from training.data.things import Things
 from training.detection import evaluation, losses, model, samples, scores
 
-TINY = dataclasses.replace(script.PRESETS["tiny"], cpu=True, masks=True)
+TINY = dataclasses.replace(script.PRESETS["tiny"], cpu=True, architecture="maskformer")
 TINY = dataclasses.replace(TINY, model_args=dict(TINY.model_args) | {"mask_width": 32, "drop_path_rate": 0.0})
 LABELS = [f"class {k}" for k in range(12)]
 
@@ -292,7 +292,17 @@ def outlined(folder: Path) -> Path:
 
 def test_a_persons_own_masks_are_learned_measured_and_learned_on(tmp_path, capsys):
     mine, run = outlined(tmp_path / "mine"), tmp_path / "run"
-    argv = ["--preset", "tiny", "--cpu", "--masks", "--dataset_name", str(mine), "--output_dir", str(run)]
+    argv = [
+        "--preset",
+        "tiny",
+        "--cpu",
+        "--architecture",
+        "maskformer",
+        "--dataset_name",
+        str(mine),
+        "--output_dir",
+        str(run),
+    ]
     script.main(argv)
     assert "validation/mask_map50" in capsys.readouterr().out
     found = detection.load(str(run / "export"), "cpu")
@@ -303,13 +313,15 @@ def test_a_persons_own_masks_are_learned_measured_and_learned_on(tmp_path, capsy
     card = (run / "export" / "README.md").read_text()
     assert "pipeline_tag: image-segmentation" in card and 'subtask="instance"' in card
     assert store.verify(run / "export", manifest_required=True) is None
-    cfg = dataclasses.replace(TINY, masks=False, pretrained_model_name_or_path=str(run / "export"), resolution=48)
+    cfg = dataclasses.replace(
+        TINY, architecture="deim", pretrained_model_name_or_path=str(run / "export"), resolution=48
+    )
     assert model.learns_masks(cfg)
     started = model.start_from(cfg, ["x", "y", "z"])
     assert started.resolution_px == 48 and started.model.class_predictor.out_features == 4
     assert len(started.detect([Image.new("RGB", (50, 40))], 0)[0].label_names) == 3
     boxed = dataclasses.replace(
-        cfg, masks=True, pretrained_model_name_or_path=str(tiny_models.detector(tmp_path / "b"))
+        cfg, architecture="rcnn", pretrained_model_name_or_path=str(tiny_models.detector(tmp_path / "b"))
     )
     with pytest.raises(SystemExit, match="makes boxes alone"):
         model.learns_masks(boxed)

@@ -411,7 +411,7 @@ def _decided(model: torch.nn.Module) -> torch.nn.Module:
 def detector(folder: Path | str, kind: str = "deimv2", label_names=("disc", "square", "bar")) -> Path:
     """A folder of a random detector of 32 × 32 pictures, whose scores are far apart.
 
-    kind: "deimv2" on a Swin, "yolos", or "maskformer" on a Swin, which makes masks.
+    kind: "deimv2" on a Swin, "yolos"; or "maskformer" or "rcnn" on a Swin, which make masks.
     """
     torch.manual_seed(0)
     named = {"id2label": dict(enumerate(label_names)), "label2id": {name: k for k, name in enumerate(label_names)}}
@@ -436,6 +436,16 @@ def detector(folder: Path | str, kind: str = "deimv2", label_names=("disc", "squ
         torch.nn.init.normal_(model.model.transformer_module.queries_embedder.weight, std=2.0)
         heads = [model.class_predictor]
         processor = MaskFormerImageProcessor(size={"height": 32, "width": 32}, size_divisor=0)
+    elif kind == "rcnn":
+        from hub_models import rcnn
+
+        backbone = SwinConfig(image_size=32, embed_dim=16, depths=[1, 1], num_heads=[2, 2], window_size=4,
+                              out_features=["stage1", "stage2"])  # fmt: skip
+        model = rcnn.SwinMaskRCNN(
+            rcnn.RcnnConfig(backbone, width=16, hidden=16, anchor_px=[[8, 12], [16, 24]], answers=6, **named)
+        )
+        heads = [model.rcnn.roi_heads.box_predictor.cls_score]
+        processor = rcnn.RcnnImageProcessor(size={"height": 32, "width": 32})
     else:
         backbone = SwinConfig(image_size=32, embed_dim=16, depths=[1, 1], num_heads=[2, 2], window_size=4,
                               out_features=["stage1", "stage2"])  # fmt: skip

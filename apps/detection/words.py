@@ -12,7 +12,7 @@ from hub_models.detection import Detections, Detector
 
 KINDS = {
     "deimv2": "DEIMv2", "d_fine": "D-FINE", "rt_detr": "RT-DETR", "rt_detr_v2": "RT-DETRv2", "detr": "DETR",
-    "yolos": "YOLOS", "maskformer": "MaskFormer",
+    "yolos": "YOLOS", "maskformer": "MaskFormer", "rf_detr": "RF-DETR", "swin_mask_rcnn": "Mask R-CNN",
 }  # fmt: skip
 ROWS = 60  # of the table of things
 

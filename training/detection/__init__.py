@@ -1,7 +1,7 @@
 """Detection: a box, a class and a score for every thing in a picture, by a DEIM on a Swin or a network of timm.
 
     python -m training.detection --output_dir runs/detection --mixed_precision bf16              # scenes of emoji
-    python -m training.detection --preset masks --output_dir runs/masks --mixed_precision bf16   # and a mask for each
+    python -m training.detection --preset masks --output_dir runs/masks --mixed_precision bf16   # a mask for each, too
     python -m training.detection --preset photo --dataset_name my_boxes --output_dir runs/my-detector
     python -m training.detection --preset finetune --pretrained_model_name_or_path runs/my-detector/export \
         --dataset_name other_boxes --output_dir runs/other     # or any object detector of the Hub
@@ -9,8 +9,10 @@
 my_boxes is a folder of pictures with COCO's JSON files, or with `objects` in metadata.jsonl: training/data/boxes.py.
 A training step of 16 scenes at 128 px takes 1 s of one core in fp32, 0.7 in bf16, and their painting some 0.15 more.
 
-Huang et al. 2025 (DEIM), Zhao et al. 2024 (RT-DETR), Peng et al. 2024 (D-FINE), Carion et al. 2020 (DETR), Liu et al.
-2021 (Swin), Lin et al. 2014 (COCO's average precision).
+With masks it is a Mask R-CNN on a Swin, or a MaskFormer (--preset maskformer).
+
+Huang et al. 2025 (DEIM), He et al. 2017 (Mask R-CNN), Cheng et al. 2021 (MaskFormer), Zhao et al. 2024 (RT-DETR), Peng
+et al. 2024 (D-FINE), Carion et al. 2020 (DETR), Liu et al. 2021 (Swin), Lin et al. 2014 (COCO's average precision).
 
 Letters: B batch, R side of the training picture in pixels, K classes, N things of a picture.
 """
@@ -20,13 +22,14 @@ from pathlib import Path
 import torch
 
 from hub_models import detection as contract
+from hub_models import rcnn
 from hub_models.publish.tables import as_text
 from training.config import parse
 from training.data.boxes import BoxSource, PaintedBoxes, open_boxes
 from training.data.sources import compare
 from training.detection.config import PRESETS, TITLES, DetectionConfig
 from training.detection.evaluation import evaluate_checkpoint, figure_of, fit_to, measured
-from training.detection.losses import detection_loss, in_fp32, mask_loss
+from training.detection.losses import detection_loss, in_fp32, mask_loss, rcnn_loss
 from training.detection.model import backbone_of, create_model, describe_start, learns_masks, start_from
 from training.detection.samples import BoxedPictures
 from training.optim import Player, slower
@@ -66,7 +69,7 @@ def task_of(cfg: DetectionConfig) -> Task:
         kept.write_text(begun)
         return now
 
-    loss = mask_loss if served.makes_masks else detection_loss
+    loss = {"maskformer": mask_loss, rcnn.KIND: rcnn_loss}.get(served.kind, detection_loss)
     return Task(
         stem=STEM, source=train, players=[Player(served.model, loss, groups)],
         samples=BoxedPictures(train, cfg, served), served=lambda model: with_model(served, model), evaluate=scores,
@@ -99,18 +102,22 @@ def card_of(served: contract.Detector, cfg: DetectionConfig, train: BoxSource | 
     task = "image-segmentation" if masks else "object-detection"
     doubles = "" if served.overlap is None else f"and without boxes that share {served.overlap:.0%} with a surer one "
     more = ["What lies in front of another thing takes its pixels: a mask is of what is seen."] if masks else []
+    own, library = served.kind == rcnn.KIND, "transformers"
+    if own:
+        library = "torchvision, on a Swin of transformers"
+        more.append("No library has the two in one class: its folder is read by hub_models/rcnn.py of Vitrail.")
     return Card(
         name=f"{served.kind}-{facts.ours or Path(cfg.dataset_name).name}",
         title=f"{kind}, {side} px: {'masks' if masks else 'boxes'} in {facts.title}",
-        summary=f"{'A segmenter of single things' if masks else 'An object detector'} of transformers, a {kind} "
+        summary=f"{'A segmenter of single things' if masks else 'An object detector'} of {library}, a {kind} "
         f"({begun}), that {does} of {classes} classes: {', '.join(map(as_text, served.label_names[:40]))}. Training "
         f"data: {facts.about or facts.title}. Above a score of {served.threshold:g} "
         f"{doubles}its counts are right most often, in validation pictures.",
-        library_name="transformers",
+        library_name="pytorch" if own else "transformers",
         pipeline_tag=task,
         tags=[task, *(["instance-segmentation"] if masks else []), "vision"],
         parameters=served.parameters,
-        usage=(MASK_USAGE if masks else USAGE).format(served.threshold),
+        usage=(OWN_USAGE if own else MASK_USAGE if masks else USAGE).format(served.threshold),
         limits=[
             f"It finds things of {classes} classes alone, and may call other things by these names.",
             f"It sees every picture at {side} × {side} px, whatever its shape: things that are small in it are missed.",
@@ -119,6 +126,13 @@ def card_of(served: contract.Detector, cfg: DetectionConfig, train: BoxSource | 
     )
 
 
+OWN_USAGE = """from PIL import Image
+
+from hub_models import detection  # of Vitrail: a MaskRCNN of torchvision on a Swin of transformers
+
+[found] = detection.load("org/name").detect([Image.open("picture.png")], threshold={:g})
+for label, score, box, mask in zip(found.labels, found.scores, found.boxes, found.masks):
+    print(found.label_names[label], score, box, mask.sum())  # the mask is true where the thing is"""
 MASK_USAGE = """from transformers import pipeline
 
 segment = pipeline("image-segmentation", model="org/name")

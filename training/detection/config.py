@@ -2,19 +2,21 @@
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Literal
 
 from training.config import TrainConfig
 
 SIZES: dict = {  # what a new detector is built of, unless model_args says otherwise
     "width": 96, "ffn": 192, "heads": 4, "queries": 30, "layers": 3, "depth": 0.34, "expansion": 0.5,
-    "mask_width": 64,  # of the pyramid that masks are told from, at a quarter of the picture's side: a multiple of 32
+    "mask_width": 64,  # of the pyramid that a MaskFormer's masks are told from: a multiple of 32
+    "head": 256, "proposals": 60,  # of a Mask R-CNN: width of what tells class and box, and boxes that are looked at
     "denoising": 0,  # queries more, in training, that are true boxes with noise (Zhang et al. 2023, DINO, section 3.3)
     # Of a new Swin; a tower brings its own
     "embed_dim": 48, "depths": (2, 2, 6), "num_heads": (2, 4, 8), "window_size": 4, "patch_size": 4,
     "drop_path_rate": 0.1,
 }  # fmt: skip
 TITLES = {"deimv2": "DEIM", "d_fine": "D-FINE", "rt_detr": "RT-DETR", "detr": "DETR", "yolos": "YOLOS",
-          "maskformer": "MaskFormer"}  # fmt: skip
+          "maskformer": "MaskFormer", "swin_mask_rcnn": "Mask R-CNN"}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -23,12 +25,13 @@ class DetectionConfig(TrainConfig):
 
     dataset_name: str = "scenes"  # "scenes", "scenes-sample", a folder with COCO's JSON or `objects`, or a Hub id
     objects_column: str = "objects"  # column that holds boxes and categories
-    masks: bool = False  # a mask of each thing is learned, by a MaskFormer on a Swin; boxes are those around the masks
+    # Of a new model: a DEIM tells boxes; a Mask R-CNN or a MaskFormer, both on a Swin, masks with the boxes around them
+    architecture: Literal["deim", "rcnn", "maskformer"] = "deim"
     tower_name_or_path: str | None = None  # what the backbone begins as: a classifier of timm, or a model with a Swin
     model_args: dict[str, int | float | tuple[int, ...]] = dataclasses.field(default_factory=dict)  # over SIZES
     train_scenes: int = 200_000  # how many different scenes are painted, where data are scenes
     base_lr_scale: float = 1.0  # learning rate, as a factor, of a backbone that began as a tower
-    # Loss of masks, beside 1 for the class and for each: Dice, and the focal loss of pixels
+    # Loss of a MaskFormer's masks, beside 1 for the class and for each: Dice, and the focal loss of pixels
     dice_weight: float = 1.0
     mask_weight: float = 20.0
     # Augmentation, on picture and boxes together
@@ -64,12 +67,16 @@ SCENES = DetectionConfig(
 )  # fmt: skip
 PHOTO = dataclasses.replace(
     SCENES, dataset_name="path/to/pictures/and/boxes", tower_name_or_path="photo", resolution=256, random_flip=True,
-    train_batch_size=8, max_train_steps=2000, lr_warmup_steps=100, ema_decay=0.99, validation_steps=250,
+    train_batch_size=8, max_train_steps=1500, lr_warmup_steps=100, ema_decay=0.99, validation_steps=250,
     scale=(0.7, 1.8), object_ink=0.0, object_color=0.0, color_jitter=0.3,
 )  # fmt: skip
 PRESETS = {
     "emoji": SCENES,
-    "masks": dataclasses.replace(SCENES, masks=True, dice_weight=3.0),
+    "masks": dataclasses.replace(
+        SCENES, architecture="rcnn", learning_rate=5e-4, lr_warmup_steps=100, max_grad_norm=1.0, max_train_steps=1500,
+        checkpointing_steps=100, validation_steps=500,
+    ),
+    "maskformer": dataclasses.replace(SCENES, architecture="maskformer", learning_rate=2e-4, dice_weight=3.0),
     "photo": PHOTO,
     "finetune": dataclasses.replace(
         PHOTO, tower_name_or_path=None, pretrained_model_name_or_path="emoji", resolution=128, learning_rate=3e-4,

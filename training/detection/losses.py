@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torchvision.ops import masks_to_boxes
 
 from training.detection.samples import NONE
 
@@ -44,6 +45,17 @@ def mask_loss(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> tuple[t
     with torch.autocast(pixels.device.type, enabled=False):
         parts = [bare.get_loss_dict(*whole(answer), whole(masks), labels, None) for answer in answers]
     return sum(sum(part.values()) for part in parts), {name: value.detach() for name, value in parts[0].items()}
+
+
+def rcnn_loss(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, Any]]:
+    """The loss of a Mask R-CNN for a batch as of `mask_loss`, where r is R, and its parts; boxes are around masks."""
+    things = []
+    for masks, labels in zip(batch["masks"] > 0.5, batch["labels"], strict=True):
+        there = (labels != NONE) & masks.flatten(1).any(1)  # what is thinner than a pixel is in none by half
+        boxes = masks_to_boxes(masks[there]) + torch.tensor([0, 0, 1, 1], device=masks.device)
+        things.append({"boxes": boxes, "class_labels": labels[there], "masks": masks[there].to(torch.uint8)})
+    out = model(pixel_values=batch["pixels"], labels=things)
+    return out.loss.float(), {name: value.detach() for name, value in out.loss_dict.items()}
 
 
 def in_fp32(loss_function: Callable) -> Callable:

@@ -2,8 +2,8 @@
 
 A new one is a DEIM (Huang et al. 2025, v2), a real-time DETR (Zhao et al. 2024): every cell of the maps at each stride
 answers with classes and a box, the surest answers are the decoder's queries, and no two are meant for the same thing.
-For masks it is a MaskFormer (Cheng et al. 2021): each query ends as a class and a vector, whose product with those of
-the pixels is a mask.
+For masks it is a Mask R-CNN (He et al. 2017; hub_models/rcnn.py), or a MaskFormer (Cheng et al. 2021): each query ends
+as a class and a vector, whose product with those of the pixels is a mask.
 """
 
 import copy
@@ -25,7 +25,7 @@ from transformers import (
 from transformers.models.maskformer.configuration_maskformer_swin import MaskFormerSwinConfig
 
 from hub_models import detection as contract
-from hub_models import store
+from hub_models import rcnn, store
 from training.beginnings import called, is_swin, is_timm, opened, swin_of, tower_folder
 from training.detection.config import SIZES, DetectionConfig
 from training.task import some
@@ -45,8 +45,10 @@ def create_model(cfg: DetectionConfig, label_names: list[str]) -> contract.Detec
     named = {"id2label": dict(enumerate(label_names)), "label2id": {name: k for k, name in enumerate(label_names)}}
     shown: dict = {"size": {"height": cfg.resolution, "width": cfg.resolution}, "do_normalize": True}
     shown |= {"image_mean": list(mean), "image_std": list(std)}
-    if cfg.masks:
+    if cfg.architecture == "maskformer":
         model, processor = _maskformer(args, cfg, named, folder), MaskFormerImageProcessor(size_divisor=0, **shown)
+    elif cfg.architecture == "rcnn":
+        model, processor = _rcnn(args, cfg, named, folder), rcnn.RcnnImageProcessor(**shown)
     else:
         model, processor = _deim(args, cfg, named, folder), RTDetrImageProcessor(**shown)
     return contract.Detector(model, processor, label_names, name="in training")
@@ -104,6 +106,24 @@ def _maskformer(args: dict, cfg: DetectionConfig, named: dict, folder: Path | No
     return model
 
 
+def _rcnn(args: dict, cfg: DetectionConfig, named: dict, folder: Path | None) -> rcnn.SwinMaskRCNN:
+    """As `_deim`, of all stages of a Swin. The boxes that a cell speaks of are three or four cells wide."""
+    tower = swin_of(folder) if folder else None
+    own = _swin_sizes(args, tower)
+    stages = [f"stage{number + 1}" for number in range(len(own["depths"]))]
+    strides = [own["patch_size"] << number for number in range(len(stages))]
+    _check_resolution(cfg, strides[-1])
+    model = rcnn.SwinMaskRCNN(
+        rcnn.RcnnConfig(
+            _swin_config(own, cfg.resolution, tower, stages), width=args["width"], hidden=args["head"],
+            anchor_px=[[3 * stride, round(4.25 * stride)] for stride in strides], answers=args["queries"],
+            proposals=args["proposals"], **named,
+        )
+    )  # fmt: skip
+    begin_as(model, None if tower is None else tower.state_dict(), folder)
+    return model
+
+
 def _check_resolution(cfg: DetectionConfig, cell_px: int) -> None:
     if cfg.resolution % cell_px:
         raise SystemExit(f"--resolution {cfg.resolution} is no multiple of {cell_px}, the side of the largest cell")
@@ -123,15 +143,19 @@ def _swin_sizes(args: dict, tower: Any) -> dict:
 def _swin_backbone(args: dict, side_px: int, tower: Any) -> tuple[SwinConfig, list[int], tuple[int, ...]]:
     """The config of a Swin, that of the tower where there is one, the channels of its maps, and their strides."""
     own = _swin_sizes(args, tower)
-    if tower is not None:
-        own = tower.config.to_dict() | own
     strides = {own["patch_size"] << stage: stage for stage in range(len(own["depths"]))}  # the first is not halved yet
     if any(stride not in strides for stride in STRIDES["swin"]):
         raise SystemExit(f"--tower_name_or_path: this Swin has maps at strides {list(strides)}; 8 and 16 are needed")
     places = [strides[stride] for stride in STRIDES["swin"]]
     stages = [f"stage{place + 1}" for place in places]
-    config = SwinConfig.from_dict(own | {"image_size": side_px, "out_features": stages, "out_indices": None})
+    config = _swin_config(own, side_px, tower, stages)
     return config, [own["embed_dim"] << place for place in places], STRIDES["swin"]
+
+
+def _swin_config(own: dict, side_px: int, tower: Any, stages: list[str]) -> SwinConfig:
+    """own: see `_swin_sizes`. stages: whose maps are read."""
+    known = {} if tower is None else tower.config.to_dict()
+    return SwinConfig.from_dict(known | own | {"image_size": side_px, "out_features": stages, "out_indices": None})
 
 
 def _timm_backbone(tower: torch.nn.Module, folder: Path) -> tuple[TimmBackboneConfig, list[int], tuple[int, ...]]:
@@ -174,6 +198,8 @@ def begin_as(model: Any, weights: dict[str, torch.Tensor] | None, folder: Path |
 
 def backbone_of(model: Any) -> torch.nn.Module | None:
     """The backbone of a detector; None of one without."""
+    if isinstance(model, rcnn.SwinMaskRCNN):
+        return model.pyramid.encoder
     inner = getattr(model, "model", model)
     if hasattr(inner, "pixel_level_module"):
         return inner.pixel_level_module.encoder
@@ -218,10 +244,13 @@ def learns_masks(cfg: DetectionConfig) -> bool:
     Raises SystemExit where that makes boxes alone, and masks are asked for; store.CheckpointError.
     """
     if not cfg.pretrained_model_name_or_path:
-        return cfg.masks
+        return cfg.architecture != "deim"
     makes_masks = contract.load(cfg.base, device="cpu").makes_masks
-    if cfg.masks and not makes_masks:
-        raise SystemExit(f"--masks: {cfg.base} makes boxes alone; begin a new model with --tower_name_or_path")
+    if cfg.architecture != "deim" and not makes_masks:
+        raise SystemExit(
+            f"--architecture {cfg.architecture}: {cfg.base} makes boxes alone; begin a new model with "
+            "--tower_name_or_path"
+        )
     return makes_masks
 
 

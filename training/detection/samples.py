@@ -19,7 +19,7 @@ from training.data.things import Things
 from training.detection.config import DetectionConfig
 
 NONE = -1  # the label of a row that is no thing
-MASK_STRIDE = 4  # of masks, as a MaskFormer on a Swin tells them
+MASK_STRIDE = {"maskformer": 4}  # of masks, as those on a Swin tell them; others see each pixel
 
 
 class BoxedPictures:
@@ -56,7 +56,8 @@ class BoxedPictures:
         labels = torch.full((most,), NONE)
         labels[:count] = torch.from_numpy(things.labels)
         if self.served.makes_masks:
-            masks = torch.zeros(most, *(side // MASK_STRIDE for side in pixels.shape[1:]))  # (M, r, r)
+            stride = MASK_STRIDE.get(self.served.kind, 1)
+            masks = torch.zeros(most, *(side // stride for side in pixels.shape[1:]))  # (M, r, r)
             if count:
                 whole = torch.from_numpy(things.masks).float()[None]  # (1, N, H, W)
                 masks[:count] = F.interpolate(whole, masks.shape[1:], mode="area")[0]

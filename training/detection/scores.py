@@ -28,7 +28,7 @@ class AveragePrecision:
         """masks: whether those are measured, too."""
         from torchmetrics.detection import MeanAveragePrecision  # seconds, for which only a measurement waits
 
-        self.label_names, self.things = label_names, 0
+        self.label_names, self.answers, self.there = label_names, 0, set[int]()
         kinds = {"": "boxes", "mask_": "masks"} if masks else {"": "boxes"}
         self.kinds = {
             prefix: (
@@ -42,7 +42,8 @@ class AveragePrecision:
 
     def add(self, found: Detections, truth: Things) -> None:
         """What was found in a picture, and what is there."""
-        self.things += len(truth)
+        self.there.update(truth.labels.tolist())
+        self.answers += len(found)
         found = found.only(np.arange(min(MOST, len(found))))
         for key, metric in self.kinds.values():
             answered = {name: _tensor(getattr(found, name)) for name in (key, "scores", "labels")}
@@ -53,10 +54,14 @@ class AveragePrecision:
 
         Raises ValueError where there was no thing at all.
         """
-        if not self.things:
+        if not self.there:
             raise ValueError("no picture has a thing: nothing can be said of what was found")
         numbers, per_class = {}, {}
         for prefix, (_, metric) in self.kinds.items():
+            if not self.answers:  # nothing to compute from
+                numbers |= {f"{prefix}map": 0.0, f"{prefix}map50": 0.0}
+                per_class[f"{prefix}map"] = {self.label_names[k]: 0.0 for k in sorted(self.there)}
+                continue
             scores = metric.compute()
             numbers |= {f"{prefix}map": float(scores["map"]), f"{prefix}map50": float(scores["map_50"])}
             classes, values = (scores[key].reshape(-1).tolist() for key in ("classes", "map_per_class"))
