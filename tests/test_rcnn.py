@@ -2,19 +2,22 @@
 
 import copy
 import dataclasses
+import json
 
 import numpy as np
 import pytest
 import tiny_models
 import torch
+from children import run
 from PIL import Image
+from test_smoke import _script, losses_of, weights_in
 from torchvision.models.detection import MaskRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.ops import MultiScaleRoIAlign
 
-from hub_models import detection, rcnn
+from hub_models import detection, rcnn, store
 from training import beginnings
 from training import detection as script
 from training.data.boxes import open_boxes
@@ -170,3 +173,26 @@ def test_who_finds_nothing_has_a_precision_of_nought():
     measured, per_class = scores.average_precision([blank], [truth], ["a", "b"], masks=True)
     assert measured == {"map": 0, "map50": 0, "mask_map": 0, "mask_map50": 0}
     assert per_class == {"map": {"b": 0}, "mask_map": {"b": 0}}
+
+
+@pytest.mark.smoke
+@pytest.mark.timeout(600)
+def test_killed_and_resumed_it_is_the_same_and_what_its_card_says_works(tmp_path):
+    """Its proposals and parts are drawn by torchvision, from generators that a checkpoint has to hold."""
+
+    def train(folder, *flags, die=0, code=0):
+        argv = ["--preset", "tiny", "--cpu", "--architecture", "rcnn", "--output_dir", str(folder), *flags]
+        got, text = run(_script, "detection", argv, die, log=folder.with_suffix(".log"))
+        assert got == code, text
+
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    train(whole)
+    train(killed, die=1, code=-9)
+    train(killed, "--resume_from_checkpoint", "latest")
+    assert weights_in(killed / "export") == weights_in(whole / "export") and losses_of(killed) == losses_of(whole)
+    store.verify(whole / "export", manifest_required=True)
+    usage = json.loads((whole / "export/run.json").read_text())["usage"]
+    Image.new("RGB", (40, 30)).save(tmp_path / "picture.png")
+    known: dict = {}
+    exec(usage.replace("org/name", str(whole / "export")).replace("picture.png", str(tmp_path / "picture.png")), known)
+    assert known["found"].masks.shape[1:] == (30, 40)
