@@ -12,7 +12,7 @@ Letters: B pictures, R their side in pixels, N things of a picture, K classes, Q
 
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -68,7 +68,7 @@ class RcnnConfig(PreTrainedConfig):
         """
         if isinstance(backbone_config, dict):
             backbone_config = SwinConfig.from_dict(backbone_config)
-        self.backbone_config = SwinConfig(out_features=["stage1"]) if backbone_config is None else backbone_config
+        self.backbone_config = backbone_config or SwinConfig.from_dict({"out_features": ["stage1"]})
         self.width, self.hidden, self.mask_layers = width, hidden, mask_layers
         self.anchor_px, self.anchor_ratios = [list(sides) for sides in anchor_px], list(anchor_ratios)
         self.proposals, self.answers = proposals, answers
@@ -131,9 +131,10 @@ class SwinMaskRCNN(PreTrainedModel):
             raise ValueError(f"anchor_px has sides for {len(config.anchor_px)} maps, the backbone has {len(levels)}")
         with torch.device("cpu"):  # no weights: they are made here, also where weights will be read later
             anchors = AnchorGenerator(tuple(map(tuple, config.anchor_px)), (tuple(config.anchor_ratios),) * len(levels))
-        side = config.backbone_config.image_size
+        known: Any = config
+        side, answers = known.backbone_config.image_size, known.num_labels + 1  # one of these: no thing
         seen: dict = {"canonical_scale": side // 2, "canonical_level": 3}
-        width, answers = config.width, config.num_labels + 1  # one of them: no thing
+        width = config.width
         self.rcnn = MaskRCNN(
             pyramid, None, rpn_anchor_generator=anchors, rpn_batch_size_per_image=64,
             rpn_pre_nms_top_n_train=200, rpn_post_nms_top_n_train=100, rpn_pre_nms_top_n_test=200,
@@ -149,13 +150,13 @@ class SwinMaskRCNN(PreTrainedModel):
         self.rcnn.transform = AsGiven()
         if not next(self.rcnn.parameters()).is_meta:  # what torchvision has drawn stays
             for module in self.rcnn.modules():
-                module._is_hf_initialized = True
+                object.__setattr__(module, "_is_hf_initialized", True)
         self.post_init()
 
     @property
     def pyramid(self) -> Pyramid:
         """The Swin and the pyramid on its maps."""
-        return self.rcnn.backbone
+        return cast(Pyramid, self.rcnn.backbone)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -177,7 +178,7 @@ class SwinMaskRCNN(PreTrainedModel):
 
     def _answers(self, found: list[dict[str, torch.Tensor]], pixels: torch.Tensor) -> RcnnOutput:
         size, most, side = len(found), self.config.answers, torch.tensor(pixels.shape[-2:]).flip(0).repeat(2)
-        logits = pixels.new_full((size, most, self.config.num_labels), BELOW)
+        logits = pixels.new_full((size, most, len(self.config.id2label or ())), BELOW)
         boxes, masks = pixels.new_zeros(size, most, 4), pixels.new_full((size, most, *pixels.shape[-2:]), BELOW)
         for row, one in enumerate(found):
             count = len(one["scores"])
