@@ -22,7 +22,7 @@ PAGE = Page(
     "Say what should be there, and it says what is missing.",
     card="A box around each thing, counts of them, and whether they are what you asked for. See doubles silenced.",
     short="Boxes around things, counted and checked",
-    models=("emoji",),
+    models=("emoji", "masks"),
     gpu_seconds=10,
     call="detection_detect",
 )
