@@ -28,7 +28,7 @@ HEADLINES = {  # what the README says of a model; of one that isn't here, its fi
     "clip": ("unseen_style/image_to_text/recall@5", "unseen_style/text_to_image/recall@5",
              "heldout_pairs/image_to_text/recall@5"),
     "ddpm": ("label_accuracy", "named_label_accuracy"),
-    "detection": ("new_scenes/map50", "new_scenes/counted", "validation/map50"),
+    "detection": ("new_scenes/map50", "new_scenes/mask_map50", "new_scenes/counted", "validation/map50"),
     "energy": ("label_accuracy", "recall", "seconds_per_picture"),
     "gan": ("label_accuracy", "recall", "seconds_per_picture"),
     "ladder": ("label_accuracy", "validation/bits_per_dim", "validation/psnr"),

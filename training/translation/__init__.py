@@ -71,10 +71,10 @@ PIX2PIX_32 = TranslationConfig(
     adam_beta1=0.5, adam_beta2=0.999, adam_weight_decay=0.0, max_grad_norm=100.0, ema_decay=0.999,
     max_train_steps=16_000, checkpointing_steps=250, validation_steps=1000,
 )  # fmt: skip
-CYCLE = {"paired": False, "l1_weight": 0.0, "cycle_weight": 10.0, "identity_weight": 5.0}
+CYCLE = {"paired": False, "l1_weight": 0.0, "cycle_weight": 2.0, "identity_weight": 0.5}  # from 10 and 5 on it copies
 PRESETS = {
     "pix2pix-32": PIX2PIX_32,
-    "cycle-32": dataclasses.replace(PIX2PIX_32, **CYCLE, max_train_steps=2500),
+    "cycle-32": dataclasses.replace(PIX2PIX_32, **CYCLE, max_train_steps=2000),
     "tiny": dataclasses.replace(
         PIX2PIX_32, **CYCLE, dataset_name="emoji-sample", resolution=16, channels=(8, 16, 16), style_dim=8,
         discriminator_channels=(8, 16), max_train_steps=2, train_batch_size=8, lr_warmup_steps=1, checkpointing_steps=1,
