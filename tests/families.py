@@ -153,7 +153,8 @@ def ladders(ours, theirs, x: torch.Tensor) -> tuple:
 def next_tokens(ours, theirs, x: torch.Tensor) -> tuple:
     symbols = ours.alphabet.encode(x)
     read = tokens.sequence(symbols, torch.tensor([0, ours.null_label]), ours.alphabet.size)
-    return tokens.logits_of(ours.model, read, ours.alphabet.size), theirs(read).logits[..., : ours.alphabet.size]
+    of_ours, of_theirs = tokens.logits_of(ours.model, read, ours.alphabet.size), theirs(read)
+    return of_ours, getattr(of_theirs, "logits", of_theirs)[..., : ours.alphabet.size]
 
 
 def captioned(ours, picture: Image.Image) -> bytes:
@@ -368,7 +369,10 @@ FAMILIES = {
         contract=tokens,
         save=tiny_models.tokens_folder,
         again=lambda ours, folder: tokens.save_folder(folder, ours),
-        stock={"transformers": "from transformers import GPT2LMHeadModel as C; model = C.from_pretrained(name)"},
+        stock={
+            "transformers": "from transformers import GPT2LMHeadModel as C; model = C.from_pretrained(name)",
+            PROJECT: "from hub_models.tokens.pixelcnn import PixelCNN as C; model = C.from_pretrained(name)",
+        },
         alike=next_tokens,
         metrics=names(HELD_OUT, "bits_per_dimension")
         | {"nearest_train_distance", "label_accuracy", "named_label_accuracy", "seconds_per_picture"},
