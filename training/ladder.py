@@ -41,8 +41,8 @@ class LadderConfig(TrainConfig):
     """One ladder."""
 
     channels: tuple[int, ...] = (32, 48, 64, 96)  # at R px, R/2 px, …; z₂ is read from the last, z₁ the one before
-    top_dim: int = 32  # numbers of z₂, the vector at the top
-    lower_channels: int = 4  # channels of z₁, the map below it
+    top_dim: int = 64  # numbers of z₂, the vector at the top
+    lower_channels: int = 1  # channels of z₁, the map below it
     label_column: str | None = None  # column that holds the class; None = "label"
     kl_warmup_steps: int = 1000  # steps in which the KL's weight rises from 0 to 1; 0 = it has its full weight at once
 

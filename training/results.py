@@ -141,7 +141,7 @@ the seconds. KID, precision and recall are distances to held-out pictures in the
 also whether a label was obeyed; real pictures stand below. Bits per dimension don't compare across kinds: exact for
 pixels in the colours of a palette, of its codes alone where a VQ-VAE has made them, an upper bound (of real-valued
 pixels, so it may lie below zero) of a VAE. Hours are a model's own, without those of a
-VQ-VAE under it: one preset of each family had from half an hour to three, its others about half an hour, which says
+VQ-VAE under it: one preset of each family had from half an hour to three, its others less than one, which says
 little of what they can do."""
 
 
