@@ -7,7 +7,7 @@ Each cell of a pyramid of maps says for some boxes around it whether a thing is 
 network sees the part of the maps that they cover, and answers with a class, a better box and a mask (He et al. 2017;
 the pyramid: Lin et al. 2017; proposals: Ren et al. 2015).
 
-Letters: B pictures, R their side in pixels, N things of a picture, K classes, Q answers a picture.
+Letters: B pictures, R their side in pixels, N things of a picture, K classes, Q answers to the picture that has most.
 """
 
 from collections import OrderedDict
@@ -63,8 +63,8 @@ class RcnnConfig(PreTrainedConfig):
         """backbone_config: of a Swin. width: channels of the pyramid; hidden: of what tells class and box.
 
         anchor_px: sides in pixels of the boxes that a cell speaks of, for each map; anchor_ratios: height by width.
-        proposals: boxes that are looked at. answers: Q, the most that come back, each surer than least_score; of two of
-        a class that share more than most_overlap, one does.
+        proposals: boxes that are looked at. answers: the most that come back of a picture, each surer than least_score;
+        of two of a class that share more than most_overlap, one does.
         """
         if isinstance(backbone_config, dict):
             backbone_config = SwinConfig.from_dict(backbone_config)
@@ -177,7 +177,8 @@ class SwinMaskRCNN(PreTrainedModel):
         return RcnnOutput(loss=torch.stack([*losses.values()]).sum(), loss_dict=losses)
 
     def _answers(self, found: list[dict[str, torch.Tensor]], pixels: torch.Tensor) -> RcnnOutput:
-        size, most, side = len(found), self.config.answers, torch.tensor(pixels.shape[-2:]).flip(0).repeat(2)
+        most = max([1, *(len(one["scores"]) for one in found)])  # not what a config says: that may be any number
+        size, side = len(found), torch.tensor(pixels.shape[-2:]).flip(0).repeat(2)
         logits = pixels.new_full((size, most, len(self.config.id2label or ())), BELOW)
         boxes, masks = pixels.new_zeros(size, most, 4), pixels.new_full((size, most, *pixels.shape[-2:]), BELOW)
         for row, one in enumerate(found):

@@ -33,9 +33,7 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def pictures() -> list[Image.Image]:
-    draw = np.random.default_rng(0)
-    sizes = ((32, 32), (40, 64), (48, 20))
-    return [Image.fromarray(draw.integers(0, 256, (height, width, 3), dtype=np.uint8)) for height, width in sizes]
+    return tiny_models.noise((32, 32), (40, 64), (48, 20))
 
 
 # --- what is served --------------------------------------------------------------------------------------------------

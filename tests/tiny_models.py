@@ -5,6 +5,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import timm
 import torch
 from diffusers import (
@@ -405,6 +406,12 @@ def _decided(model: torch.nn.Module) -> torch.nn.Module:
     layer.weight.mul_(scale[:, None, None, None])
     layer.bias.copy_((layer.bias - mean) * scale)
     return model
+
+
+def noise(*sizes: tuple[int, int]) -> list[Image.Image]:
+    """Pictures of random pixels, of these heights and widths."""
+    draw = np.random.default_rng(0)
+    return [Image.fromarray(draw.integers(0, 256, (*size, 3), dtype=np.uint8)) for size in sizes]
 
 
 @torch.no_grad()
